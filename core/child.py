@@ -1,0 +1,137 @@
+"""A child process that cannot outlive us, kept alive: started, watched, restarted with backoff, stopped whole."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core import leash, metrics
+
+log = logging.getLogger(__name__)
+
+MAX_LOG_BYTES = 16 << 20  # a log that is larger at a start is set aside once as NAME.1
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run. `log_path` receives its standard output and error; `grace` is seconds from SIGTERM to SIGKILL."""
+
+    name: str
+    argv: tuple[str, ...]
+    log_path: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
+    grace: float = 10.0
+
+
+class Child:
+    """One running process group on a leash (see core/leash.py)."""
+
+    def __init__(self, command: Command, process: asyncio.subprocess.Process) -> None:
+        self.command = command
+        self.started = time.monotonic()
+        self._process = process
+
+    @classmethod
+    async def start(cls, command: Command) -> "Child":
+        command.log_path.parent.mkdir(parents=True, exist_ok=True)
+        _rotate(command.log_path)
+        with command.log_path.open("ab") as output:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-I",
+                "-S",
+                str(leash.__file__),
+                str(command.grace),
+                *command.argv,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                cwd=command.cwd,
+                env={**os.environ, **command.env},
+                start_new_session=True,
+            )
+        metrics.CHILD_STARTS.labels(command.name).inc()
+        return cls(command, process)
+
+    @property
+    def pid(self) -> int:
+        """The process group: its leader is the leash, the command itself is the leash's child."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.returncode is None
+
+    async def wait(self) -> int:
+        """The exit status; whatever the group still holds is ended first."""
+        code = await self._process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)  # only if the leash itself was killed
+        return code
+
+    async def stop(self) -> None:
+        """SIGTERM, then SIGKILL after the grace; returns when the group is gone."""
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            try:
+                await asyncio.wait_for(self._process.wait(), self.command.grace + 2)
+            except TimeoutError:
+                self._process.kill()
+        await self.wait()
+
+
+class Kept:
+    """A child that is started again whenever it ends, with exponential backoff that a long life resets."""
+
+    def __init__(
+        self,
+        command: Callable[[], Command],
+        *,
+        on_exit: Callable[[int], Awaitable[None]] | None = None,
+        first_backoff: float = 0.5,
+        max_backoff: float = 30.0,
+        healthy_after: float = 60.0,
+    ) -> None:
+        self._command = command
+        self._on_exit = on_exit
+        self._first, self._max, self._healthy = first_backoff, max_backoff, healthy_after
+        self.child: Child | None = None
+        self.restarts = 0
+        self.last_exit: int | None = None
+
+    async def run(self) -> None:
+        """Until cancelled; then the child is stopped."""
+        backoff = self._first
+        try:
+            while True:
+                self.child = await Child.start(self._command())
+                code = await self.child.wait()
+                lived = time.monotonic() - self.child.started
+                name = self.child.command.name
+                self.child = None
+                self.last_exit = code
+                self.restarts += 1
+                backoff = self._first if lived >= self._healthy else backoff
+                log.warning("child ended", extra={"child": name, "exit": code, "lived_s": round(lived, 1)})
+                if self._on_exit is not None:
+                    await self._on_exit(code)
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, self._max)
+        finally:
+            if self.child is not None:
+                await asyncio.shield(self.child.stop())
+                self.child = None
+
+
+def _rotate(path: Path) -> None:
+    if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
+        path.replace(path.with_name(path.name + ".1"))

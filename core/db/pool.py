@@ -1,0 +1,35 @@
+"""The connection pool."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool
+
+Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
+
+WAIT_SECONDS = 5.0
+MAX_WAITING = 256
+
+
+@asynccontextmanager
+async def open_pool(dsn: str, *, size: int = 8) -> AsyncIterator[Pool]:
+    """A pool of autocommit connections with rows as dicts. A wait for one is bounded in time and in number."""
+    options: dict[str, Any] = {"autocommit": True, "row_factory": dict_row}
+    pool: Pool = AsyncConnectionPool(
+        dsn,
+        kwargs=options,
+        min_size=1,
+        max_size=size,
+        timeout=WAIT_SECONDS,
+        max_waiting=MAX_WAITING,
+        open=False,
+        check=AsyncConnectionPool.check_connection,
+    )
+    await pool.open(wait=True, timeout=30)
+    try:
+        yield pool
+    finally:
+        await pool.close()

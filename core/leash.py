@@ -1,0 +1,79 @@
+"""Run a command so that it cannot outlive its parent: `python leash.py GRACE_SECONDS command…`.
+
+The parent holds the other end of this process's standard input. When the parent dies, however it dies, that end
+closes; the whole process group is then ended (SIGTERM, after GRACE_SECONDS SIGKILL). The same on SIGTERM and SIGINT.
+When the command ends by itself, what it left in the group is ended too and its exit status is passed on.
+Standard library only: it starts in milliseconds and holds a few megabytes.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+POLL_SECONDS = 0.05
+
+
+def main(grace: float, command: list[str]) -> int:
+    group = os.getpgid(0)
+    if group != os.getpid():
+        sys.exit("leash: must lead its own process group")
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+    while child.poll() is None and not stop.wait(POLL_SECONDS):
+        pass
+    _end_group(group, child, grace)
+    code = child.poll()
+    return 143 if code is None else 128 - code if code < 0 else code
+
+
+def _watch_parent(stop: threading.Event) -> None:
+    while os.read(0, 1024):
+        pass
+    stop.set()
+
+
+def _end_group(group: int, child: "subprocess.Popen[bytes]", grace: float) -> None:
+    """SIGTERM all, wait for all to go, then SIGKILL what is left (this process included, if anything is)."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(group, signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    while time.monotonic() < deadline:
+        child.poll()
+        if _alone(group):
+            return
+        time.sleep(POLL_SECONDS)
+    os.killpg(group, signal.SIGKILL)
+
+
+def _alone(group: int) -> bool:
+    """Whether this process is the last living one of its group."""
+    me = os.getpid()
+    return not any(pid != me and pgid == group and state != "Z" for pid, pgid, state in _processes())
+
+
+def _processes() -> Iterator[tuple[int, int, str]]:
+    """(pid, process group, state) of every process: from /proc, or from `ps` where there is none."""
+    if os.path.isdir("/proc/self"):
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
+                state, _, pgid = file.read().rpartition(")")[2].split()[:3]
+                yield int(name), int(pgid), state
+        return
+    with subprocess.Popen(["ps", "-A", "-o", "pid=,pgid=,stat="], stdout=subprocess.PIPE, text=True) as ps:
+        assert ps.stdout is not None
+        for line in ps.stdout:
+            pid, pgid, state = line.split()
+            if int(pid) != ps.pid:
+                yield int(pid), int(pgid), state[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main(float(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,19 @@
+"""Prometheus metrics that every service exports. A metric is a module constant; its labels are bounded."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+REQUESTS = Counter("soundstage_http_requests_total", "Requests answered.", ["service", "route", "status"])
+DURATION = Histogram(
+    "soundstage_http_request_seconds",
+    "Seconds from the request's arrival to its last byte.",
+    ["service", "route"],
+    buckets=SECONDS,
+)
+IN_FLIGHT = Gauge("soundstage_http_requests_in_flight", "Requests being answered.", ["service"])
+CANCELLED = Counter(
+    "soundstage_client_disconnects_total", "Requests whose client left before the answer ended.", ["service"]
+)
+RELAY_ERRORS = Counter("soundstage_relay_errors_total", "Relayed requests that failed, by reason.", ["reason"])
+CHILD_STARTS = Counter("soundstage_child_starts_total", "Starts of a supervised child process.", ["child"])

@@ -1,0 +1,217 @@
+"""Forward a request to an engine and its answer to the client: the same bytes both ways, as they come.
+
+What is not forwarded: hop-by-hop headers, `host`, `content-length` (set anew, same value) and the client's
+`authorization`. Nothing is buffered, nothing decompressed, nothing re-encoded. Before the first byte an error is
+raised, so the caller may try another engine; after it an error is an event in the stream.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import aiohttp
+from aiohttp.helpers import sentinel
+from yarl import URL
+
+from core import metrics
+from core.errors import PayloadTooLarge, SoundstageError, Unavailable, Upstream, UpstreamTimeout
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+NOT_SENT = HOP_BY_HOP | {b"host", b"content-length", b"authorization", b"expect", b"x-request-id"}
+NOT_RETURNED = HOP_BY_HOP | {b"x-request-id"}
+SWEEP_SECONDS = 0.5
+KEEPALIVE_SECONDS = 4.0  # below vLLM's 5 s, so that a kept connection is not closed under a new request
+MAX_CONNECTIONS = 4096
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds. `first_byte` covers queueing and prefill (for JSON, the whole generation); `idle` each later gap."""
+
+    connect: float = 5.0
+    first_byte: float = 600.0
+    idle: float = 120.0
+    body: float = 60.0
+
+
+class Sent(NamedTuple):
+    """What was forwarded: the status, the answer's bytes, whether the answer was whole."""
+
+    status: int
+    bytes: int
+    complete: bool
+
+
+class _Exchange:
+    """One request in flight: when it is due, and whether the sweeper ended it."""
+
+    __slots__ = ("due", "expired", "sending", "task")
+
+    def __init__(self, task: "asyncio.Task[Any]", due: float) -> None:
+        self.task = task
+        self.due = due
+        self.expired = False
+        self.sending = False
+
+
+class Relay:
+    """A pool of connections to engines. One sweeper enforces the timeouts, so no chunk pays for a timer."""
+
+    def __init__(self, timeouts: Timeouts | None = None) -> None:
+        self.timeouts = timeouts or Timeouts()
+        self._live: set[_Exchange] = set()
+
+    async def __aenter__(self) -> "Relay":
+        self._loop = asyncio.get_running_loop()
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            auto_decompress=False,
+            trust_env=False,
+        )
+        self._sweeper = self._loop.create_task(self._sweep())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._sweeper.cancel()
+        await self._session.close()
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The pool, for a request whose answer is wanted whole (a probe, a metric)."""
+        return self._session
+
+    async def forward(
+        self, method: str, url: URL, headers: list[tuple[str, str]], body: bytes | None, send: Send
+    ) -> Sent:
+        """Send one request and pass its answer to `send`.
+
+        Raises Unavailable (not connected, or closed before the first byte) and UpstreamTimeout only before anything
+        was passed to `send`. Cancelling closes the connection to the engine at once.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        exchange = _Exchange(task, self._loop.time() + self.timeouts.first_byte)
+        self._live.add(exchange)
+        response = None
+        try:
+            response = await self._session.request(
+                method, url, headers=headers, data=body, allow_redirects=False, timeout=sentinel
+            )
+            return await self._answer(response, exchange, send)
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            raise _unreachable(exc) from exc
+        except asyncio.CancelledError:
+            if not exchange.expired:
+                raise
+            task.uncancel()
+            metrics.RELAY_ERRORS.labels("first_byte_timeout").inc()
+            raise UpstreamTimeout("The engine did not answer in time.", code="upstream_timeout") from None
+        finally:
+            self._live.discard(exchange)
+            if response is not None:
+                response.close()  # a no-op after a whole answer: its connection went back to the pool
+
+    async def _answer(self, response: aiohttp.ClientResponse, exchange: _Exchange, send: Send) -> Sent:
+        """The response line and headers, then every chunk as it comes."""
+        due = self._loop.time
+        idle = self.timeouts.idle
+        headers = [(k.lower(), v) for k, v in response.raw_headers if k.lower() not in NOT_RETURNED]
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        length = response.content_length
+        done = 0
+        try:
+            async for chunk in response.content.iter_any():
+                done += len(chunk)
+                exchange.sending = True
+                await send({"type": "http.response.body", "body": chunk, "more_body": done != length})
+                exchange.sending = False
+                exchange.due = due() + idle
+        except (aiohttp.ClientError, asyncio.CancelledError) as exc:
+            if isinstance(exc, asyncio.CancelledError):
+                if not exchange.expired:
+                    raise
+                exchange.task.uncancel()
+            metrics.RELAY_ERRORS.labels("idle_timeout" if exchange.expired else "broken_stream").inc()
+            if _is_stream(headers) and not exchange.sending:
+                await send({"type": "http.response.body", "body": _error_event(exchange.expired), "more_body": False})
+            return Sent(response.status, done, complete=False)
+        if done != length or done == 0:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return Sent(response.status, done, complete=True)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = self._loop.time()
+            for exchange in self._live:
+                if exchange.due < now and not exchange.expired:
+                    exchange.expired = True
+                    exchange.task.cancel()
+
+
+def request_headers(raw: RawHeaders, request_id: str, key: str | None) -> list[tuple[str, str]]:
+    """The client's headers as the engine gets them, with the request id and the engine's own key."""
+    sent = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in raw if k not in NOT_SENT]
+    sent.append(("x-request-id", request_id))
+    if key is not None:
+        sent.append(("authorization", f"Bearer {key}"))
+    return sent
+
+
+async def read_body(receive: Receive, timeout: float = Timeouts.body) -> bytes:
+    """The whole request body. The shell has bounded its size; `timeout` (seconds) bounds a slow sender."""
+    message = await receive()
+    if not message.get("more_body"):
+        return bytes(message.get("body", b""))
+    parts = [message["body"]]
+    try:
+        async with asyncio.timeout(timeout):
+            while message.get("more_body"):
+                message = await receive()
+                parts.append(message.get("body", b""))
+    except TimeoutError:
+        raise PayloadTooLarge(f"The request body did not arrive within {timeout:g} s.", code="body_timeout") from None
+    return b"".join(parts)
+
+
+def _unreachable(exc: BaseException) -> SoundstageError:
+    """aiohttp's exceptions as ours: connecting failed, or the answer never began."""
+    reason = "connect" if isinstance(exc, aiohttp.ClientConnectorError | TimeoutError) else "closed_before_first_byte"
+    metrics.RELAY_ERRORS.labels(reason).inc()
+    if isinstance(exc, aiohttp.ClientResponseError | aiohttp.InvalidURL):
+        return Upstream("The engine's answer was not HTTP.", code="bad_upstream_answer")
+    return Unavailable("The engine is not reachable.", code="engine_unavailable", retry_after=2)
+
+
+def _is_stream(headers: RawHeaders) -> bool:
+    return any(k == b"content-type" and v.startswith(b"text/event-stream") for k, v in headers)
+
+
+def _error_event(expired: bool) -> bytes:
+    """An SSE event that OpenAI's SDKs raise from; the blank lines end an event that was cut in two."""
+    error: SoundstageError = (
+        UpstreamTimeout("The engine stopped answering.", code="upstream_timeout")
+        if expired
+        else Upstream("The engine closed the stream before its end.", code="upstream_closed")
+    )
+    return b"\n\ndata: " + error.body() + b"\n\n"

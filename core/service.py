@@ -1,0 +1,281 @@
+"""The shell around every service: request id, body limit, access log, metrics, error envelope, health, serving.
+
+One ASGI application: `Shell` → raw routes by exact path (the hot ones) → the FastAPI application.
+"""
+
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any, NamedTuple
+
+import msgspec
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from core import metrics
+from core.access_log import AccessLog
+from core.disconnect import ClientDisconnected
+from core.errors import BY_STATUS, InvalidRequest, MethodNotAllowed, PayloadTooLarge, SoundstageError, internal
+from core.settings import Settings
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = logging.getLogger(__name__)
+
+CLIENT_CLOSED_REQUEST = 499
+_OPERATING = frozenset({"/healthz", "/readyz", "/metrics"})
+_ID_SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")
+
+
+class Readiness(NamedTuple):
+    """Whether the service can serve now, and what a person wants to know about it."""
+
+    ok: bool
+    detail: Mapping[str, Any]
+
+
+async def always_ready() -> Readiness:
+    return Readiness(True, {})
+
+
+class Shell:
+    """Pure ASGI: gives each request an id and a bounded body, and records what became of it."""
+
+    def __init__(
+        self, name: str, app: ASGIApp, routes: Mapping[str, Mapping[str, ASGIApp]], *, max_body: int, access: AccessLog
+    ) -> None:
+        self._name = name
+        self._app = app
+        self._routes = routes
+        self._max_body = max_body
+        self._access = access
+        self._in_flight = metrics.IN_FLIGHT.labels(name)
+        self._disconnects = metrics.CANCELLED.labels(name)
+        self._counters: dict[tuple[str, int], tuple[Any, Any]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            self._access.flush()  # the lifespan has ended
+            return
+        started = time.perf_counter()
+        request_id, length = _read_headers(scope["headers"])
+        scope["request_id"] = request_id
+        id_header = (b"x-request-id", request_id.encode())
+        status = 0
+
+        async def reply(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), id_header]
+            await send(message)
+
+        self._in_flight.inc()
+        try:
+            if length > self._max_body:
+                raise _too_large(self._max_body)
+            bounded = receive if length >= 0 else _bounded(receive, self._max_body)
+            await self._route(scope)(scope, bounded, reply)
+        except ClientDisconnected:
+            status = CLIENT_CLOSED_REQUEST
+        except SoundstageError as exc:
+            if not status:
+                await send_error(reply, exc)
+        except Exception:  # the outermost loop: log, fail this request, carry on
+            log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
+            if not status:
+                await send_error(reply, internal())
+        finally:
+            self._in_flight.dec()
+            if status == CLIENT_CLOSED_REQUEST:
+                self._disconnects.inc()
+            self._record(scope, request_id, status, time.perf_counter() - started)
+
+    def _route(self, scope: Scope) -> ASGIApp:
+        methods = self._routes.get(scope["path"])
+        if methods is None:
+            return self._app
+        found = methods.get(scope["method"])
+        if found is None:
+            raise MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}", code="method_not_allowed")
+        scope["route_path"] = scope["path"]
+        return found
+
+    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        route: str = scope.get("route_path") or getattr(scope.get("route"), "path", "unmatched")
+        found = self._counters.get((route, status))
+        if found is None:
+            found = (
+                metrics.REQUESTS.labels(self._name, route, str(status)),
+                metrics.DURATION.labels(self._name, route),
+            )
+            self._counters[route, status] = found
+        found[0].inc()
+        found[1].observe(seconds)
+        if route not in _OPERATING:
+            self._access.add(request_id, scope["method"], scope["path"], status, seconds, scope.get("key_id"))
+
+
+def create_service(
+    name: str,
+    api: FastAPI,
+    settings: Settings,
+    *,
+    routes: Mapping[str, Mapping[str, ASGIApp]] | None = None,
+    ready: Callable[[], Awaitable[Readiness]] = always_ready,
+) -> ASGIApp:
+    """Put the shell around `api`; `routes` maps an exact path and method to a raw ASGI handler.
+
+    Adds GET /healthz (the process lives), /readyz (200 or 503 by `ready`) and /metrics (Prometheus).
+    """
+    _add_error_handlers(api)
+    _add_operating(api, ready)
+    return Shell(name, api, routes or {}, max_body=settings.max_body_bytes, access=AccessLog(name))
+
+
+def _add_error_handlers(api: FastAPI) -> None:
+    async def ours(_: Request, exc: Exception) -> Response:
+        assert isinstance(exc, SoundstageError)
+        return error_response(exc)
+
+    async def invalid(_: Request, exc: Exception) -> Response:
+        assert isinstance(exc, RequestValidationError)
+        return error_response(from_validation(exc.errors()))
+
+    async def http(_: Request, exc: Exception) -> Response:
+        assert isinstance(exc, HTTPException)
+        kind = BY_STATUS.get(exc.status_code, InvalidRequest)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(exc.status_code)
+        error = kind(str(exc.detail), code=code)
+        return JSONResponse(error.envelope(), exc.status_code, headers=exc.headers)
+
+    async def left(_: Request, __: Exception) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    async def bug(_: Request, __: Exception) -> Response:
+        return error_response(internal())  # Starlette raises it again: the shell logs it
+
+    api.add_exception_handler(SoundstageError, ours)
+    api.add_exception_handler(RequestValidationError, invalid)
+    api.add_exception_handler(HTTPException, http)
+    api.add_exception_handler(ClientDisconnected, left)
+    api.add_exception_handler(Exception, bug)
+
+
+def _add_operating(api: FastAPI, ready: Callable[[], Awaitable[Readiness]]) -> None:
+    @api.get("/healthz", tags=["operating"])
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @api.get("/readyz", tags=["operating"])
+    async def readyz() -> Response:
+        state = await ready()
+        return JSONResponse({"ready": state.ok, **state.detail}, 200 if state.ok else 503)
+
+    @api.get("/metrics", tags=["operating"])
+    async def exported() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+def error_response(exc: SoundstageError) -> Response:
+    headers = {k.decode(): v.decode() for k, v in exc.headers()}
+    return JSONResponse(exc.envelope(), exc.status, headers=headers)
+
+
+def from_validation(errors: Iterable[Mapping[str, Any]]) -> InvalidRequest:
+    """The first complaint of pydantic as our error, with the field's path as `param`."""
+    first = next(iter(errors))
+    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
+    param = ".".join(where) or None
+    return InvalidRequest(f"{param or 'body'}: {first['msg']}", param=param, code=str(first["type"]))
+
+
+async def send_error(send: Send, exc: SoundstageError) -> None:
+    """Answer with the envelope, on raw ASGI."""
+    body = exc.body()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *exc.headers()]
+    await send({"type": "http.response.start", "status": exc.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_json(send: Send, value: Any, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    """Answer 200 with a JSON body, on raw ASGI."""
+    body = msgspec.json.encode(value)
+    start = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
+    await send({"type": "http.response.start", "status": 200, "headers": start})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, int]:
+    """The caller's request id if it is safe to log, else a new one; and Content-Length, or -1."""
+    request_id, length = b"", -1
+    for name, value in headers:
+        if name == b"x-request-id":
+            request_id = value
+        elif name == b"content-length":
+            length = int(value)
+    if not 0 < len(request_id) <= 128 or not _ID_SAFE.issuperset(request_id):
+        return os.urandom(12).hex(), length
+    return request_id.decode(), length
+
+
+def _bounded(receive: Receive, limit: int) -> Receive:
+    """For a body of no stated length: count it as it comes."""
+    seen = 0
+
+    async def counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise _too_large(limit)
+        return message
+
+    return counted
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The request body is larger than {limit} bytes.", code="body_too_large")
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. A port that is taken ends the process with a sentence, not a traceback."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as exc:
+        sys.exit(f"Cannot listen on {host}:{port}: {exc.strerror}. Choose another with PORT and HOST.")
+    sock.listen(2048)
+    return sock
+
+
+def serve(app: ASGIApp, settings: Settings) -> None:
+    """Run until SIGINT or SIGTERM: no new connections, 10 s for what runs, then stop."""
+    sock = bind(settings.host, settings.port)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=10,
+    )
+    uvicorn.Server(config).run(sockets=[sock])

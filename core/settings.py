@@ -1,0 +1,106 @@
+"""Settings: a TOML file and the environment, the environment wins; read once in `__main__`, then passed down."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+SETTINGS_FILE = "SOUNDSTAGE_SETTINGS"
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""A list that the environment writes as `a,b,c` and TOML as an array."""
+
+
+class SettingsError(ValueError):
+    """The settings as given cannot be used; the message says which name and why, without its value."""
+
+
+class Settings(BaseSettings):
+    """What every service reads. Names are case-insensitive; the environment uses upper case."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
+
+    host: str = Field("127.0.0.1", description="Address the service binds.")
+    port: int = Field(0, ge=0, le=65535, description="Port the service binds.")
+    data_dir: Path = Field(Path("data"), description="Where models, logs, keys and the embedded database live.")
+    log_level: str = Field("info", pattern="^(?i:debug|info|warning|error)$", description="Least level logged.")
+    log_format: str = Field("json", pattern="^(json|text)$", description="json lines, or text for a person.")
+    max_body_bytes: int = Field(32 << 20, ge=1024, description="Largest request body accepted, in bytes.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = Path(os.environ.get(SETTINGS_FILE, "soundstage.toml"))
+        lowered = _LowerToml(settings_cls, toml_file=file)
+        return init_settings, env_settings, lowered
+
+    @classmethod
+    def load(cls, **given: Any) -> Self:
+        """Read the file and the environment; `given` wins over both. Raises SettingsError."""
+        named = os.environ.get(SETTINGS_FILE)
+        if named and not Path(named).is_file():
+            raise SettingsError(f"{SETTINGS_FILE} names a file that does not exist: {named}")
+        try:
+            return cls(**given)
+        except ValidationError as exc:
+            lines = [f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in exc.errors()]
+            raise SettingsError("; ".join(lines)) from exc
+        except ValueError as exc:  # a TOML file that does not parse
+            raise SettingsError(str(exc)) from exc
+
+    def masked(self) -> dict[str, str]:
+        """Every setting as text under its environment name, secrets as stars."""
+        return {name.upper(): _mask(value) for name, value in self}
+
+
+class WorkerSettings(Settings):
+    """What every worker reads besides: where it registers, and the address it is reached at."""
+
+    orchestrator_url: str | None = Field(None, description="Where to register; a worker without it serves alone.")
+    wan_worker_api_key: SecretStr | None = Field(None, description="The worker key, for registering.")
+    public_url: str | None = Field(None, description="Address others reach this worker at, if not its own host's.")
+    runpod_pod_id: str | None = Field(None, description="Set by RunPod: the address is then the pod's proxy.")
+
+    def reached_at(self) -> str:
+        """PUBLIC_URL, else the pod's proxy address, else the host's own."""
+        if self.public_url:
+            return self.public_url.rstrip("/")
+        if self.runpod_pod_id:
+            return f"https://{self.runpod_pod_id}-{self.port}.proxy.runpod.net"
+        host = socket.getfqdn() if self.host in ("0.0.0.0", "::") else self.host
+        return f"http://{host}:{self.port}"
+
+
+class _LowerToml(TomlConfigSettingsSource):
+    """A settings file may write names as the environment does."""
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        return {key.lower(): value for key, value in super()._read_file(file_path).items()}
+
+
+def _mask(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return "********" if value.get_secret_value() else ""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)

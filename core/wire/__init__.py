@@ -1,0 +1,1 @@
+"""Wire types that more than one service reads or writes. Pydantic and the standard library only."""

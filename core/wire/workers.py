@@ -1,0 +1,45 @@
+"""How a worker announces itself to the orchestrator: POST /v1/workers, again at every heartbeat."""
+
+from typing import Annotated, Literal
+
+from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field
+
+Kind = Literal["chat", "image", "selfie"]
+Ability = Literal[
+    "chat", "completions", "responses", "embeddings", "tokenize", "images", "image_edits", "vision", "faces"
+]
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.:/@+-]+$")]
+
+
+class ServedModel(BaseModel):
+    """A model that a worker answers for now. `aliases` are names that the worker itself accepts for it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: Name
+    aliases: tuple[Name, ...] = ()
+    abilities: tuple[Ability, ...] = ()
+    max_model_len: int | None = Field(None, ge=1, description="Context length in tokens, where it has one.")
+
+
+class Announcement(BaseModel):
+    """A worker as it is now. Sent at start and every few seconds; the same id replaces what was known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: Name = Field(description="Chosen by the worker at its start; stable while the process lives.")
+    kind: Kind
+    url: AnyHttpUrl = Field(description="Where the orchestrator reaches the worker, without /v1.")
+    models: tuple[ServedModel, ...] = Field((), max_length=64)
+    roles: tuple[Name, ...] = Field((), max_length=16, description="Pools the worker serves: profile, chat1to1, ….")
+    capacity: int = Field(8, ge=1, le=100_000, description="Requests it runs or queues at once.")
+    ready: bool = True
+    draining: bool = False
+
+
+class Lease(BaseModel):
+    """The answer: the registration holds for `lease_seconds` after now."""
+
+    id: str
+    lease_seconds: float
+    heartbeat_seconds: float
