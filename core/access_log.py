@@ -22,7 +22,7 @@ class _Line(msgspec.Struct, omit_defaults=True):
 
 
 class AccessLog:
-    """Holds at most FLUSH_LINES lines for at most FLUSH_SECONDS. A path has no query string: queries may hold secrets."""
+    """Holds at most FLUSH_LINES lines for at most FLUSH_SECONDS. No query strings: they may hold secrets."""
 
     def __init__(self, service: str) -> None:
         self._service = service

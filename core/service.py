@@ -114,7 +114,7 @@ class Shell:
         return found
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        route: str = scope.get("route_path") or getattr(scope.get("route"), "path", "unmatched")
+        route = str(scope.get("route_path") or getattr(scope.get("route"), "path", "unmatched"))
         found = self._counters.get((route, status))
         if found is None:
             found = (

@@ -37,7 +37,8 @@ async def embedded_postgres(directory: Path) -> AsyncIterator[str]:
         stderr=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C at the terminal must not reach it before its users are done
     )
-    assert process.stdin and process.stdout
+    assert process.stdin
+    assert process.stdout
     try:
         line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
         if not line:
