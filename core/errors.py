@@ -5,7 +5,8 @@ SoundstageError
 │   ├── Unauthenticated     401  authentication_error
 │   ├── Forbidden           403  permission_error
 │   ├── NotFound            404
-│   ├── MethodNotAllowed    405
+│   ├── MethodNotAllowed    405                         Allow
+│   ├── RequestTimeout      408
 │   ├── Conflict            409
 │   ├── PayloadTooLarge     413
 │   └── ContentPolicy       422  content_policy
@@ -16,6 +17,7 @@ SoundstageError
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import msgspec
@@ -84,6 +86,20 @@ class NotFound(InvalidRequest):
 class MethodNotAllowed(InvalidRequest):
     status = 405
 
+    def __init__(self, message: str, *, allow: Iterable[str] = (), **details: Any) -> None:
+        super().__init__(message, **details)
+        self._allow = ", ".join(allow)
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Which methods the path has, where it is known."""
+        return [*super().headers(), *([(b"allow", self._allow.encode())] if self._allow else [])]
+
+
+class RequestTimeout(InvalidRequest):
+    """The client did not send its request in time."""
+
+    status = 408
+
 
 class Conflict(InvalidRequest):
     status = 409
@@ -129,6 +145,7 @@ BY_STATUS: dict[int, type[SoundstageError]] = {
         Forbidden,
         NotFound,
         MethodNotAllowed,
+        RequestTimeout,
         Conflict,
         PayloadTooLarge,
         ContentPolicy,

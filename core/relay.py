@@ -1,12 +1,13 @@
 """Forward a request to an engine and its answer to the client: the same bytes both ways, as they come.
 
-What is not forwarded: hop-by-hop headers, `host`, `content-length` (set anew, same value) and the client's
-`authorization`. Nothing is buffered, nothing decompressed, nothing re-encoded. Before the first byte an error is
-raised, so the caller may try another engine; after it an error is an event in the stream.
+What is not forwarded: hop-by-hop headers (those that `connection` names too), `host`, `expect`, `content-length` (set
+anew, same value; none on an answer that has no body), the client's `authorization` and `x-request-id` (the shell's own
+is sent). Nothing is buffered, nothing decompressed, nothing re-encoded. Before the first byte an error is raised, so
+the caller may try another engine; after it an error is an event in the stream.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,11 +16,12 @@ from aiohttp.helpers import sentinel
 from yarl import URL
 
 from core import metrics
-from core.errors import PayloadTooLarge, SoundstageError, Unavailable, Upstream, UpstreamTimeout
+from core.disconnect import ClientDisconnected
+from core.errors import InvalidRequest, RequestTimeout, SoundstageError, Unavailable, Upstream, UpstreamTimeout
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-RawHeaders = Iterable[tuple[bytes, bytes]]
+RawHeaders = Sequence[tuple[bytes, bytes]]
 
 HOP_BY_HOP = frozenset(
     (
@@ -36,6 +38,7 @@ HOP_BY_HOP = frozenset(
 )
 NOT_SENT = HOP_BY_HOP | {b"host", b"content-length", b"authorization", b"expect", b"x-request-id"}
 NOT_RETURNED = HOP_BY_HOP | {b"x-request-id"}
+NOT_RETURNED_WITHOUT_BODY = NOT_RETURNED | {b"content-length"}
 SWEEP_SECONDS = 0.5
 KEEPALIVE_SECONDS = 4.0  # below vLLM's 5 s, so that a kept connection is not closed under a new request
 MAX_CONNECTIONS = 4096
@@ -74,8 +77,9 @@ class _Exchange:
 class Relay:
     """A pool of connections to engines. One sweeper enforces the timeouts, so no chunk pays for a timer."""
 
-    def __init__(self, timeouts: Timeouts | None = None) -> None:
+    def __init__(self, timeouts: Timeouts | None = None, *, sweep_seconds: float = SWEEP_SECONDS) -> None:
         self.timeouts = timeouts or Timeouts()
+        self._sweep_seconds = sweep_seconds
         self._live: set[_Exchange] = set()
 
     async def __aenter__(self) -> "Relay":
@@ -133,35 +137,38 @@ class Relay:
 
     async def _answer(self, response: aiohttp.ClientResponse, exchange: _Exchange, send: Send) -> Sent:
         """The response line and headers, then every chunk as it comes."""
-        due = self._loop.time
-        idle = self.timeouts.idle
-        headers = [(k.lower(), v) for k, v in response.raw_headers if k.lower() not in NOT_RETURNED]
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        due, idle = self._loop.time, self.timeouts.idle
+        never = NOT_RETURNED_WITHOUT_BODY if response.status in (204, 304) else NOT_RETURNED
+        headers = list(_end_to_end(response.raw_headers, never))
         length = response.content_length
         done = 0
         try:
+            exchange.sending = True
+            await send({"type": "http.response.start", "status": response.status, "headers": headers})
+            exchange.sending = False
             async for chunk in response.content.iter_any():
                 done += len(chunk)
                 exchange.sending = True
                 await send({"type": "http.response.body", "body": chunk, "more_body": done != length})
                 exchange.sending = False
                 exchange.due = due() + idle
+            if done != length or done == 0:
+                exchange.sending = True
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (aiohttp.ClientError, asyncio.CancelledError) as exc:
             if isinstance(exc, asyncio.CancelledError):
                 if not exchange.expired:
                     raise
                 exchange.task.uncancel()
             metrics.RELAY_ERRORS.labels("idle_timeout" if exchange.expired else "broken_stream").inc()
-            if _is_stream(headers) and not exchange.sending:
+            if not exchange.sending and _takes_events(headers):
                 await send({"type": "http.response.body", "body": _error_event(exchange.expired), "more_body": False})
             return Sent(response.status, done, complete=False)
-        if done != length or done == 0:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
         return Sent(response.status, done, complete=True)
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.sleep(self._sweep_seconds)
             now = self._loop.time()
             for exchange in self._live:
                 if exchange.due < now and not exchange.expired:
@@ -171,7 +178,7 @@ class Relay:
 
 def request_headers(raw: RawHeaders, request_id: str, key: str | None) -> list[tuple[str, str]]:
     """The client's headers as the engine gets them, with the request id and the engine's own key."""
-    sent = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in raw if k not in NOT_SENT]
+    sent = [(_text(k), _text(v)) for k, v in _end_to_end(raw, NOT_SENT)]
     sent.append(("x-request-id", request_id))
     if key is not None:
         sent.append(("authorization", f"Bearer {key}"))
@@ -179,19 +186,39 @@ def request_headers(raw: RawHeaders, request_id: str, key: str | None) -> list[t
 
 
 async def read_body(receive: Receive, timeout: float = Timeouts.body) -> bytes:
-    """The whole request body. The shell has bounded its size; `timeout` (seconds) bounds a slow sender."""
-    message = await receive()
-    if not message.get("more_body"):
-        return bytes(message.get("body", b""))
-    parts = [message["body"]]
+    """The whole request body. The shell has bounded its size; `timeout` (seconds) bounds a slow sender.
+
+    Raises RequestTimeout, and ClientDisconnected when the client leaves before it has sent all.
+    """
+    parts = []
     try:
         async with asyncio.timeout(timeout):
-            while message.get("more_body"):
+            while True:
                 message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnected
                 parts.append(message.get("body", b""))
+                if not message.get("more_body"):
+                    return b"".join(parts)
     except TimeoutError:
-        raise PayloadTooLarge(f"The request body did not arrive within {timeout:g} s.", code="body_timeout") from None
-    return b"".join(parts)
+        raise RequestTimeout(f"The request body did not arrive within {timeout:g} s.", code="body_timeout") from None
+
+
+def _end_to_end(raw: RawHeaders, never: frozenset[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """The headers that pass, names in lower case: none of `never` and none that `connection` names."""
+    lowered = [(name.lower(), value) for name, value in raw]
+    for name, value in lowered:
+        if name == b"connection":
+            never |= {token.strip().lower() for token in value.split(b",")}
+    return (pair for pair in lowered if pair[0] not in never)
+
+
+def _text(value: bytes) -> str:
+    """aiohttp writes a header as UTF-8, so only that can be passed on unchanged."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest("A header holds bytes that are not UTF-8.", code="invalid_header") from None
 
 
 def _unreachable(exc: BaseException) -> SoundstageError:
@@ -203,8 +230,11 @@ def _unreachable(exc: BaseException) -> SoundstageError:
     return Unavailable("The engine is not reachable.", code="engine_unavailable", retry_after=2)
 
 
-def _is_stream(headers: RawHeaders) -> bool:
-    return any(k == b"content-type" and v.startswith(b"text/event-stream") for k, v in headers)
+def _takes_events(headers: RawHeaders) -> bool:
+    """Whether the answer is an event stream that one more plain event may end."""
+    found = dict(headers)
+    stream = found.get(b"content-type", b"").startswith(b"text/event-stream")
+    return stream and b"content-length" not in found and b"content-encoding" not in found
 
 
 def _error_event(expired: bool) -> bytes:

@@ -263,10 +263,9 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def serve(app: ASGIApp, settings: Settings) -> None:
-    """Run until SIGINT or SIGTERM: no new connections, 10 s for what runs, then stop."""
-    sock = bind(settings.host, settings.port)
-    config = uvicorn.Config(
+def server_config(app: ASGIApp) -> uvicorn.Config:
+    """uvicorn as every service runs it."""
+    return uvicorn.Config(
         app,
         http="httptools",
         loop="uvloop" if sys.platform != "win32" else "asyncio",
@@ -278,4 +277,9 @@ def serve(app: ASGIApp, settings: Settings) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
     )
-    uvicorn.Server(config).run(sockets=[sock])
+
+
+def serve(app: ASGIApp, settings: Settings) -> None:
+    """Run until SIGINT or SIGTERM: no new connections, 10 s for what runs, then stop."""
+    sock = bind(settings.host, settings.port)
+    uvicorn.Server(server_config(app)).run(sockets=[sock])

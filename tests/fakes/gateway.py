@@ -1,0 +1,43 @@
+"""The least service that relays: every request goes to one engine, nothing else happens."""
+
+import asyncio
+
+from fastapi import FastAPI
+from yarl import URL
+
+from core.disconnect import until_disconnect
+from core.relay import Relay, Sent, read_body, request_headers
+from core.service import ASGIApp, Receive, Scope, Send, create_service
+from core.settings import Settings
+
+METHODS = ("GET", "HEAD", "POST", "DELETE")
+ENGINE_KEY = "engine-key"
+
+
+class Gateway:
+    """`relay` and `engine` may be exchanged between requests; `outcomes` says how each relayed request ended."""
+
+    path = "/v1/chat/completions"
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.relay = Relay()
+        self.engine = URL()
+        self.outcomes: asyncio.Queue[Sent | BaseException] = asyncio.Queue()
+
+    def app(self, settings: Settings) -> ASGIApp:
+        return create_service("gateway", FastAPI(), settings, routes={self.path: dict.fromkeys(METHODS, self.handle)})
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_body(receive)
+        headers = request_headers(scope["headers"], scope["request_id"], ENGINE_KEY)
+        url = URL(f"{self.engine}{scope['raw_path'].decode()}?{scope['query_string'].decode()}", encoded=True)
+        try:
+            with until_disconnect(receive):
+                outcome: Sent | BaseException = await self.relay.forward(
+                    scope["method"], url, headers, body or None, send
+                )
+        except BaseException as exc:
+            self.outcomes.put_nowait(exc)
+            raise
+        self.outcomes.put_nowait(outcome)

@@ -1,0 +1,29 @@
+"""An application behind a real uvicorn, as in production, on a port of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+
+import uvicorn
+
+from core.service import ASGIApp, bind, server_config
+from tests.fakes.wait import eventually, soon
+
+
+class _Server(uvicorn.Server):
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()  # Ctrl-C is pytest's
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp) -> AsyncIterator[int]:
+    """The port it answers on."""
+    sock = bind("127.0.0.1", 0)
+    server = _Server(server_config(app))
+    running = asyncio.ensure_future(server.serve(sockets=[sock]))
+    await eventually(lambda: server.started or running.done(), "the server's start")
+    try:
+        yield sock.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await soon(running)

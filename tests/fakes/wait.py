@@ -1,0 +1,25 @@
+"""Bounded waiting: for what can be awaited, and for what only the operating system knows."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+LIMIT_SECONDS = 20.0  # far above what anything here takes: it ends a test that would hang
+
+
+async def soon(work: Awaitable[T]) -> T:
+    """The result of `work`, or TimeoutError instead of a test that hangs."""
+    async with asyncio.timeout(LIMIT_SECONDS):
+        return await work
+
+
+async def eventually(predicate: Callable[[], object], what: str = "the condition") -> None:
+    """Poll until true. Only for what cannot be awaited: another process, a file, a port."""
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while not predicate():  # noqa: ASYNC110 - nobody here could set an event
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"{what} did not come true within {LIMIT_SECONDS:g} s") from None
