@@ -1,0 +1,1 @@
+"""Face detectors behind one protocol. Each loads its runtime when it is made, not when it is imported."""

@@ -1,0 +1,9 @@
+"""What the selfie worker exports besides what every service does. No label ever comes from a picture."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from core.metrics import SECONDS
+
+PLACES = Gauge("soundstage_vision_places_taken", "Requests being read, waiting or worked on.")
+WORK_SECONDS = Histogram("soundstage_vision_work_seconds", "Seconds a thread spent on one image.", buckets=SECONDS)
+PHOTOS = Counter("soundstage_vision_photos_total", "Photos analyzed, by whether a face was found.", ["face"])
