@@ -1,0 +1,80 @@
+"""One image, as asked for: values that were checked once and are trusted from here on."""
+
+from dataclasses import dataclass
+from typing import NewType
+
+from core.errors import InvalidRequest
+
+RequestId = NewType("RequestId", int)
+"""The name of one image inside the engine; numbers are given in order of arrival."""
+
+SIDE_MULTIPLE = 16  # a latent pixel is 8 image pixels wide and a patch is 2 latent pixels
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """One image. `n` images are `n` requests with seeds `seed`, `seed + 1`, …"""
+
+    prompt: str
+    width: int  # pixels
+    height: int  # pixels
+    steps: int
+    seed: int
+    guidance: float = 0.0  # above 0 switches classifier-free guidance on
+    negative_prompt: str = ""  # used with guidance only
+    partial_images: int = 0  # previews wanted on the way
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one server accepts; sides in pixels."""
+
+    min_side: int = 64
+    max_side: int = 2048
+    max_pixels: int = 2048 * 2048
+    max_steps: int = 100
+    max_guidance: float = 30.0
+    max_images: int = 10
+    max_partial_images: int = 3
+
+    def check(self, request: ImageRequest, size_params: tuple[str, str] = ("size", "size")) -> None:
+        """Raises InvalidRequest naming the first parameter that is out of range."""
+        self._check_size(request.width, request.height, size_params)
+        _within("steps", request.steps, 1, self.max_steps)
+        _within("seed", request.seed, 0, MAX_SEED)
+        _within("guidance", request.guidance, 0, self.max_guidance)
+        _within("partial_images", request.partial_images, 0, self.max_partial_images)
+
+    def check_count(self, n: int) -> None:
+        _within("n", n, 1, self.max_images)
+
+    def _check_size(self, width: int, height: int, params: tuple[str, str]) -> None:
+        for side, param in zip((width, height), params, strict=True):
+            if side % SIDE_MULTIPLE:
+                raise _bad_size(f"A side must be a multiple of {SIDE_MULTIPLE} pixels, not {side}.", param)
+            if not self.min_side <= side <= self.max_side:
+                raise _bad_size(f"A side must be from {self.min_side} to {self.max_side} pixels, not {side}.", param)
+        if width * height > self.max_pixels:
+            raise _bad_size(f"An image has at most {self.max_pixels} pixels, not {width * height}.", params[0])
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """`"WIDTHxHEIGHT"` in pixels as two integers. Raises InvalidRequest on anything else."""
+    parts = size.split("x")
+    if len(parts) == 2 and all(p.isascii() and p.isdigit() and len(p) <= 5 for p in parts):
+        return int(parts[0]), int(parts[1])
+    raise _bad_size("size must be 'auto' or 'WIDTHxHEIGHT' in pixels.", "size")
+
+
+def _bad_size(message: str, param: str) -> InvalidRequest:
+    return InvalidRequest(message, param=param, code="invalid_size")
+
+
+def _within(param: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # false for NaN too
+        raise InvalidRequest(
+            f"{param} must be from {low} to {high}, not {value}.",
+            param=param,
+            code="invalid_value",
+        )
