@@ -141,13 +141,14 @@ class Relay:
         never = NOT_RETURNED_WITHOUT_BODY if response.status in (204, 304) else NOT_RETURNED
         headers = list(_end_to_end(response.raw_headers, never))
         length = response.content_length
-        done = 0
+        done, tail = 0, b"\n\n"
         try:
             exchange.sending = True
             await send({"type": "http.response.start", "status": response.status, "headers": headers})
             exchange.sending = False
             async for chunk in response.content.iter_any():
                 done += len(chunk)
+                tail = chunk[-4:] if len(chunk) > 3 else (tail + chunk)[-4:]
                 exchange.sending = True
                 await send({"type": "http.response.body", "body": chunk, "more_body": done != length})
                 exchange.sending = False
@@ -161,7 +162,7 @@ class Relay:
                     raise
                 exchange.task.uncancel()
             metrics.RELAY_ERRORS.labels("idle_timeout" if exchange.expired else "broken_stream").inc()
-            if not exchange.sending and _takes_events(headers):
+            if not exchange.sending and _takes_event(headers, tail):
                 await send({"type": "http.response.body", "body": _error_event(exchange.expired), "more_body": False})
             return Sent(response.status, done, complete=False)
         return Sent(response.status, done, complete=True)
@@ -230,18 +231,20 @@ def _unreachable(exc: BaseException) -> SoundstageError:
     return Unavailable("The engine is not reachable.", code="engine_unavailable", retry_after=2)
 
 
-def _takes_events(headers: RawHeaders) -> bool:
-    """Whether the answer is an event stream that one more plain event may end."""
+def _takes_event(headers: RawHeaders, tail: bytes) -> bool:
+    """Whether one more plain event may end the answer. One that was cut inside an event cannot be mended: a client
+    would read half an event as a whole one, so its connection is cut instead."""
     found = dict(headers)
     stream = found.get(b"content-type", b"").startswith(b"text/event-stream")
-    return stream and b"content-length" not in found and b"content-encoding" not in found
+    plain = b"content-length" not in found and b"content-encoding" not in found
+    return stream and plain and tail.endswith((b"\n\n", b"\r\n\r\n"))
 
 
 def _error_event(expired: bool) -> bytes:
-    """An SSE event that OpenAI's SDKs raise from; the blank lines end an event that was cut in two."""
+    """An SSE event that OpenAI's SDKs raise from."""
     error: SoundstageError = (
         UpstreamTimeout("The engine stopped answering.", code="upstream_timeout")
         if expired
         else Upstream("The engine closed the stream before its end.", code="upstream_closed")
     )
-    return b"\n\ndata: " + error.body() + b"\n\n"
+    return b"data: " + error.body() + b"\n\n"
