@@ -40,6 +40,7 @@ async def gateway_with(_gateway: Gateway, upstream: Upstream) -> AsyncIterator[W
             _gateway.engine = upstream.url
             return _gateway
 
+        _gateway.forwarding.clear()
         yield build
         while not _gateway.outcomes.empty():
             _gateway.outcomes.get_nowait()

@@ -15,7 +15,7 @@ ENGINE_KEY = "engine-key"
 
 
 class Gateway:
-    """`relay` and `engine` may be exchanged between requests; `outcomes` says how each relayed request ended."""
+    """`relay` and `engine` may be exchanged between requests; `outcomes` says how each one ended."""
 
     path = "/v1/chat/completions"
 
@@ -23,21 +23,24 @@ class Gateway:
         self.port = 0
         self.relay = Relay()
         self.engine = URL()
+        self.forwarding = asyncio.Event()
         self.outcomes: asyncio.Queue[Sent | BaseException] = asyncio.Queue()
 
     def app(self, settings: Settings) -> ASGIApp:
         return create_service("gateway", FastAPI(), settings, routes={self.path: dict.fromkeys(METHODS, self.handle)})
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(receive)
-        headers = request_headers(scope["headers"], scope["request_id"], ENGINE_KEY)
-        url = URL(f"{self.engine}{scope['raw_path'].decode()}?{scope['query_string'].decode()}", encoded=True)
         try:
-            with until_disconnect(receive):
-                outcome: Sent | BaseException = await self.relay.forward(
-                    scope["method"], url, headers, body or None, send
-                )
+            outcome: Sent | BaseException = await self._relay(scope, receive, send)
         except BaseException as exc:
             self.outcomes.put_nowait(exc)
             raise
         self.outcomes.put_nowait(outcome)
+
+    async def _relay(self, scope: Scope, receive: Receive, send: Send) -> Sent:
+        body = await read_body(receive)
+        headers = request_headers(scope["headers"], scope["request_id"], ENGINE_KEY)
+        url = URL(f"{self.engine}{scope['raw_path'].decode()}?{scope['query_string'].decode()}", encoded=True)
+        with until_disconnect(receive):
+            self.forwarding.set()
+            return await self.relay.forward(scope["method"], url, headers, body or None, send)
