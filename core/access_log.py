@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -24,8 +25,9 @@ class _Line(msgspec.Struct, omit_defaults=True):
 class AccessLog:
     """Holds at most FLUSH_LINES lines for at most FLUSH_SECONDS. No query strings: they may hold secrets."""
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, write: Callable[[str], object] | None = None) -> None:
         self._service = service
+        self._write = write or _to_stderr
         self._lines: list[bytes] = []
         self._encode = msgspec.json.Encoder().encode
         self._timer: asyncio.TimerHandle | None = None
@@ -46,5 +48,9 @@ class AccessLog:
             self._timer = None
         lines, self._lines = self._lines, []
         if lines:
-            sys.stderr.write((b"\n".join(lines) + b"\n").decode())
-            sys.stderr.flush()
+            self._write((b"\n".join(lines) + b"\n").decode())
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()

@@ -53,13 +53,21 @@ class Shell:
     """Pure ASGI: gives each request an id and a bounded body, and records what became of it."""
 
     def __init__(
-        self, name: str, app: ASGIApp, routes: Mapping[str, Mapping[str, ASGIApp]], *, max_body: int, access: AccessLog
+        self,
+        name: str,
+        app: ASGIApp,
+        routes: Mapping[str, Mapping[str, ASGIApp]],
+        *,
+        max_body: int,
+        access: AccessLog,
+        authorise: Callable[[Scope], None] | None,
     ) -> None:
         self._name = name
         self._app = app
         self._routes = routes
         self._max_body = max_body
         self._access = access
+        self._authorise = authorise
         self._in_flight = metrics.IN_FLIGHT.labels(name)
         self._disconnects = metrics.CANCELLED.labels(name)
         self._counters: dict[tuple[str, int], tuple[Any, Any]] = {}
@@ -84,6 +92,8 @@ class Shell:
 
         self._in_flight.inc()
         try:
+            if self._authorise is not None:
+                self._authorise(scope)
             if length > self._max_body:
                 raise _too_large(self._max_body)
             bounded = receive if length >= 0 else _bounded(receive, self._max_body)
@@ -107,10 +117,10 @@ class Shell:
         methods = self._routes.get(scope["path"])
         if methods is None:
             return self._app
+        scope["route_path"] = scope["path"]
         found = methods.get(scope["method"])
         if found is None:
-            raise MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}", code="method_not_allowed")
-        scope["route_path"] = scope["path"]
+            raise MethodNotAllowed("Method Not Allowed", code="method_not_allowed", allow=methods)
         return found
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
@@ -135,14 +145,19 @@ def create_service(
     *,
     routes: Mapping[str, Mapping[str, ASGIApp]] | None = None,
     ready: Callable[[], Awaitable[Readiness]] = always_ready,
+    access: AccessLog | None = None,
+    authorise: Callable[[Scope], None] | None = None,
 ) -> ASGIApp:
     """Put the shell around `api`; `routes` maps an exact path and method to a raw ASGI handler.
 
+    `authorise` raises where a request may not enter at all (a worker's key).
     Adds GET /healthz (the process lives), /readyz (200 or 503 by `ready`) and /metrics (Prometheus).
     """
     _add_error_handlers(api)
     _add_operating(api, ready)
-    return Shell(name, api, routes or {}, max_body=settings.max_body_bytes, access=AccessLog(name))
+    return Shell(
+        name, api, routes or {}, max_body=settings.max_body_bytes, access=access or AccessLog(name), authorise=authorise
+    )
 
 
 def _add_error_handlers(api: FastAPI) -> None:
@@ -152,11 +167,14 @@ def _add_error_handlers(api: FastAPI) -> None:
 
     async def invalid(_: Request, exc: Exception) -> Response:
         assert isinstance(exc, RequestValidationError)
-        return error_response(from_validation(exc.errors()))
+        # FastAPI puts body, query, path or header before the field's own path.
+        return error_response(from_validation({**error, "loc": error["loc"][1:]} for error in exc.errors()))
 
     async def http(_: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)
-        kind = BY_STATUS.get(exc.status_code, InvalidRequest)
+        if isinstance(exc.__cause__, SoundstageError):
+            return error_response(exc.__cause__)  # raised while FastAPI read the body: FastAPI makes it a 400
+        kind = BY_STATUS.get(exc.status_code, InvalidRequest if exc.status_code < 500 else SoundstageError)
         code = {404: "not_found", 405: "method_not_allowed"}.get(exc.status_code)
         error = kind(str(exc.detail), code=code)
         return JSONResponse(error.envelope(), exc.status_code, headers=exc.headers)
@@ -197,8 +215,9 @@ def error_response(exc: SoundstageError) -> Response:
 def from_validation(errors: Iterable[Mapping[str, Any]]) -> InvalidRequest:
     """The first complaint of pydantic as our error, with the field's path as `param`."""
     first = next(iter(errors))
-    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
-    param = ".".join(where) or None
+    if first["type"] == "json_invalid":
+        return InvalidRequest("The body is not valid JSON.", code="json_invalid")
+    param = ".".join(map(str, first["loc"])) or None
     return InvalidRequest(f"{param or 'body'}: {first['msg']}", param=param, code=str(first["type"]))
 
 
@@ -224,7 +243,7 @@ def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, int]:
     for name, value in headers:
         if name == b"x-request-id":
             request_id = value
-        elif name == b"content-length":
+        elif name == b"content-length" and value.isdigit():
             length = int(value)
     if not 0 < len(request_id) <= 128 or not _ID_SAFE.issuperset(request_id):
         return os.urandom(12).hex(), length
@@ -258,6 +277,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         sock.bind((host, port))
     except OSError as exc:
+        sock.close()
         sys.exit(f"Cannot listen on {host}:{port}: {exc.strerror}. Choose another with PORT and HOST.")
     sock.listen(2048)
     return sock
