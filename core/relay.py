@@ -105,9 +105,15 @@ class Relay:
         return self._session
 
     async def forward(
-        self, method: str, url: URL, headers: list[tuple[str, str]], body: bytes | None, send: Send
+        self,
+        method: str,
+        url: URL,
+        headers: list[tuple[str, str]],
+        body: bytes | None,
+        send: Send,
+        accept: Callable[[aiohttp.ClientResponse], None] | None = None,
     ) -> Sent:
-        """Send one request and pass its answer to `send`.
+        """Send one request and pass its answer to `send`. `accept` sees the status and headers first, and may raise.
 
         Raises Unavailable (not connected, or closed before the first byte) and UpstreamTimeout only before anything
         was passed to `send`. Cancelling closes the connection to the engine at once.
@@ -121,6 +127,8 @@ class Relay:
             response = await self._session.request(
                 method, url, headers=headers, data=body, allow_redirects=False, timeout=sentinel
             )
+            if accept is not None:
+                accept(response)
             return await self._answer(response, exchange, send)
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise _unreachable(exc) from exc

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -80,6 +80,16 @@ class WorkerSettings(Settings):
     wan_worker_api_key: SecretStr | None = Field(None, description="The worker key, for registering.")
     public_url: str | None = Field(None, description="Address others reach this worker at, if not its own host's.")
     runpod_pod_id: str | None = Field(None, description="Set by RunPod: the address is then the pod's proxy.")
+
+    @model_validator(mode="after")
+    def _no_open_door(self) -> Self:
+        if self.wan_worker_api_key is None and self.host not in ("127.0.0.1", "::1", "localhost"):
+            raise ValueError("HOST is not loopback, so WAN_WORKER_API_KEY must be set")
+        return self
+
+    @property
+    def worker_key(self) -> str | None:
+        return self.wan_worker_api_key.get_secret_value() if self.wan_worker_api_key else None
 
     def reached_at(self) -> str:
         """PUBLIC_URL, else the pod's proxy address, else the host's own."""

@@ -1,0 +1,151 @@
+"""The chat worker: `/v1/*` relayed to the engine of the named model, and what the worker says of itself."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from typing import Any
+
+import aiohttp
+import msgspec
+from fastapi import FastAPI
+from yarl import URL
+
+from core.disconnect import until_disconnect
+from core.errors import InvalidRequest, Overloaded, Unavailable
+from core.registration import Registrar
+from core.relay import Relay, Timeouts, read_body, request_headers
+from core.service import ASGIApp, Readiness, create_service
+from core.wire.workers import Announcement
+from core.worker_key import worker_key_check
+from llm.catalogue import Model
+from llm.self_report import Counters, add_self_report
+from llm.settings import ChatWorkerSettings
+from llm.supervisor import Supervisor
+
+RELAYED = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/tokenize",
+    "/detokenize",
+)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class _Peek(msgspec.Struct):
+    """The two fields a worker reads of a body; the bytes themselves pass unchanged."""
+
+    model: str | None = None
+    sfw_mode: bool | None = None
+
+
+_peek = msgspec.json.Decoder(_Peek).decode
+
+
+class ChatWorker:
+    """Relays a request to its engine. Holds the requests in flight, which are bounded."""
+
+    def __init__(self, settings: ChatWorkerSettings, models: Sequence[Model], timeouts: Timeouts | None = None) -> None:
+        self.settings = settings
+        self.relay = Relay(timeouts)
+        self.counters = Counters()
+        self.registrar: Registrar | None = None
+        self.supervisor = Supervisor(models, settings, lambda: self.relay.session, on_change=self._changed)
+        self._id = f"chat-{secrets.token_hex(6)}"
+        self._running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_body(receive)
+        peek = _read(body)
+        engine = self.supervisor.find(peek.model)
+        base = engine.require_ready()
+        if self._running >= self.settings.llm_max_requests:
+            raise Overloaded("The chat worker is full.", code="worker_full", retry_after=2)
+        self.counters.served(engine.model.role, sfw=bool(peek.sfw_mode))
+        headers = request_headers(scope["headers"], scope["request_id"], engine.key)
+        self._running += 1
+        try:
+            with until_disconnect(receive):
+                await self.relay.forward("POST", _url(base, scope), headers, body, send, _engine_lives)
+        finally:
+            self._running -= 1
+
+    def announce(self) -> Announcement:
+        served = self.supervisor.served()
+        return Announcement(
+            id=self._id,
+            kind="chat",
+            url=self.settings.reached_at(),  # type: ignore[arg-type]  # pydantic parses it
+            models=served,
+            capacity=self.settings.llm_max_requests,
+            ready=bool(served),
+        )
+
+    async def ready(self) -> Readiness:
+        states = {engine.model.id: engine.state for engine in self.supervisor.engines}
+        return Readiness(all(state == "ready" for state in states.values()), {"engines": states})
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The engines and the registration, for as long as the block runs."""
+        async with self.relay, asyncio.TaskGroup() as tasks:
+            kept = [tasks.create_task(self.supervisor.run())]
+            if self.settings.orchestrator_url:
+                key = self.settings.worker_key or ""
+                self.registrar = Registrar(self.settings.orchestrator_url, key, self.announce)
+                kept.append(tasks.create_task(self.registrar.run()))
+            try:
+                yield
+            finally:
+                for task in reversed(kept):
+                    task.cancel()
+
+    def _changed(self) -> None:
+        if self.registrar is not None:
+            self.registrar.changed()
+
+
+def create_app(settings: ChatWorkerSettings, models: Sequence[Model], timeouts: Timeouts | None = None) -> ASGIApp:
+    """The chat worker as one ASGI application; its lifespan starts and stops the engines."""
+    worker = ChatWorker(settings, models, timeouts)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with worker.running():
+            yield
+
+    api = FastAPI(title="Soundstage chat worker", lifespan=lifespan)
+    add_self_report(api, settings, worker.supervisor, worker.counters)
+    return create_service(
+        "chat",
+        api,
+        settings,
+        routes={path: {"POST": worker} for path in RELAYED},
+        ready=worker.ready,
+        authorise=worker_key_check(settings.worker_key),
+    )
+
+
+def _read(body: bytes) -> _Peek:
+    try:
+        return _peek(body)
+    except msgspec.ValidationError as exc:
+        raise InvalidRequest(f"The body is not as it should be: {exc}", code="invalid_body") from exc
+    except msgspec.DecodeError as exc:
+        raise InvalidRequest("The body is not valid JSON.", code="json_invalid") from exc
+
+
+def _url(base: URL, scope: Scope) -> URL:
+    query = scope.get("query_string", b"").decode("latin-1")
+    return base.with_path(scope["path"]).with_query(query or None)
+
+
+def _engine_lives(response: aiohttp.ClientResponse) -> None:
+    """A 5xx is an engine that is dying or full: a 503 that says when to come again, so that others may be tried."""
+    if response.status >= 500:
+        raise Unavailable(f"The engine failed to answer ({response.status}).", code="engine_unavailable", retry_after=2)

@@ -1,0 +1,86 @@
+"""Several engines in one worker: which model is where, and what they are doing."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import aiohttp
+
+from core.errors import InvalidRequest, NotFound
+from core.wire.workers import ServedModel
+from llm.catalogue import Model
+from llm.checkpoint import CheckpointError, pure_chat_template, resolve
+from llm.engine import Engine
+from llm.settings import ChatWorkerSettings
+
+log = logging.getLogger(__name__)
+
+RETRY_CHECKPOINT_SECONDS = 30.0
+
+
+class Supervisor:
+    """Owns the engines of one worker. `on_change` is called whenever what can be served changes."""
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        settings: ChatWorkerSettings,
+        session: Callable[[], aiohttp.ClientSession],
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self.engines = [
+            Engine(
+                model,
+                settings.vllm_python,
+                settings.llm_engine_module,
+                settings.data_dir.resolve(),
+                session,
+                start_seconds=settings.llm_start_seconds,
+                on_change=on_change,
+            )
+            for model in models
+        ]
+        self._by_name = {name: engine for engine in self.engines for name in engine.model.names}
+
+    async def run(self) -> None:
+        """Keep every engine; until cancelled, then stop them all."""
+        async with asyncio.TaskGroup() as tasks:
+            for engine in self.engines:
+                tasks.create_task(self._keep(engine))
+
+    def find(self, name: str | None) -> Engine:
+        """The engine that answers to `name`. Raises InvalidRequest without one, NotFound with a wrong one."""
+        if name is None:
+            raise InvalidRequest("`model` is required.", param="model", code="missing_model")
+        engine = self._by_name.get(name)
+        if engine is None:
+            there = ", ".join(self._by_name)
+            raise NotFound(
+                f"The model `{name[:200]}` does not exist; this worker serves {there}.",
+                param="model",
+                code="model_not_found",
+            )
+        return engine
+
+    def served(self) -> tuple[ServedModel, ...]:
+        """The models that answer now."""
+        return tuple(engine.model.served() for engine in self.engines if engine.state == "ready")
+
+    async def _keep(self, engine: Engine) -> None:
+        """Make the checkpoint local, however long that takes, then run the engine."""
+        while engine.checkpoint is None:
+            try:
+                await self._prepare(engine)
+            except (CheckpointError, OSError, ValueError) as exc:
+                log.error("checkpoint not usable", extra={"model": engine.model.id, "reason": str(exc)})
+                await asyncio.sleep(RETRY_CHECKPOINT_SECONDS)
+        await engine.run()
+
+    async def _prepare(self, engine: Engine) -> None:
+        token = self._settings.hf_token.get_secret_value() if self._settings.hf_token else None
+        folder = await resolve(engine.model.source, self._settings.vllm_python, token)
+        into: Path = self._settings.data_dir.resolve() / "engines" / engine.model.id / "chat_template.jinja"
+        engine.chat_template = pure_chat_template(folder, into)
+        engine.checkpoint = folder
