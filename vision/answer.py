@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue
 
 Score = float
 WarningCode = Literal["no_face", "several_faces", "low_quality"]
@@ -47,14 +47,6 @@ class FaceOut(BaseModel):
     others: list[Found] = Field(description="Further faces, surest first.")
 
 
-class Feature(BaseModel):
-    """Something read from the face, with where it comes from."""
-
-    value: str
-    confidence: Score
-    source: str
-
-
 class WarningOut(BaseModel):
     code: WarningCode
     message: str
@@ -63,7 +55,9 @@ class WarningOut(BaseModel):
 class Analysis(BaseModel):
     """Answer of POST /v1/profile/analyze."""
 
-    features: dict[str, Feature] = Field(description="Empty where no model that describes faces is configured.")
+    features: dict[str, JsonValue] = Field(
+        description="What a model reads from the face; empty, as none is configured."
+    )
     face: FaceOut
     image: ImageSize
     warnings: list[WarningOut]

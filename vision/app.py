@@ -77,9 +77,8 @@ class _Worker:
 
     async def answer(self, request: Request, work: Callable[[bytes, Event], T]) -> T:
         """Take a place → read the upload → work in a thread, until the client leaves."""
-        settings = self._settings
         with self._pool.place():
-            data = await read_image(request, max_bytes=settings.max_body_bytes, seconds=settings.upload_seconds)
+            data = await read_image(request, self._settings.upload_seconds)
             with until_disconnect(request.receive):
                 return await self._pool.run(lambda stop: work(data, stop))
 
