@@ -17,7 +17,7 @@ from vision.pixels import Pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MIN_SIDE = 32  # px: less cannot show a face
-WORKING_SIDE = 2048  # px: more adds memory, not accuracy
+WORKING_SIDE = 1536  # px: more adds memory, not accuracy
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -86,7 +86,7 @@ def _read(image: Image.Image) -> Photo:
     width, height = image.size
     if image.mode in ("P", "1") or image.mode.startswith("I"):  # these do not shrink well as they are
         image = _opaque(image)
-    image.thumbnail((WORKING_SIDE, WORKING_SIDE), reducing_gap=2.0)
+    image.thumbnail((WORKING_SIDE, WORKING_SIDE), reducing_gap=1.0)
     orientation = _orientation(image)
     if orientation >= SIDEWAYS:
         width, height = height, width

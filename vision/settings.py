@@ -11,7 +11,7 @@ class VisionSettings(WorkerSettings):
     port: int = Field(8003, ge=0, le=65535, description="Port the service binds.")
     max_body_bytes: int = Field(16 << 20, ge=1024, description="Largest request body accepted, in bytes.")
     max_image_bytes: int = Field(15 << 20, ge=1024, description="Largest image file accepted, in bytes.")
-    max_image_pixels: int = Field(32 << 20, ge=1024, description="Most pixels an image may decode to.")
+    max_image_pixels: int = Field(25_000_000, ge=1024, description="Most pixels an image may decode to.")
     upload_seconds: float = Field(30, gt=0, description="Longest time a caller may take to send a body.")
     vision_threads: int = Field(2, ge=1, le=64, description="Images worked on at once.")
     vision_queue_max: int = Field(8, ge=0, le=1000, description="Requests waiting behind those; more get 429.")
