@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -32,7 +33,12 @@ class SettingsError(ValueError):
 class Settings(BaseSettings):
     """What every service reads. Names are case-insensitive; the environment uses upper case."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,  # a wrong value may be a secret
+    )
 
     host: str = Field("127.0.0.1", description="Address the service binds.")
     port: int = Field(0, ge=0, le=65535, description="Port the service binds.")
@@ -50,8 +56,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = Path(os.environ.get(SETTINGS_FILE, "soundstage.toml"))
-        lowered = _LowerToml(settings_cls, toml_file=file)
+        lowered = _LowerToml(settings_cls, toml_file=_file())
         return init_settings, env_settings, lowered
 
     @classmethod
@@ -63,10 +68,9 @@ class Settings(BaseSettings):
         try:
             return cls(**given)
         except ValidationError as exc:
-            lines = [f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in exc.errors()]
-            raise SettingsError("; ".join(lines)) from exc
+            raise SettingsError("; ".join(map(_complaint, exc.errors()))) from exc
         except ValueError as exc:  # a TOML file that does not parse
-            raise SettingsError(str(exc)) from exc
+            raise SettingsError(f"{_file()}: {exc}") from exc
 
     def masked(self) -> dict[str, str]:
         """Every setting as text under its environment name, secrets as stars."""
@@ -98,7 +102,7 @@ class WorkerSettings(Settings):
         if self.runpod_pod_id:
             return f"https://{self.runpod_pod_id}-{self.port}.proxy.runpod.net"
         host = socket.getfqdn() if self.host in ("0.0.0.0", "::") else self.host
-        return f"http://{host}:{self.port}"
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 class _LowerToml(TomlConfigSettingsSource):
@@ -106,6 +110,17 @@ class _LowerToml(TomlConfigSettingsSource):
 
     def _read_file(self, file_path: Any) -> dict[str, Any]:
         return {key.lower(): value for key, value in super()._read_file(file_path).items()}
+
+
+def _file() -> Path:
+    return Path(os.environ.get(SETTINGS_FILE, "soundstage.toml"))
+
+
+def _complaint(error: Mapping[str, Any]) -> str:
+    """The setting's environment name and what is wrong with it; a rule over several settings names them itself."""
+    name = ".".join(map(str, error["loc"])).upper()
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message
 
 
 def _mask(value: Any) -> str:
