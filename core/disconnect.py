@@ -41,6 +41,7 @@ class until_disconnect:  # noqa: N801 - reads as a statement: `with until_discon
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._watch.cancel()
-        if self._left and kind is asyncio.CancelledError:
+        if self._left:
             self._task.uncancel()
-            raise ClientDisconnected from None
+            if kind is asyncio.CancelledError:
+                raise ClientDisconnected from None

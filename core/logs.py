@@ -1,5 +1,6 @@
 """Structured logs: one JSON object a line on stderr, or plain text for a person. Secrets never get here."""
 
+import json
 import logging
 import sys
 import time
@@ -25,7 +26,10 @@ class JsonFormatter(logging.Formatter):
                 line[key] = value
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        try:
+            return msgspec.json.encode(line, enc_hook=str).decode()
+        except UnicodeEncodeError:  # a lone surrogate, as in a file name that is not UTF-8
+            return json.dumps(line, default=str)
 
 
 class TextFormatter(logging.Formatter):
