@@ -89,6 +89,19 @@ class Child:
         await self.wait()
 
 
+class Backoff:
+    """Seconds to wait before the next start: doubled to `longest`; a life of `healthy` seconds begins anew."""
+
+    def __init__(self, first: float, longest: float, healthy: float) -> None:
+        self._first, self._longest, self._healthy = first, longest, healthy
+        self._next = first
+
+    def after(self, lived: float) -> float:
+        wait = self._first if lived >= self._healthy else self._next
+        self._next = min(wait * 2, self._longest)
+        return wait
+
+
 class Kept:
     """A child that is started again whenever it ends, with exponential backoff that a long life resets."""
 
@@ -103,14 +116,13 @@ class Kept:
     ) -> None:
         self._command = command
         self._on_exit = on_exit
-        self._first, self._max, self._healthy = first_backoff, max_backoff, healthy_after
+        self._backoff = Backoff(first_backoff, max_backoff, healthy_after)
         self.child: Child | None = None
         self.restarts = 0
         self.last_exit: int | None = None
 
     async def run(self) -> None:
         """Until cancelled; then the child is stopped."""
-        backoff = self._first
         try:
             while True:
                 self.child = await Child.start(self._command())
@@ -120,12 +132,10 @@ class Kept:
                 self.child = None
                 self.last_exit = code
                 self.restarts += 1
-                backoff = self._first if lived >= self._healthy else backoff
                 log.warning("child ended", extra={"child": name, "exit": code, "lived_s": round(lived, 1)})
                 if self._on_exit is not None:
                     await self._on_exit(code)
-                await asyncio.sleep(backoff)
-                backoff = min(backoff * 2, self._max)
+                await asyncio.sleep(self._backoff.after(lived))
         finally:
             if self.child is not None:
                 await asyncio.shield(self.child.stop())

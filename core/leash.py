@@ -8,10 +8,10 @@ Standard library only: it starts in milliseconds and holds a few megabytes.
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 
@@ -22,22 +22,30 @@ def main(grace: float, command: list[str]) -> int:
     group = os.getpgid(0)
     if group != os.getpid():
         sys.exit("leash: must lead its own process group")
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
-    while child.poll() is None and not stop.wait(POLL_SECONDS):
+    told_to_stop = False
+
+    def stop(*_: object) -> None:
+        nonlocal told_to_stop
+        told_to_stop = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    except OSError as exc:
+        sys.stderr.write(f"cannot start {command[0]}: {exc.strerror}\n")
+        return 127
+    while child.poll() is None and not told_to_stop and not _parent_gone(POLL_SECONDS):
         pass
     _end_group(group, child, grace)
     code = child.poll()
     return 143 if code is None else 128 - code if code < 0 else code
 
 
-def _watch_parent(stop: threading.Event) -> None:
-    while os.read(0, 1024):
-        pass
-    stop.set()
+def _parent_gone(wait: float) -> bool:
+    """Whether standard input has closed; waits for it so many seconds."""
+    readable, _, _ = select.select([0], [], [], wait)
+    return bool(readable) and not os.read(0, 1024)
 
 
 def _end_group(group: int, child: "subprocess.Popen[bytes]", grace: float) -> None:

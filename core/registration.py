@@ -18,10 +18,19 @@ TIMEOUT = aiohttp.ClientTimeout(total=5)
 class Registrar:
     """Keeps one announcement alive at one orchestrator. `announce` is asked anew each time: state may change."""
 
-    def __init__(self, orchestrator_url: str, key: str, announce: Callable[[], Announcement]) -> None:
+    def __init__(
+        self,
+        orchestrator_url: str,
+        key: str,
+        announce: Callable[[], Announcement],
+        *,
+        first_backoff: float = FIRST_BACKOFF,
+        max_backoff: float = MAX_BACKOFF,
+    ) -> None:
         self._url = orchestrator_url.rstrip("/") + "/v1/workers"
         self._headers = {"authorization": f"Bearer {key}"}
         self._announce = announce
+        self._first_backoff, self._max_backoff = first_backoff, max_backoff  # seconds
         self._changed = asyncio.Event()
         self.registered = False
 
@@ -38,22 +47,22 @@ class Registrar:
                 await asyncio.shield(self._leave(session))
 
     async def _beat(self, session: aiohttp.ClientSession) -> None:
-        backoff = FIRST_BACKOFF
+        backoff = self._first_backoff
         while True:
             self._changed.clear()
             try:
                 lease = await self._send(session)
             except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
-                if self.registered or backoff == FIRST_BACKOFF:
+                if self.registered or backoff == self._first_backoff:
                     log.warning("not registered", extra={"orchestrator": self._url, "reason": str(exc)})
                 self.registered = False
                 wait = backoff * random.uniform(0.8, 1.2)
-                backoff = min(backoff * 2, MAX_BACKOFF)
+                backoff = min(backoff * 2, self._max_backoff)
             else:
                 if not self.registered:
                     log.info("registered", extra={"orchestrator": self._url})
                 self.registered = True
-                wait, backoff = lease.heartbeat_seconds, FIRST_BACKOFF
+                wait, backoff = lease.heartbeat_seconds, self._first_backoff
             try:
                 async with asyncio.timeout(wait):
                     await self._changed.wait()

@@ -40,7 +40,10 @@ async def embedded_postgres(directory: Path) -> AsyncIterator[str]:
     assert process.stdin
     assert process.stdout
     try:
-        line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+        except TimeoutError:
+            raise DatabaseError(f"The embedded Postgres did not start within {START_SECONDS:g} s.") from None
         if not line:
             _, complaint = await process.communicate()
             raise DatabaseError(f"The embedded Postgres did not start: {complaint.decode(errors='replace')[-2000:]}")

@@ -30,8 +30,8 @@ class Announcement(BaseModel):
     id: Name = Field(description="Chosen by the worker at its start; stable while the process lives.")
     kind: Kind
     url: AnyHttpUrl = Field(description="Where the orchestrator reaches the worker, without /v1.")
-    models: tuple[ServedModel, ...] = Field((), max_length=64)
-    roles: tuple[Name, ...] = Field((), max_length=16, description="Pools the worker serves: profile, chat1to1, ….")
+    models: tuple[ServedModel, ...] = Field(default=(), max_length=64)
+    roles: tuple[Name, ...] = Field(default=(), max_length=16, description="Pools the worker serves: profile, chat1to1, ….")
     capacity: int = Field(8, ge=1, le=100_000, description="Requests it runs or queues at once.")
     ready: bool = True
     draining: bool = False
@@ -41,5 +41,5 @@ class Lease(BaseModel):
     """The answer: the registration holds for `lease_seconds` after now."""
 
     id: str
-    lease_seconds: float
-    heartbeat_seconds: float
+    lease_seconds: float = Field(gt=0, allow_inf_nan=False)
+    heartbeat_seconds: float = Field(gt=0, allow_inf_nan=False)
