@@ -19,21 +19,20 @@ def main() -> None:
     except SettingsError as exc:
         sys.exit(f"Settings: {exc}")
     logs.configure(settings.log_level, settings.log_format)
-    failed = []
+    serve(create_app(settings, lambda: load(settings), on_load_failure=_end), settings)
 
-    def give_up() -> None:
-        failed.append(True)
-        os.kill(os.getpid(), signal.SIGTERM)
 
-    serve(create_app(settings, lambda: load(settings), on_load_failure=give_up), settings)
-    if failed:
-        sys.exit("The image model could not be loaded; the log says why.")
+def _end() -> None:
+    """As from outside: the server closes, and the exit status tells that it did not end by itself."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def load(settings: ImageSettings) -> StepPipeline:
     """The configured checkpoint, or the tiny untrained one, built on the first start."""
     from image.pipelines.load import load as load_checkpoint
+    from image.pipelines.load import quiet
 
+    quiet()
     if settings.image_model is None:
         tiny_untrained.ensure(settings.checkpoint)
     return load_checkpoint(

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from core.errors import NotFound
 from core.service import ASGIApp, Readiness, create_service
+from core.worker_key import worker_key_check
 from image.async_engine import AsyncEngine
 from image.lifespan import lifespan
 from image.metrics import Recorder
@@ -56,7 +57,9 @@ def create_app(
     _add_openai(api, worker)
     _add_worker_paths(api, worker)
     _add_health(api, worker)
-    return create_service("image", api, settings, ready=ready)
+    key = settings.wan_worker_api_key
+    authorise = worker_key_check(key.get_secret_value() if key else None)
+    return create_service("image", api, settings, ready=ready, authorise=authorise)
 
 
 def _add_openai(api: FastAPI, worker: Worker) -> None:

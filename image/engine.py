@@ -88,20 +88,25 @@ class Engine:
     def run(self) -> None:
         """Turn until a Stop command has been read."""
         while not self._stopped:
-            try:
-                self.turn()
-            except Exception:  # the outermost loop: these requests fail, the engine goes on
-                log.exception("engine turn failed")
-                for state in list(self._live.values()):
-                    self._fail(state, internal())
-            self._report()
+            self.run_once()
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
+        """One turn and its news, whatever happens in it."""
+        try:
+            self._turn()
+        except Exception:  # the outermost loop: these requests fail, the engine goes on
+            log.exception("engine turn failed")
+            for state in list(self._live.values()):
+                self._fail(state, internal())
+        self._report()
+
+    def _turn(self) -> None:
         """One step for the batch that the scheduler chooses; waits for mail when nothing is here."""
         self._read_mail()
         started = time.perf_counter()
         decision = schedule((s.candidate() for s in self._live.values()), self._budget)
         chosen = [self._live[id] for id in decision.step]
+        self._admit([s for s in chosen if s.denoising is None])
         self._step(chosen)
         self._update(chosen)
         self._count(decision, time.perf_counter() - started)
@@ -136,9 +141,12 @@ class Engine:
 
     # step: the device
 
+    def _admit(self, new: Sequence[RequestState]) -> None:
+        if new:
+            self._culprits_fail(new, lambda states: batch.make_resident(self._pipeline, states))
+            self._report()  # now they run: not only after their first step
+
     def _step(self, chosen: Sequence[RequestState]) -> None:
-        new = [s for s in chosen if s.denoising is None]
-        self._culprits_fail(new, lambda states: batch.make_resident(self._pipeline, states))
         self._culprits_fail(self._alive(chosen), self._step_together)
 
     def _step_together(self, states: Sequence[RequestState]) -> None:

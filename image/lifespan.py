@@ -38,8 +38,8 @@ def lifespan(
 async def _start(engine: AsyncEngine, registrar: Registrar | None, on_failure: Callable[[], object]) -> None:
     try:
         await engine.start()
-    except Exception:  # whatever a checkpoint may raise: it is logged and the process told
-        log.critical("the image model could not be loaded", exc_info=True)
+    except Exception as exc:  # whatever a checkpoint may raise: it is logged and the process told
+        log.critical("the image model could not be loaded: %s", exc, exc_info=True)
         on_failure()
         return
     if registrar:

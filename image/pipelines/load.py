@@ -30,6 +30,7 @@ def load(folder: Path, model: str, *, device: str, dtype: Dtype, threads: int) -
 
     from image.pipelines.zimage import ZImage
 
+    quiet()
     torch.set_grad_enabled(False)
     if threads:
         torch.set_num_threads(threads)
@@ -42,6 +43,15 @@ def load(folder: Path, model: str, *, device: str, dtype: Dtype, threads: int) -
     seconds = round(time.perf_counter() - started, 3)
     log.info("image model loaded", extra={"model": model, "device": device, "dtype": dtype, "seconds": seconds})
     return pipeline
+
+
+def quiet() -> None:
+    """No progress bars in the log."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def _check(folder: Path) -> None:

@@ -1,0 +1,49 @@
+"""The real tiny pipeline, built once a run."""
+
+from pathlib import Path
+
+import pytest
+
+from image import tiny_untrained
+from image.pipelines.zimage import ZImage
+from image.request import ImageRequest
+from tests.image.reference import Stock
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    torch.set_num_threads(1)
+    return tiny_untrained.ensure(tmp_path_factory.mktemp("models") / tiny_untrained.MODEL)
+
+
+@pytest.fixture(scope="session")
+def pipeline(checkpoint: Path) -> ZImage:
+    import torch
+
+    return ZImage.load(checkpoint, tiny_untrained.MODEL, "cpu", torch.float32)
+
+
+@pytest.fixture(scope="session")
+def stock(checkpoint: Path) -> Stock:
+    return Stock(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def mixed() -> list[ImageRequest]:
+    """Sizes, prompt lengths, step counts and guidance that differ."""
+    text = "a small harbour at dawn, three boats and a lighthouse on the far side of the bay "
+    sizes = [(64, 64), (96, 64), (64, 160), (128, 128), (208, 96), (160, 160)]
+    return [
+        ImageRequest(
+            prompt=(text * 3)[: 1 + 17 * i],
+            width=sizes[i % len(sizes)][0],
+            height=sizes[i % len(sizes)][1],
+            steps=1 + (i * 5) % 9,
+            seed=100 + i,
+            guidance=2.5 if i % 5 == 3 else 0.0,
+            negative_prompt="fog" if i % 2 else "",
+        )
+        for i in range(14)
+    ]
