@@ -49,22 +49,23 @@ def _parent_gone(wait: float) -> bool:
 
 
 def _end_group(group: int, child: "subprocess.Popen[bytes]", grace: float) -> None:
-    """SIGTERM all, wait for all to go, then SIGKILL what is left (this process included, if anything is)."""
+    """SIGTERM all, after the grace SIGKILL what is left; returns when only this process is."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.killpg(group, signal.SIGTERM)
     deadline = time.monotonic() + grace
-    while time.monotonic() < deadline:
-        child.poll()
-        if _alone(group):
-            return
+    while others := _others(group):
+        if time.monotonic() >= deadline:
+            for pid in others:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         time.sleep(POLL_SECONDS)
-    os.killpg(group, signal.SIGKILL)
+        child.poll()
 
 
-def _alone(group: int) -> bool:
-    """Whether this process is the last living one of its group."""
+def _others(group: int) -> list[int]:
+    """The living processes of the group but this one."""
     me = os.getpid()
-    return not any(pid != me and pgid == group and state != "Z" for pid, pgid, state in _processes())
+    return [pid for pid, pgid, state in _processes() if pid != me and pgid == group and state != "Z"]
 
 
 def _processes() -> Iterator[tuple[int, int, str]]:
