@@ -1,12 +1,21 @@
 """Fixtures for every folder's tests."""
 
+import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 import uvloop
+from psycopg import sql
 
+from core.db.embedded import embedded_postgres
+from core.db.migrate import migrate
 from tests.fakes.upstream import Upstream, recording_upstream
+
+_numbers = itertools.count(1)
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], Any]]:
@@ -18,3 +27,42 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
 async def upstream() -> AsyncIterator[Upstream]:
     async with recording_upstream() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+async def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """One embedded Postgres for the session: the DSN of its first database."""
+    async with embedded_postgres(tmp_path_factory.mktemp("postgres") / "data") as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def postgres_dsn(postgres_server: str) -> AsyncIterator[str]:
+    """A fresh, empty database."""
+    async with _database(postgres_server) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def migrated_dsn(postgres_server: str, _migrated: str) -> AsyncIterator[str]:
+    """A fresh database with the project's tables: a copy of one that was migrated once."""
+    async with _database(postgres_server, template=_migrated) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+async def _migrated(postgres_server: str) -> AsyncIterator[str]:
+    async with _database(postgres_server) as dsn:
+        await migrate(dsn)
+        yield urlsplit(dsn).path[1:]
+
+
+@asynccontextmanager
+async def _database(server: str, template: str = "template0") -> AsyncIterator[str]:
+    name = f"test_{next(_numbers)}"
+    create = sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
+    drop = sql.SQL("drop database {} with (force)").format(sql.Identifier(name))
+    async with await psycopg.AsyncConnection.connect(server, autocommit=True) as connection:
+        await connection.execute(create)
+        yield urlsplit(server)._replace(path=f"/{name}").geturl()
+        await connection.execute(drop)

@@ -15,7 +15,7 @@ MAX_WAITING = 256
 
 
 @asynccontextmanager
-async def open_pool(dsn: str, *, size: int = 8) -> AsyncIterator[Pool]:
+async def open_pool(dsn: str, *, size: int = 8, wait_seconds: float = WAIT_SECONDS) -> AsyncIterator[Pool]:
     """A pool of autocommit connections with rows as dicts. A wait for one is bounded in time and in number."""
     options: dict[str, Any] = {"autocommit": True, "row_factory": dict_row}
     pool: Pool = AsyncConnectionPool(
@@ -23,7 +23,7 @@ async def open_pool(dsn: str, *, size: int = 8) -> AsyncIterator[Pool]:
         kwargs=options,
         min_size=1,
         max_size=size,
-        timeout=WAIT_SECONDS,
+        timeout=wait_seconds,
         max_waiting=MAX_WAITING,
         open=False,
         check=AsyncConnectionPool.check_connection,

@@ -1,0 +1,154 @@
+"""Migrations, the pool and the embedded server, on a real Postgres."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped,unused-ignore]
+import psycopg
+import pytest
+from psycopg_pool import PoolTimeout
+
+from core.db.embedded import DatabaseError, embedded_postgres
+from core.db.migrate import Migration, MigrationError, bundled, migrate
+from core.db.pool import open_pool
+from tests.fakes.wait import eventually, soon
+
+ONE = Migration("0001", "0001_one", "create table one (n int); insert into one values (1); insert into one values (2);")
+TWO = Migration("0002", "0002_two", "-- 100 %s of %(it)s\ncreate view two as select n from one where 'a%' like '%a';")
+BROKEN = Migration("0003", "0003_broken", "create table three (n int); select no_such_function();")
+
+
+async def query(dsn: str, statement: str) -> list[tuple[object, ...]]:
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        return await (await connection.execute(statement.encode())).fetchall()
+
+
+async def tables(dsn: str) -> set[str]:
+    rows = await query(dsn, "select table_name from information_schema.tables where table_schema = 'public'")
+    return {str(name) for (name,) in rows}
+
+
+async def test_migrations_are_applied_in_order_and_once(postgres_dsn: str) -> None:
+    assert await migrate(postgres_dsn, [ONE, TWO]) == ["0001_one", "0002_two"]
+    assert await migrate(postgres_dsn, [ONE, TWO]) == []
+    assert await tables(postgres_dsn) == {"one", "two", "schema_migrations"}
+    recorded = await query(postgres_dsn, "select version, name, sha256 from schema_migrations order by version")
+    assert recorded == [(m.version, m.name, m.sha256) for m in (ONE, TWO)]
+
+
+async def test_a_later_migration_is_added(postgres_dsn: str) -> None:
+    await migrate(postgres_dsn, [ONE])
+    assert await migrate(postgres_dsn, [ONE, TWO]) == ["0002_two"]
+
+
+async def test_several_that_start_at_once_apply_it_once(postgres_dsn: str) -> None:
+    applied = await soon(asyncio.gather(*(migrate(postgres_dsn, [ONE, TWO]) for _ in range(6))))
+    assert sorted(map(len, applied)) == [0, 0, 0, 0, 0, 2]
+    assert await query(postgres_dsn, "select count(*) from one") == [(2,)]
+
+
+async def test_a_changed_migration_is_refused_and_nothing_else_applied(postgres_dsn: str) -> None:
+    await migrate(postgres_dsn, [ONE])
+    changed = ONE._replace(sql=ONE.sql + " ")
+    with pytest.raises(MigrationError, match="0001_one was changed"):
+        await migrate(postgres_dsn, [changed, TWO])
+    assert "two" not in await tables(postgres_dsn)
+
+
+async def test_a_failing_migration_undoes_all_of_its_run(postgres_dsn: str) -> None:
+    with pytest.raises(psycopg.errors.UndefinedFunction):
+        await migrate(postgres_dsn, [ONE, TWO, BROKEN])
+    assert await tables(postgres_dsn) == set()
+    assert await migrate(postgres_dsn, [ONE, TWO]) == ["0001_one", "0002_two"]
+
+
+async def test_a_failing_migration_keeps_what_was_there(postgres_dsn: str) -> None:
+    await migrate(postgres_dsn, [ONE])
+    with pytest.raises(psycopg.errors.UndefinedFunction):
+        await migrate(postgres_dsn, [ONE, TWO, BROKEN])
+    assert await tables(postgres_dsn) == {"one", "schema_migrations"}
+
+
+async def test_a_number_given_twice_is_refused(postgres_dsn: str) -> None:
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        await migrate(postgres_dsn, [ONE, TWO._replace(version="0001")])
+    assert await tables(postgres_dsn) == set()
+
+
+async def test_the_migrations_that_ship_apply_to_an_empty_database(migrated_dsn: str) -> None:
+    shipped = bundled()
+    assert [migration.version for migration in shipped] == [f"{n:04}" for n in range(1, len(shipped) + 1)]
+    assert await migrate(migrated_dsn) == []
+
+
+async def test_the_pool_gives_rows_as_dicts_and_commits_by_itself(postgres_dsn: str) -> None:
+    async with open_pool(postgres_dsn, size=2) as pool:
+        async with pool.connection() as connection:
+            await connection.execute("create table kept (n int)")
+            await connection.execute("insert into kept values (7)")
+            with pytest.raises(psycopg.errors.UndefinedTable):
+                await connection.execute("select * from missing")
+            row = await (await connection.execute("select n from kept")).fetchone()
+        assert row == {"n": 7}
+
+
+async def test_a_connection_that_died_is_replaced(postgres_dsn: str) -> None:
+    async with open_pool(postgres_dsn, size=1) as pool:
+        async with pool.connection() as connection:
+            pid = connection.info.backend_pid
+        await query(postgres_dsn, f"select pg_terminate_backend({pid}, 5000)")
+        async with pool.connection() as connection:
+            assert connection.info.backend_pid != pid
+
+
+async def test_waiting_for_a_connection_is_bounded(postgres_dsn: str) -> None:
+    async with open_pool(postgres_dsn, size=1, wait_seconds=0.05) as pool, pool.connection():
+        with pytest.raises(PoolTimeout):
+            async with pool.connection():
+                pass
+
+
+def postmaster(directory: Path) -> int:
+    return int((directory / "postmaster.pid").read_text().split()[0])
+
+
+def alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def test_the_embedded_server_ends_with_its_block_and_keeps_its_data(tmp_path: Path) -> None:
+    directory = tmp_path / "deep" / "data"
+    async with embedded_postgres(directory) as dsn:
+        await migrate(dsn, [ONE])
+        pid = postmaster(directory)
+    await eventually(lambda: not alive(pid), "the server's end")
+    async with embedded_postgres(directory) as dsn:
+        assert await query(dsn, "select count(*) from one") == [(2,)]
+
+
+async def test_the_embedded_server_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    keeper = ("-m", "tests.fakes.keeper", "postgres", str(directory))
+    parent = await asyncio.create_subprocess_exec(sys.executable, *keeper, stdout=asyncio.subprocess.PIPE)
+    assert parent.stdout is not None
+    dsn = (await soon(parent.stdout.readline())).decode().strip()
+    assert await query(dsn, "select 1") == [(1,)]
+    pid = postmaster(directory)
+    parent.kill()
+    await soon(parent.wait())
+    await eventually(lambda: not alive(pid), "the server's end")
+
+
+async def test_the_embedded_server_listens_on_no_port(postgres_server: str) -> None:
+    assert await query(postgres_server, "show listen_addresses") == [("",)]
+
+
+async def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file where a directory should be")
+    with pytest.raises(DatabaseError, match="did not start"):
+        async with embedded_postgres(tmp_path / "data"):
+            pass
