@@ -171,7 +171,7 @@ class Relay:
                 exchange.task.uncancel()
             metrics.RELAY_ERRORS.labels("idle_timeout" if exchange.expired else "broken_stream").inc()
             if not exchange.sending and _takes_event(headers, tail):
-                await send({"type": "http.response.body", "body": _error_event(exchange.expired), "more_body": False})
+                await send({"type": "http.response.body", "body": error_event(exchange.expired), "more_body": False})
             return Sent(response.status, done, complete=False)
         return Sent(response.status, done, complete=True)
 
@@ -248,7 +248,7 @@ def _takes_event(headers: RawHeaders, tail: bytes) -> bool:
     return stream and plain and tail.endswith((b"\n\n", b"\r\n\r\n"))
 
 
-def _error_event(expired: bool) -> bytes:
+def error_event(expired: bool) -> bytes:
     """An SSE event that OpenAI's SDKs raise from."""
     error: SoundstageError = (
         UpstreamTimeout("The engine stopped answering.", code="upstream_timeout")

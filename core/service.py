@@ -303,3 +303,8 @@ def serve(app: ASGIApp, settings: Settings) -> None:
     """Run until SIGINT or SIGTERM: no new connections, 10 s for what runs, then stop."""
     sock = bind(settings.host, settings.port)
     uvicorn.Server(server_config(app)).run(sockets=[sock])
+
+
+async def serve_on(app: ASGIApp, sock: socket.socket) -> None:
+    """The same on a loop that already runs, for a service that must start something else first."""
+    await uvicorn.Server(server_config(app)).serve(sockets=[sock])

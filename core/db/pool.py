@@ -17,8 +17,14 @@ MAX_WAITING = 256
 @asynccontextmanager
 async def open_pool(dsn: str, *, size: int = 8, wait_seconds: float = WAIT_SECONDS) -> AsyncIterator[Pool]:
     """A pool of autocommit connections with rows as dicts. A wait for one is bounded in time and in number."""
+    async with opened(make_pool(dsn, size=size, wait_seconds=wait_seconds)) as pool:
+        yield pool
+
+
+def make_pool(dsn: str, *, size: int = 8, wait_seconds: float = WAIT_SECONDS) -> Pool:
+    """The same pool, not yet open."""
     options: dict[str, Any] = {"autocommit": True, "row_factory": dict_row}
-    pool: Pool = AsyncConnectionPool(
+    return AsyncConnectionPool(
         dsn,
         kwargs=options,
         min_size=1,
@@ -28,6 +34,11 @@ async def open_pool(dsn: str, *, size: int = 8, wait_seconds: float = WAIT_SECON
         open=False,
         check=AsyncConnectionPool.check_connection,
     )
+
+
+@asynccontextmanager
+async def opened(pool: Pool) -> AsyncIterator[Pool]:
+    """The pool, open for as long as the block runs."""
     await pool.open(wait=True, timeout=30)
     try:
         yield pool

@@ -19,7 +19,7 @@ class ServedModel(BaseModel):
     id: Name
     aliases: tuple[Name, ...] = ()
     abilities: tuple[Ability, ...] = ()
-    max_model_len: int | None = Field(None, ge=1, description="Context length in tokens, where it has one.")
+    max_model_len: int | None = Field(default=None, ge=1, description="Context length in tokens, where it has one.")
 
 
 class Announcement(BaseModel):
@@ -31,8 +31,10 @@ class Announcement(BaseModel):
     kind: Kind
     url: AnyHttpUrl = Field(description="Where the orchestrator reaches the worker, without /v1.")
     models: tuple[ServedModel, ...] = Field(default=(), max_length=64)
-    roles: tuple[Name, ...] = Field(default=(), max_length=16, description="Pools the worker serves: profile, chat1to1, ….")
-    capacity: int = Field(8, ge=1, le=100_000, description="Requests it runs or queues at once.")
+    roles: tuple[Name, ...] = Field(
+        default=(), max_length=16, description="Pools the worker serves: profile, chat1to1, …."
+    )
+    capacity: int = Field(default=8, ge=1, le=100_000, description="Requests it runs or queues at once.")
     ready: bool = True
     draining: bool = False
 

@@ -1,0 +1,1 @@
+"""The orchestrator: the gateway, the prompts, the pipelines. It reaches workers over HTTP only."""

@@ -1,0 +1,65 @@
+"""`python -m orchestrator` runs the orchestrator; `python -m orchestrator settings` prints what it would run with."""
+
+import argparse
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+from core import logs
+from core.db.embedded import DatabaseError, embedded_postgres
+from core.db.migrate import MigrationError
+from core.service import bind, serve_on
+from core.settings import SettingsError
+from orchestrator.app import create_app
+from orchestrator.settings import OrchestratorSettings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m orchestrator", description=__doc__)
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=("serve", "settings"),
+        default="serve",
+        help="serve (the default), or settings: every setting with its value, secrets masked",
+    )
+    command = parser.parse_args().command
+    try:
+        settings = OrchestratorSettings.load()
+    except SettingsError as exc:
+        sys.exit(f"settings: {exc}")
+    if command == "settings":
+        print("\n".join(f"{name}={value}" for name, value in settings.masked().items()))
+        return
+    logs.configure(settings.log_level, settings.log_format)
+    sock = bind(settings.host, settings.port)
+    try:
+        _run(serve(settings, sock))
+    except (DatabaseError, MigrationError) as exc:
+        sys.exit(str(exc))
+
+
+async def serve(settings: OrchestratorSettings, sock: socket.socket) -> None:
+    """With DATABASE_URL on that database, else on an embedded one that lives as long as this process."""
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.database_url is not None:
+            dsn = settings.database_url.get_secret_value()
+        else:
+            dsn = await stack.enter_async_context(embedded_postgres(settings.data_dir.resolve() / "postgres"))
+        await serve_on(create_app(settings, dsn), sock)
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    if sys.platform == "win32":
+        asyncio.run(work)
+    else:
+        import uvloop
+
+        uvloop.run(work)
+
+
+if __name__ == "__main__":
+    main()

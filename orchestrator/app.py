@@ -1,0 +1,100 @@
+"""The orchestrator as one ASGI application. Start here: what there is, and how it is wired.
+
+A request enters the shell (core/service.py); the relay's paths go to gateway.py, the rest to FastAPI's routes.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+
+from core.db.migrate import migrate
+from core.db.pool import Pool, make_pool, opened
+from core.relay import Relay, Timeouts
+from core.service import ASGIApp, Readiness, create_service
+from orchestrator import gateway, static_workers
+from orchestrator.auth import Keys, local_key
+from orchestrator.engines import Engines
+from orchestrator.epoch import Epoch
+from orchestrator.gateway import Gateway
+from orchestrator.pipelines.base import Studio
+from orchestrator.recipes import RecipeRunner
+from orchestrator.routes import models, pipelines, workers
+from orchestrator.settings import OrchestratorSettings
+from orchestrator.workers import WorkerPool
+from prompts.registry import Registry, import_recipes
+from prompts.seed_files import SEED, read_folder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Orchestrator:
+    """The parts of one process, each with one owner."""
+
+    keys: Keys
+    registry: Registry
+    workers: WorkerPool
+    epoch: Epoch
+    relay: Relay
+    engines: Engines
+    recipes: RecipeRunner
+    settings: OrchestratorSettings
+
+    async def ready(self) -> Readiness:
+        """The database was read lately, and every kind of worker that is known has one that is ready."""
+        usable = {w.announcement.kind for w in self.workers.usable()}
+        database = self.epoch.age < 10
+        detail = {"database": database, "workers": sorted(usable), "epoch_age_s": round(self.epoch.age, 1)}
+        return Readiness(database and "chat" in usable, detail)
+
+
+def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
+    """The application over a migrated or empty database; its lifespan migrates, seeds and starts the watchers."""
+    pool = make_pool(dsn)
+    key = settings.wan_worker_api_key.get_secret_value() if settings.wan_worker_api_key else None
+    timeouts = Timeouts(settings.connect_seconds, settings.first_byte_seconds, settings.idle_seconds)
+    keys, registry, relay = Keys(pool), Registry(pool), Relay(timeouts)
+    workers_pool = WorkerPool(pool, key, settings.lease_seconds, settings.interface_retry_after_cap_ms / 1000)
+    engines = Engines(workers_pool, timeouts)
+    recipes = RecipeRunner(registry, engines)
+    epoch = Epoch(dsn, pool, (keys.drop, registry.drop))
+    orchestrator = Orchestrator(keys, registry, workers_pool, epoch, relay, engines, recipes, settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await migrate(dsn)
+        async with opened(pool), relay, engines, asyncio.TaskGroup() as tasks:
+            await _first_start(pool, settings)
+            await epoch.read()
+            static = static_workers.listed(settings)
+            watchers = [epoch.watch(), workers_pool.poll(), static_workers.probe(static, workers_pool, relay)]
+            running = [tasks.create_task(watcher) for watcher in watchers]
+            try:
+                yield
+            finally:
+                for task in running:
+                    task.cancel()
+
+    api = FastAPI(title="Soundstage", lifespan=lifespan)
+    studio = Studio(recipes, engines, settings.default_image_size)
+    api.include_router(models.router(keys, workers_pool))
+    api.include_router(workers.router(keys, workers_pool))
+    api.include_router(pipelines.router(keys, studio, settings.pipeline_seconds))
+    relayed = Gateway(keys, workers_pool, relay, recipes)
+    routes = {path: {"POST": relayed} for path in gateway.PATHS}
+    return create_service("orchestrator", api, settings, routes=routes, ready=orchestrator.ready)
+
+
+async def _first_start(pool: Pool, settings: OrchestratorSettings) -> None:
+    """The keys kept in the data directory and the recipes that ship; nothing where they are there already."""
+    folder = settings.data_dir.resolve() / "keys"
+    given = settings.wan_worker_api_key.get_secret_value() if settings.wan_worker_api_key else None
+    await local_key(pool, folder / "local_api_key", "local", ["chat", "images", "pipelines", "admin"])
+    await local_key(pool, folder / "worker_key", "workers", ["worker"], given)
+    made = await import_recipes(pool, read_folder(SEED), author="soundstage")
+    if made:
+        log.info("recipes imported", extra={"releases": made})

@@ -1,0 +1,130 @@
+"""API keys: only their hashes are stored; who a key is, is cached for one epoch."""
+
+import hashlib
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from core.db.pool import Pool
+from core.errors import Forbidden, Unauthenticated
+
+Scope = Literal["chat", "images", "pipelines", "admin", "worker"]
+
+PREFIX = "sk-soundstage-"
+MAX_CACHED = 50_000
+MISS_SECONDS = 2.0
+"""A wrong key is looked up again at most this often, so that guessing does not reach the database."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """Who is calling."""
+
+    id: str
+    tenant: str
+    scopes: frozenset[str]
+    max_tier: int
+    expires_at: float | None  # seconds since the epoch
+
+    def require(self, scope: Scope) -> None:
+        """Raises Forbidden. The admin scope includes every other but worker."""
+        if scope not in self.scopes and not ("admin" in self.scopes and scope != "worker"):
+            raise Forbidden(f"This key lacks the scope `{scope}`.", code="missing_scope")
+
+
+def hashed(secret: str) -> bytes:
+    """A key has 256 random bits, so a plain hash of it cannot be searched."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+class Keys:
+    """Looks keys up by hash: from memory while the epoch stands, else from the database."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._found: dict[bytes, Key] = {}
+        self._missed: dict[bytes, float] = {}
+        self._generation = 0
+
+    def drop(self) -> None:
+        self._generation += 1
+        self._found.clear()
+        self._missed.clear()
+
+    async def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:
+        """The caller of a request, by its bearer token. Raises Unauthenticated."""
+        secret = _bearer(headers)
+        digest = hashlib.sha256(secret).digest()
+        key = self._found.get(digest) or await self._look_up(digest)
+        if key.expires_at is not None and key.expires_at <= time.time():
+            raise Unauthenticated("This API key has expired.", code="expired_api_key")
+        return key
+
+    async def _look_up(self, digest: bytes) -> Key:
+        if self._missed.get(digest, 0.0) > time.monotonic():
+            raise _unknown()
+        generation = self._generation
+        query = (
+            "select id, tenant, scopes, max_tier, extract(epoch from expires_at)::float8 as expires_at"
+            " from api_keys where sha256 = %s and revoked_at is null"
+        )
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(query, (digest,))).fetchone()
+        if len(self._found) + len(self._missed) >= MAX_CACHED:
+            self.drop()
+        if row is None:
+            self._missed[digest] = time.monotonic() + MISS_SECONDS
+            raise _unknown()
+        key = Key(row["id"], row["tenant"], frozenset(row["scopes"]), row["max_tier"], row["expires_at"])
+        if generation == self._generation:  # else it may have been revoked while the answer was on its way
+            self._found[digest] = key
+        return key
+
+
+async def create_key(
+    pool: Pool,
+    name: str,
+    scopes: Sequence[Scope],
+    *,
+    tenant: str = "default",
+    max_tier: int = 1,
+    expires_at: datetime | None = None,
+    secret: str | None = None,
+) -> str:
+    """Make a key and return its secret, which is shown this once and kept nowhere."""
+    secret = secret or PREFIX + secrets.token_urlsafe(32)
+    async with pool.connection() as connection:
+        await connection.execute(
+            "insert into api_keys (id, tenant, name, sha256, scopes, max_tier, expires_at)"
+            " values (%s, %s, %s, %s, %s, %s, %s) on conflict (sha256) do nothing",
+            ("key_" + secrets.token_hex(8), tenant, name, hashed(secret), list(scopes), max_tier, expires_at),
+        )
+    return secret
+
+
+async def local_key(pool: Pool, file: Path, name: str, scopes: Sequence[Scope], given: str | None = None) -> str:
+    """The key kept in `file` (mode 0600), made on first start and put into the database where that lacks it."""
+    secret = given or (file.read_text("utf-8").strip() if file.exists() else "") or PREFIX + secrets.token_urlsafe(32)
+    await create_key(pool, name, scopes, secret=secret)
+    if given is None and not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.touch(mode=0o600)
+        file.write_text(secret + "\n", "utf-8")
+    return secret
+
+
+def _bearer(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    for name, value in headers:
+        if name == b"authorization":
+            if value[:7].lower() == b"bearer ":
+                return value[7:].strip()
+            break
+    raise Unauthenticated("Send your API key as `Authorization: Bearer …`.", code="missing_api_key")
+
+
+def _unknown() -> Unauthenticated:
+    return Unauthenticated("This API key is not known.", code="invalid_api_key")

@@ -1,0 +1,89 @@
+"""Engines behind the openai client: a worker is picked like for any other request, its place held while it works."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import httpx2
+import openai
+from openai import AsyncOpenAI
+
+from core.errors import (
+    BY_STATUS,
+    InvalidRequest,
+    Overloaded,
+    SoundstageError,
+    Unavailable,
+    Upstream,
+    UpstreamTimeout,
+)
+from core.relay import Timeouts
+from core.wire.workers import Ability
+from orchestrator.workers import WorkerPool
+
+MAX_CONNECTIONS = 256
+NO_KEY = "none"  # the client insists on one; a worker without a key ignores it
+
+
+class Engines:
+    """Gives out clients, one for each worker asked."""
+
+    def __init__(self, workers: WorkerPool, timeouts: Timeouts) -> None:
+        self._workers = workers
+        self._timeouts = timeouts
+
+    async def __aenter__(self) -> "Engines":
+        self._http = httpx2.AsyncClient(
+            timeout=httpx2.Timeout(self._timeouts.first_byte, connect=self._timeouts.connect),
+            limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=4.0),
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    @contextlib.asynccontextmanager
+    async def engine(
+        self, model: str | None, ability: Ability, request_id: str, role: str | None = None
+    ) -> AsyncIterator[tuple[AsyncOpenAI, str]]:
+        """A client of the worker that takes this request, and the model's name there.
+
+        The worker's place is held for the block; the openai client's exceptions leave it as ours.
+        """
+        worker = self._workers.choose(model, ability, role=role)
+        client = AsyncOpenAI(
+            base_url=str(worker.url.joinpath("v1")),
+            api_key=worker.key or NO_KEY,
+            max_retries=0,
+            http_client=self._http,
+            default_headers={"x-request-id": request_id},
+        )
+        name = worker.rewrites.get(model, model) if model else worker.announcement.models[0].id
+        with self._workers.place(worker):
+            try:
+                yield client, name
+            except openai.OpenAIError as exc:
+                raise as_ours(exc) from exc
+
+
+def as_ours(exc: openai.OpenAIError) -> SoundstageError:
+    """The openai client's exceptions, mapped in this one place."""
+    if isinstance(exc, openai.APITimeoutError):
+        return UpstreamTimeout("The engine did not answer in time.", code="upstream_timeout")
+    if isinstance(exc, openai.APIConnectionError):
+        return Unavailable("The engine is not reachable.", code="engine_unavailable", retry_after=2)
+    if not isinstance(exc, openai.APIStatusError):
+        return Upstream("The engine's answer could not be read.", code="bad_upstream_answer")
+    error = exc.body if isinstance(exc.body, dict) else {}
+    message = str(error.get("message") or f"The engine answered {exc.status_code}.")
+    wait = exc.response.headers.get("retry-after", "")
+    seconds = float(wait) if wait.isdigit() else 2.0
+    if exc.status_code == 429:
+        return Overloaded(message, code="engine_full", retry_after=seconds)
+    if exc.status_code == 503:
+        return Unavailable(message, code="engine_unavailable", retry_after=seconds)
+    if exc.status_code in (401, 403) or exc.status_code >= 500:
+        return Upstream("The engine failed to answer.", code="engine_failed")
+    kind = BY_STATUS.get(exc.status_code, InvalidRequest)
+    param = error.get("param")
+    return kind(message, code=str(error.get("code") or "engine_refused"), param=str(param) if param else None)

@@ -1,0 +1,64 @@
+"""The epoch: one number in the database that moves when keys, prompts or labels change; caches live for one epoch."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import psycopg
+
+from core.db.pool import Pool
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+CHANNEL = "soundstage_epoch"
+
+
+class Epoch:
+    """Watches the number: by LISTEN for near zero delay, by polling in case a notification is lost."""
+
+    def __init__(self, dsn: str, pool: Pool, drop: Sequence[Callable[[], None]]) -> None:
+        self._dsn = dsn
+        self._pool = pool
+        self._drop = drop
+        self.value = 0
+        self._seen = time.monotonic()
+
+    @property
+    def age(self) -> float:
+        """Seconds since the number was last read: how old a cached answer can be."""
+        return time.monotonic() - self._seen
+
+    async def watch(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._poll())
+            tasks.create_task(self._listen())
+
+    async def _poll(self) -> None:
+        while True:
+            with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
+                await self.read()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def read(self) -> None:
+        asked = time.monotonic()
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute("select value from epoch")).fetchone()
+        assert row is not None
+        if row["value"] != self.value:
+            self.value = row["value"]
+            for drop in self._drop:
+                drop()
+        self._seen = asked
+
+    async def _listen(self) -> None:
+        while True:
+            with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
+                async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
+                    await connection.execute(f"listen {CHANNEL}".encode())
+                    async for _ in connection.notifies():
+                        await self.read()
+            await asyncio.sleep(POLL_SECONDS)  # the connection broke: polling goes on meanwhile

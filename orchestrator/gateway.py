@@ -1,0 +1,105 @@
+"""A relayed request: authorise → admit → pick a worker → relay bytes both ways → settle.
+
+The body is not re-serialised; only `model` may be rewritten, and only for a worker that does not know the alias.
+A worker that fails before the first byte is left for another one; after it, the stream carries the error.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from core.disconnect import until_disconnect
+from core.errors import InvalidRequest, Unavailable
+from core.relay import Relay, read_body, request_headers
+from core.wire.workers import Ability
+from orchestrator.auth import Keys, Scope
+from orchestrator.recipes import RecipeRunner
+from orchestrator.requests import peek, stored_prompt, with_model
+from orchestrator.workers import WorkerPool
+
+log = logging.getLogger(__name__)
+
+ASGIScope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+MAX_TRIES = 2
+
+PATHS: dict[str, tuple[Ability, Scope]] = {
+    "/v1/chat/completions": ("chat", "chat"),
+    "/v1/completions": ("completions", "chat"),
+    "/v1/responses": ("responses", "chat"),
+    "/v1/embeddings": ("embeddings", "chat"),
+    "/tokenize": ("tokenize", "chat"),
+    "/detokenize": ("tokenize", "chat"),
+    "/v1/images/generations": ("images", "images"),
+}
+RECIPE_PATHS = frozenset({"/v1/chat/completions"})
+
+
+class Gateway:
+    """The relay's raw ASGI application: one instance answers every path of PATHS."""
+
+    def __init__(self, keys: Keys, workers: WorkerPool, relay: Relay, recipes: RecipeRunner) -> None:
+        self._keys = keys
+        self._workers = workers
+        self._relay = relay
+        self._recipes = recipes
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        ability, wanted_scope = PATHS[path]
+        key = await self._keys.authenticate(scope["headers"])
+        scope["key_id"] = key.id
+        key.require(wanted_scope)
+        body = await read_body(receive)
+        found = peek(body)
+        if path in RECIPE_PATHS:
+            prompt = stored_prompt(found)
+            if prompt is not None:
+                with until_disconnect(receive):
+                    await self._recipes.answer(prompt, body, scope, send)
+                return
+        if found.model is None and ability != "images":
+            raise InvalidRequest("`model` is required.", param="model", code="missing_model")
+        with until_disconnect(receive):
+            await self._forward(scope, body, found.model, ability, send)
+
+    async def _forward(self, scope: ASGIScope, body: bytes, model: str | None, ability: Ability, send: Send) -> None:
+        """Ask the least loaded worker; if it fails before the first byte, another one; then give up."""
+        tried: list[str] = []
+        while True:
+            worker = self._workers.choose(model, ability, tried)
+            rewritten = worker.rewrites.get(model) if model else None
+            sent = body if rewritten is None else with_model(body, rewritten)
+            headers = request_headers(scope["headers"], scope["request_id"], worker.key)
+            with self._workers.place(worker):
+                try:
+                    await self._relay.forward("POST", _target(worker.url, scope), headers, sent, send, _may_answer)
+                    return
+                except Unavailable as exc:
+                    tried.append(worker.id)
+                    log.warning("worker failed before the first byte", extra={"worker": worker.id, "why": exc.message})
+                    if len(tried) >= MAX_TRIES or not self._workers.others(model, ability, tried):
+                        raise
+
+
+def _target(base: URL, scope: ASGIScope) -> URL:
+    """The worker's address of the same path."""
+    query: bytes = scope["query_string"]
+    url = base.joinpath(scope["path"].lstrip("/"))
+    return url.with_query(query.decode("latin-1")) if query else url
+
+
+def _may_answer(response: aiohttp.ClientResponse) -> None:
+    """A 503 is a worker that cannot answer now: another may, so it is not passed on before all were asked."""
+    if response.status == 503:
+        wait = response.headers.get("retry-after", "")
+        raise Unavailable(
+            "The worker cannot answer right now.",
+            code="engine_unavailable",
+            retry_after=float(wait) if wait.isdigit() else 2.0,
+        )

@@ -1,0 +1,1 @@
+"""The studio's pipelines: each is one function that reads like its description."""

@@ -1,0 +1,89 @@
+"""What the gateway reads of a body, and the one field it may rewrite. The rest passes as bytes."""
+
+import json
+import re
+from typing import Any
+
+import msgspec
+
+from core.errors import InvalidRequest
+
+REFUSED_FIELDS = ("chat_template",)
+"""Fields that would let a caller replace what the model's own template does."""
+
+_BLANK = re.compile(r"[ \t\n\r]*").match
+_decode_value = json.JSONDecoder().raw_decode
+
+
+class StoredPrompt(msgspec.Struct):
+    """A recipe by name, in the shape of OpenAI's stored prompts. `version` is a label or a version number."""
+
+    id: str
+    version: str = "production"
+    variables: dict[str, Any] = {}
+
+
+class Peek(msgspec.Struct):
+    """What routing reads of a body."""
+
+    model: str | None = None
+    prompt: msgspec.Raw | None = None
+    chat_template: msgspec.Raw | None = None
+
+
+_peek = msgspec.json.Decoder(Peek).decode
+_stored = msgspec.json.Decoder(StoredPrompt).decode
+
+
+def peek(body: bytes) -> Peek:
+    """Raises InvalidRequest: not JSON, not an object, a field of the wrong type, or a refused field."""
+    try:
+        found = _peek(body)
+    except msgspec.ValidationError as exc:
+        raise InvalidRequest(f"The body is not as it should be: {exc}", code="invalid_body") from exc
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidRequest("The body is not valid JSON.", code="json_invalid") from exc
+    if found.chat_template is not None:
+        raise InvalidRequest("`chat_template` may not be sent.", param="chat_template", code="field_refused")
+    return found
+
+
+def stored_prompt(found: Peek) -> StoredPrompt | None:
+    """The recipe that a body names, if its `prompt` is an object. Raises InvalidRequest."""
+    raw = found.prompt
+    if raw is None or not bytes(raw).lstrip().startswith(b"{"):
+        return None
+    try:
+        return _stored(raw)
+    except msgspec.ValidationError as exc:
+        raise InvalidRequest(f"prompt: {exc}", param="prompt", code="invalid_prompt") from exc
+
+
+def with_model(body: bytes, model: str) -> bytes:
+    """The same bytes with every top-level `model` value replaced; nothing else is touched."""
+    text = body.decode("utf-8")
+    spans = [(start, end) for key, start, end in _top_level(text) if key == "model"]
+    for start, end in reversed(spans):
+        text = text[:start] + json.dumps(model) + text[end:]
+    return text.encode("utf-8")
+
+
+def _top_level(text: str) -> list[tuple[str, int, int]]:
+    """(key, start, end) of each value of a JSON object that is known to be valid."""
+    found = []
+    at = _skip(text, 0) + 1
+    while text[at := _skip(text, at)] != "}":
+        key, at = _decode_value(text, at)
+        start = _skip(text, _skip(text, at) + 1)
+        _, end = _decode_value(text, start)
+        found.append((key, start, end))
+        at = _skip(text, end)
+        if text[at] == ",":
+            at += 1
+    return found
+
+
+def _skip(text: str, at: int) -> int:
+    blank = _BLANK(text, at)
+    assert blank is not None
+    return blank.end()

@@ -1,0 +1,44 @@
+"""The pipelines' public routes."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable
+from typing import Annotated, TypeVar
+
+from fastapi import APIRouter, Depends, Request
+
+from core.disconnect import until_disconnect
+from core.errors import UpstreamTimeout
+from orchestrator.auth import Key, Keys
+from orchestrator.pipelines import chat1to1
+from orchestrator.pipelines.base import Studio
+from orchestrator.routes.access import needs
+
+T = TypeVar("T")
+
+
+def router(keys: Keys, studio: Studio, longest: float) -> APIRouter:
+    api = APIRouter(tags=["pipelines"])
+    pipelines_key = Annotated[Key, Depends(needs(keys, "pipelines"))]
+
+    @api.post("/v1/chat/1to1/imagegen")
+    async def imagegen(body: chat1to1.ImageRequest, request: Request, _: pipelines_key) -> chat1to1.ImageAnswer:
+        """A picture for a chat message, with a caption: expand → generate → caption."""
+        run = chat1to1.imagegen(studio, body, request_id=request.scope["request_id"], run_id=new_run_id())
+        return await attended(request, run, longest)
+
+    return api
+
+
+def new_run_id() -> str:
+    return "run_" + secrets.token_hex(12)
+
+
+async def attended(request: Request, work: Awaitable[T], longest: float) -> T:
+    """Run a pipeline while its caller waits: it ends when the caller leaves, or after `longest` seconds."""
+    try:
+        with until_disconnect(request.receive):
+            async with asyncio.timeout(longest):
+                return await work
+    except TimeoutError:
+        raise UpstreamTimeout(f"The pipeline took longer than {longest:g} s.", code="pipeline_timeout") from None

@@ -1,0 +1,33 @@
+"""The orchestrator's settings."""
+
+from pydantic import Field, SecretStr
+
+from core.settings import CommaList, Settings
+
+_POOL = "Static workers of the pool, besides those that register themselves."
+
+
+class OrchestratorSettings(Settings):
+    port: int = Field(8000, ge=0, le=65535, description="Port the orchestrator binds.")
+    database_url: SecretStr | None = Field(None, description="Postgres; empty: an embedded one in DATA_DIR.")
+    wan_worker_api_key: SecretStr | None = Field(
+        None, description="The worker key: workers register with it and are called with it."
+    )
+    llm_url: str | None = Field(None, description="An OpenAI-compatible server to use as a chat worker.")
+    llm_api_key: SecretStr | None = Field(None, description="The key of LLM_URL, where it wants one.")
+    llm_model: str | None = Field(
+        None, description="LLM_URL's model for qwen_instruct and qwen_base; empty: its first."
+    )
+    image_worker_urls: CommaList = Field((), description="Static image workers for /v1/images/*.")
+    interface_selfie_feature_worker_urls: CommaList = Field((), description=_POOL)
+    interface_profile_worker_urls: CommaList = Field((), description=_POOL)
+    interface_chat1to1_worker_urls: CommaList = Field((), description=_POOL)
+    interface_shorts_worker_urls: CommaList = Field((), description=_POOL)
+    interface_scenes_worker_urls: CommaList = Field((), description=_POOL)
+    interface_retry_after_cap_ms: int = Field(30_000, ge=1000, description="Longest Retry-After given, milliseconds.")
+    lease_seconds: float = Field(15.0, gt=0, description="A worker not heard of for this long is not routed to.")
+    connect_seconds: float = Field(5.0, gt=0, description="Longest wait for a connection to a worker.")
+    first_byte_seconds: float = Field(600.0, gt=0, description="Longest wait for the first byte of an answer.")
+    idle_seconds: float = Field(120.0, gt=0, description="Longest gap between two pieces of an answer.")
+    pipeline_seconds: float = Field(900.0, gt=0, description="Longest a pipeline may take.")
+    default_image_size: str = Field("1024x1024", pattern=r"^\d+x\d+$", description="Size of a pipeline's picture.")

@@ -1,0 +1,207 @@
+"""The pool of workers: leases in Postgres, what each is doing now, and who may be asked for what."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+import psycopg
+from prometheus_client import Gauge
+from psycopg.types.json import Jsonb
+from yarl import URL
+
+from core.db.pool import Pool
+from core.errors import NotFound, Overloaded, Unavailable
+from core.wire.workers import Ability, Announcement, Lease, ServedModel
+from orchestrator import admission, routing
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+WORKERS = Gauge("soundstage_workers", "Workers with a live lease.", ["kind", "state"])
+
+
+@dataclass
+class Worker:
+    """One worker as this orchestrator knows it. `outstanding` counts this orchestrator's own requests."""
+
+    announcement: Announcement
+    url: URL
+    key: str | None
+    live_until: float  # on the monotonic clock
+    rewrites: dict[str, str] = field(default_factory=dict)  # a name callers use -> the worker's own
+    outstanding: int = 0
+    service: admission.ServiceTime = field(default_factory=admission.ServiceTime)
+
+    @property
+    def id(self) -> str:
+        return self.announcement.id
+
+    def serves(self, model: str | None, ability: Ability) -> bool:
+        """Whether it answers for `model` (None: any) with `ability`."""
+        return any(
+            ability in served.abilities and (model is None or model == served.id or model in served.aliases)
+            for served in self.announcement.models
+        )
+
+
+class WorkerPool:
+    """Every worker that may be asked. Reads go to memory; the database is polled, and told of every heartbeat."""
+
+    def __init__(self, pool: Pool, key: str | None, lease_seconds: float, retry_after_cap: float) -> None:
+        self._pool = pool
+        self._key = key
+        self._lease = lease_seconds
+        self._cap = retry_after_cap
+        self._workers: dict[str, Worker] = {}
+
+    # -- who is there ---------------------------------------------------------------------------------------------
+
+    def live(self) -> list[Worker]:
+        now = time.monotonic()
+        return [w for w in self._workers.values() if w.live_until > now]
+
+    def usable(self) -> list[Worker]:
+        return [w for w in self.live() if w.announcement.ready and not w.announcement.draining]
+
+    def models(self) -> dict[str, tuple[ServedModel, bool]]:
+        """Every model name that a usable worker answers to -> (model, whether the name is an alias)."""
+        found: dict[str, tuple[ServedModel, bool]] = {}
+        for worker in self.usable():
+            for model in worker.announcement.models:
+                found.setdefault(model.id, (model, False))
+                for alias in model.aliases:
+                    found.setdefault(alias, (model, True))
+        return found
+
+    async def register(self, announcement: Announcement) -> Lease:
+        """Take a heartbeat: kept in the database, and in force here at once."""
+        whole = announcement.model_dump(mode="json")
+        async with self._pool.connection() as connection:
+            await connection.execute(
+                "insert into workers (id, kind, url, announcement, lease_until)"
+                " values (%s, %s, %s, %s, now() + make_interval(secs => %s))"
+                " on conflict (id) do update set kind = excluded.kind, url = excluded.url,"
+                " announcement = excluded.announcement, lease_until = excluded.lease_until",
+                (*(announcement.id, announcement.kind, str(announcement.url)), Jsonb(whole), self._lease),
+            )
+        self._keep(announcement, self._lease)
+        return Lease(id=announcement.id, lease_seconds=self._lease, heartbeat_seconds=self._lease / 3)
+
+    async def remove(self, worker_id: str) -> None:
+        """A farewell. Raises NotFound."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute("delete from workers where id = %s", (worker_id,))
+        known = self._workers.pop(worker_id, None)
+        if not cursor.rowcount and known is None:
+            raise NotFound(f"No worker `{worker_id[:100]}` is registered.", code="worker_not_found")
+
+    def add_static(self, announcement: Announcement, key: str | None, rewrites: dict[str, str], seconds: float) -> None:
+        """A worker of the static list that was just found to answer."""
+        self._keep(announcement, seconds, key=key, rewrites=rewrites)
+
+    def _keep(
+        self,
+        announcement: Announcement,
+        seconds: float,
+        *,
+        key: str | None = None,
+        rewrites: dict[str, str] | None = None,
+    ) -> None:
+        until = time.monotonic() + seconds
+        known = self._workers.get(announcement.id)
+        if known is None:
+            url = URL(str(announcement.url).rstrip("/"))
+            self._workers[announcement.id] = Worker(announcement, url, key or self._key, until, rewrites or {})
+            log.info("worker joined", extra={"worker": announcement.id, "url": str(announcement.url)})
+            return
+        known.announcement = announcement
+        known.url = URL(str(announcement.url).rstrip("/"))
+        known.rewrites = rewrites or {}
+        known.live_until = max(known.live_until, until)
+
+    async def poll(self) -> None:
+        """Learn what other orchestrators were told, and forget whose lease ran out; until cancelled."""
+        while True:
+            try:
+                await self._read_leases()
+            except (psycopg.Error, OSError, TimeoutError) as exc:
+                log.warning("worker leases not read; going on with what is known", extra={"reason": str(exc)})
+            self._forget()
+            self._count()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _read_leases(self) -> None:
+        query = (
+            "select announcement, extract(epoch from lease_until - now())::float8 as seconds"
+            " from workers where lease_until > now()"
+        )
+        async with self._pool.connection() as connection:
+            rows = await (await connection.execute(query)).fetchall()
+            await connection.execute("delete from workers where lease_until < now() - interval '1 hour'")
+        for row in rows:
+            self._keep(Announcement.model_validate(row["announcement"]), row["seconds"])
+
+    def _forget(self) -> None:
+        now = time.monotonic()
+        for worker in [w for w in self._workers.values() if w.live_until <= now and not w.outstanding]:
+            del self._workers[worker.id]
+            log.warning("worker lost", extra={"worker": worker.id})
+
+    def _count(self) -> None:
+        for kind in ("chat", "image", "selfie"):
+            mine = [w for w in self.live() if w.announcement.kind == kind]
+            ready = sum(w.announcement.ready and not w.announcement.draining for w in mine)
+            WORKERS.labels(kind, "ready").set(ready)
+            WORKERS.labels(kind, "not_ready").set(len(mine) - ready)
+
+    # -- who takes a request --------------------------------------------------------------------------------------
+
+    def choose(
+        self, model: str | None, ability: Ability, tried: Collection[str] = (), role: str | None = None
+    ) -> Worker:
+        """The worker to ask. Raises NotFound (no such model), Unavailable (none live), Overloaded (all full)."""
+        able = [w for w in self.usable() if w.serves(model, ability)]
+        pooled = [w for w in able if role in w.announcement.roles] if role else []
+        able = pooled or able
+        found = routing.pick([routing.Candidate(w.id, w.outstanding, w.announcement.capacity) for w in able], tried)
+        if found is not None:
+            return self._workers[found]
+        if any(w.id not in tried for w in able):
+            raise self._full(able)
+        if able or model is None or self._known(model):
+            raise Unavailable("No worker can answer right now.", code="no_worker", retry_after=2)
+        raise self._unknown(model, ability)
+
+    def others(self, model: str | None, ability: Ability, tried: Collection[str]) -> bool:
+        """Whether a usable worker is left that was not tried."""
+        return any(w.serves(model, ability) and w.id not in tried for w in self.usable())
+
+    @contextlib.contextmanager
+    def place(self, worker: Worker) -> Iterator[None]:
+        """One place at a worker, for as long as the block runs; how long that was feeds Retry-After."""
+        worker.outstanding += 1
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            worker.outstanding -= 1
+            worker.service = worker.service.after(time.monotonic() - started)
+
+    def _full(self, able: list[Worker]) -> Overloaded:
+        wait = min(admission.retry_after(w.service, w.outstanding, w.announcement.capacity, self._cap) for w in able)
+        return Overloaded("Every worker for this model is full.", code="workers_full", retry_after=wait)
+
+    def _known(self, model: str) -> bool:
+        """Whether any live worker names the model, ready or not."""
+        return any(model == m.id or model in m.aliases for w in self.live() for m in w.announcement.models)
+
+    def _unknown(self, model: str, ability: Ability) -> NotFound:
+        there = sorted(name for name, (served, _) in self.models().items() if ability in served.abilities)
+        return NotFound(
+            f"The model `{model[:200]}` does not exist here for {ability}; it has: {', '.join(there[:50]) or 'none'}.",
+            param="model",
+            code="model_not_found",
+        )
