@@ -8,9 +8,6 @@ import msgspec
 
 from core.errors import InvalidRequest
 
-REFUSED_FIELDS = ("chat_template",)
-"""Fields that would let a caller replace what the model's own template does."""
-
 _BLANK = re.compile(r"[ \t\n\r]*").match
 _decode_value = json.JSONDecoder().raw_decode
 
@@ -24,11 +21,11 @@ class StoredPrompt(msgspec.Struct):
 
 
 class Peek(msgspec.Struct):
-    """What routing reads of a body."""
+    """What routing reads of a body. A caller's `chat_template` would replace the model's own: it is refused."""
 
     model: str | None = None
-    prompt: msgspec.Raw | None = None
-    chat_template: msgspec.Raw | None = None
+    prompt: msgspec.Raw = msgspec.Raw()
+    chat_template: msgspec.Raw = msgspec.Raw()
 
 
 _peek = msgspec.json.Decoder(Peek).decode
@@ -43,7 +40,7 @@ def peek(body: bytes) -> Peek:
         raise InvalidRequest(f"The body is not as it should be: {exc}", code="invalid_body") from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise InvalidRequest("The body is not valid JSON.", code="json_invalid") from exc
-    if found.chat_template is not None:
+    if bytes(found.chat_template) not in (b"", b"null"):
         raise InvalidRequest("`chat_template` may not be sent.", param="chat_template", code="field_refused")
     return found
 
@@ -51,7 +48,7 @@ def peek(body: bytes) -> Peek:
 def stored_prompt(found: Peek) -> StoredPrompt | None:
     """The recipe that a body names, if its `prompt` is an object. Raises InvalidRequest."""
     raw = found.prompt
-    if raw is None or not bytes(raw).lstrip().startswith(b"{"):
+    if not bytes(raw).startswith(b"{"):
         return None
     try:
         return _stored(raw)
