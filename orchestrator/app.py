@@ -13,10 +13,11 @@ from fastapi import FastAPI
 
 from core.db.migrate import migrate
 from core.db.pool import Pool, make_pool, opened
+from core.keys import read_or_make
 from core.relay import Relay, Timeouts
 from core.service import ASGIApp, Readiness, create_service
 from orchestrator import gateway, static_workers
-from orchestrator.auth import Keys, local_key
+from orchestrator.auth import Keys, create_key
 from orchestrator.engines import Engines
 from orchestrator.epoch import Epoch
 from orchestrator.gateway import Gateway
@@ -93,8 +94,9 @@ async def _first_start(pool: Pool, settings: OrchestratorSettings) -> None:
     """The keys kept in the data directory and the recipes that ship; nothing where they are there already."""
     folder = settings.data_dir.resolve() / "keys"
     given = settings.wan_worker_api_key.get_secret_value() if settings.wan_worker_api_key else None
-    await local_key(pool, folder / "local_api_key", "local", ["chat", "images", "pipelines", "admin"])
-    await local_key(pool, folder / "worker_key", "workers", ["worker"], given)
+    local, worker = read_or_make(folder / "local_api_key"), given or read_or_make(folder / "worker_key")
+    await create_key(pool, "local", ["chat", "images", "pipelines", "admin"], secret=local)
+    await create_key(pool, "workers", ["worker"], secret=worker)
     made = await import_recipes(pool, read_folder(SEED), author="soundstage")
     if made:
         log.info("recipes imported", extra={"releases": made})

@@ -6,15 +6,14 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Literal
 
 from core.db.pool import Pool
 from core.errors import Forbidden, Unauthenticated
+from core.keys import new_key
 
 Scope = Literal["chat", "images", "pipelines", "admin", "worker"]
 
-PREFIX = "sk-soundstage-"
 MAX_CACHED = 50_000
 MISS_SECONDS = 2.0
 """A wrong key is looked up again at most this often, so that guessing does not reach the database."""
@@ -96,24 +95,13 @@ async def create_key(
     secret: str | None = None,
 ) -> str:
     """Make a key and return its secret, which is shown this once and kept nowhere."""
-    secret = secret or PREFIX + secrets.token_urlsafe(32)
+    secret = secret or new_key()
     async with pool.connection() as connection:
         await connection.execute(
             "insert into api_keys (id, tenant, name, sha256, scopes, max_tier, expires_at)"
             " values (%s, %s, %s, %s, %s, %s, %s) on conflict (sha256) do nothing",
             ("key_" + secrets.token_hex(8), tenant, name, hashed(secret), list(scopes), max_tier, expires_at),
         )
-    return secret
-
-
-async def local_key(pool: Pool, file: Path, name: str, scopes: Sequence[Scope], given: str | None = None) -> str:
-    """The key kept in `file` (mode 0600), made on first start and put into the database where that lacks it."""
-    secret = given or (file.read_text("utf-8").strip() if file.exists() else "") or PREFIX + secrets.token_urlsafe(32)
-    await create_key(pool, name, scopes, secret=secret)
-    if given is None and not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file.touch(mode=0o600)
-        file.write_text(secret + "\n", "utf-8")
     return secret
 
 

@@ -1,0 +1,50 @@
+# Everything a person runs. `make up` and `make test` install what is missing first.
+PYTHON ?= python3
+PY := .venv/bin/python
+SOURCES := core llm image vision prompts orchestrator compose bench tests
+
+.PHONY: up test check install format lint types imports unit lock clean
+
+up:
+	@$(PYTHON) compose/ports.py
+	@$(PYTHON) compose/install.py app vllm
+	@exec $(PY) -m compose.up
+
+test:
+	@$(PYTHON) compose/install.py app test vllm
+	@$(MAKE) --no-print-directory static
+	@exec $(PY) -m pytest
+
+check:
+	@$(PYTHON) compose/install.py app test
+	@$(MAKE) --no-print-directory static unit
+
+install:
+	@$(PYTHON) compose/install.py app test vllm
+
+.PHONY: static
+static: lint types imports
+
+lint:
+	@$(PY) -m ruff format --check --quiet $(SOURCES) || { echo "Run: make format"; exit 1; }
+	@$(PY) -m ruff check --quiet $(SOURCES)
+
+types:
+	@$(PY) -m mypy $(SOURCES)
+
+imports:
+	@.venv/bin/lint-imports --no-logo 2>/dev/null || .venv/bin/lint-imports
+
+unit:
+	@exec $(PY) -m pytest -m "not e2e" -n 2
+
+format:
+	@$(PY) -m ruff format $(SOURCES)
+	@$(PY) -m ruff check --fix $(SOURCES)
+
+# Pins by name and version alone; what only a CUDA torch wants is left out.
+lock:
+	@$(PY) compose/lock.py
+
+clean:
+	rm -rf .venv .venv-vllm data

@@ -1,0 +1,1 @@
+"""Ways to run the studio; `make up` is compose/up.py."""

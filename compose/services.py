@@ -1,0 +1,49 @@
+"""The services of `make up`: what each is started with, and where it says that it is ready."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.child import Command, Kept
+
+PICTURE_SIZE = "512x512"
+"""Of a pipeline's picture, where the embedded model makes it on a CPU."""
+
+
+@dataclass
+class Service:
+    """A child, and how it is called in front of a person."""
+
+    title: str
+    command: Command
+    ready_url: str
+    kept: Kept | None = None
+
+
+def planned(
+    host: str, port: Mapping[str, int], data: Path, dsn: str, worker_key: str, *, own_engine: bool
+) -> list[Service]:
+    """The orchestrator and its workers. Workers listen on loopback, whatever HOST is."""
+    common = {"DATA_DIR": str(data), "WAN_WORKER_API_KEY": worker_key}
+    worker = {**common, "HOST": "127.0.0.1", "ORCHESTRATOR_URL": f"http://127.0.0.1:{port['PORT']}"}
+    entry = {**common, "HOST": host, "DATABASE_URL": dsn, "DEFAULT_IMAGE_SIZE": PICTURE_SIZE}
+    found = [_service("orchestrator", "orchestrator", port["PORT"], data, entry, ready="/healthz")]
+    if own_engine:
+        found.append(_service("chat worker with its vLLM engine", "llm", port["CHAT_PORT"], data, worker))
+    found.append(_service("image worker", "image", port["IMAGE_PORT"], data, worker))
+    found.append(_service("selfie worker", "vision", port["SELFIE_PORT"], data, worker))
+    return found
+
+
+def _service(
+    title: str, module: str, port: int, data: Path, env: Mapping[str, str], *, ready: str = "/readyz"
+) -> Service:
+    command = Command(
+        name=module,
+        argv=(sys.executable, "-m", module),
+        env={**env, "PORT": str(port)},
+        log_path=data / "logs" / f"{module}.log",
+        grace=20.0,
+    )
+    return Service(title, command, f"http://127.0.0.1:{port}{ready}")
