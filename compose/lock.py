@@ -1,4 +1,4 @@
-"""`make lock`: pin what pyproject.toml asks for, by name and version alone, in constraints.txt and constraints-vllm.txt."""
+"""`make lock`: pin what pyproject.toml asks for, by name and version alone, in the two constraints files."""
 
 import os
 import re

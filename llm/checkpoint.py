@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from llm.chat_template import without_default_system
 
@@ -54,7 +55,7 @@ def _own_template(checkpoint: Path) -> str | None:
     config = checkpoint / "tokenizer_config.json"
     if not config.is_file():
         return None
-    template = json.loads(config.read_text("utf-8")).get("chat_template")
+    template: Any = json.loads(config.read_text("utf-8")).get("chat_template")
     if isinstance(template, list):  # several named ones: the default is what /v1/chat/completions uses
         template = next((entry["template"] for entry in template if entry["name"] == "default"), None)
-    return template
+    return str(template) if template else None

@@ -15,8 +15,10 @@ MAX_BODY = 65_536  # characters
 MAX_LOOP_DEPTH = 2
 
 FILTERS = frozenset(
-    "capitalize default first join last length list lower round sort title tojson trim truncate unique upper"
-    " wordcount".split()
+    (
+        *("capitalize", "default", "first", "join", "last", "length", "list", "lower", "round", "sort", "title"),
+        *("tojson", "trim", "truncate", "unique", "upper", "wordcount"),
+    )
 )
 TESTS = frozenset(("defined", "none", "string", "number", "mapping", "sequence", "boolean", "in", "eq", "ne", "true"))
 

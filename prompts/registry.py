@@ -35,8 +35,10 @@ class Registry:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._cache: dict[tuple[str, str], Release] = {}
+        self._generation = 0
 
     def drop(self) -> None:
+        self._generation += 1
         self._cache.clear()
 
     async def resolve(self, recipe: str, wanted: str = PRODUCTION) -> Release:
@@ -44,10 +46,12 @@ class Registry:
         key = (recipe, wanted)
         found = self._cache.get(key)
         if found is None:
+            generation = self._generation
             found = await self._load(recipe, wanted)
             if len(self._cache) >= MAX_CACHED:
                 self._cache.clear()
-            self._cache[key] = found
+            if generation == self._generation:  # else a label may have moved while the answer was on its way
+                self._cache[key] = found
         return found
 
     async def _load(self, recipe: str, wanted: str) -> Release:
