@@ -41,8 +41,9 @@ async def up(show: Show) -> None:
     await _prepare(data, llm_url, show)
     async with contextlib.AsyncExitStack() as stack:
         with show.doing("Postgres"):
-            given = os.environ.get("DATABASE_URL")
-            dsn: str = given or await stack.enter_async_context(embedded_postgres(data / "postgres"))
+            dsn = os.environ.get("DATABASE_URL") or ""
+            if not dsn:
+                dsn = await stack.enter_async_context(embedded_postgres(data / "postgres"))
         worker_key = os.environ.get("WAN_WORKER_API_KEY") or read_or_make(data / "keys" / "worker_key")
         services = planned(host, port, data, dsn, worker_key, own_engine=not llm_url)
         await stack.enter_async_context(_running(services))

@@ -1,0 +1,198 @@
+"""A fake engine: a program that speaks the API of vLLM's OpenAI server, for fast tests and for trying things out.
+
+It is started with the same arguments and answers the same paths, but generates nothing: the answer repeats the last
+message word by word. Delays and failures are set by POST /fake, and what it was sent is read from GET /fake.
+
+    python -m llm.fake_engine --model any --port 9000 --served-model-name small
+"""
+
+import argparse
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgspec
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+
+from core.disconnect import ClientDisconnected, until_disconnect
+
+DEFAULT_COMPLETION_TOKENS = 16
+KEPT_REQUESTS = 100
+
+
+@dataclass
+class Behaviour:
+    """How the fake answers from now on. Seconds; `fail_with` is a status given instead of an answer."""
+
+    first_token_seconds: float = 0.0
+    token_seconds: float = 0.0
+    fail_with: int = 0
+    break_after_tokens: int = -1
+    healthy: bool = True
+
+
+class FakeEngine:
+    """What is running, what was sent, how to behave."""
+
+    def __init__(self, names: list[str], key: str | None) -> None:
+        self.names = names
+        self.key = key
+        self.behaviour = Behaviour()
+        self.running = 0
+        self.aborted = 0
+        self.received: list[dict[str, Any]] = []
+        self._ids = itertools.count(1)
+
+    async def tokens(self, words: list[str]) -> AsyncIterator[str]:
+        """The answer's words at the set pace. Raises ConnectionError where it is set to break off."""
+        await asyncio.sleep(self.behaviour.first_token_seconds)
+        for number, word in enumerate(words):
+            if number == self.behaviour.break_after_tokens:
+                raise ConnectionError("set to break off")
+            yield word if number == 0 else " " + word
+            await asyncio.sleep(self.behaviour.token_seconds)
+
+    def answer_words(self, body: dict[str, Any]) -> list[str]:
+        if "messages" in body:
+            content = body["messages"][-1].get("content") if body["messages"] else ""
+            text = content if isinstance(content, str) else ""
+        else:
+            text = str(body.get("prompt", ""))
+        limit = body.get("max_tokens") or body.get("max_completion_tokens") or DEFAULT_COMPLETION_TOKENS
+        return (text.split() or ["nothing"])[: int(limit)]
+
+    def envelope(self, body: dict[str, Any], *, chunk: bool) -> dict[str, Any]:
+        kind = ("chat.completion" if "messages" in body else "text_completion") + (".chunk" if chunk else "")
+        return {"id": f"fake-{next(self._ids)}", "object": kind, "created": int(time.time()), "model": self.names[0]}
+
+
+def create_app(names: list[str], key: str | None = None) -> FastAPI:
+    engine = FakeEngine(names, key)
+    api = FastAPI(title="fake engine")
+
+    @api.get("/health")
+    async def health() -> Response:
+        return Response(status_code=200 if engine.behaviour.healthy else 503)
+
+    @api.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": name, "object": "model"} for name in engine.names]}
+
+    @api.get("/metrics")
+    async def metrics() -> Response:
+        return PlainTextResponse(f"vllm:num_requests_running {engine.running}\nvllm:num_requests_waiting 0\n")
+
+    @api.get("/fake")
+    async def state() -> dict[str, Any]:
+        return {"received": engine.received, "running": engine.running, "aborted": engine.aborted, "pid": os.getpid()}
+
+    @api.post("/fake")
+    async def behave(wanted: dict[str, Any]) -> dict[str, Any]:
+        engine.behaviour = Behaviour(**{**asdict(engine.behaviour), **wanted})
+        return asdict(engine.behaviour)
+
+    @api.post("/v1/chat/completions")
+    @api.post("/v1/completions")
+    async def generate(request: Request) -> Response:
+        return await _generate(engine, request)
+
+    @api.post("/tokenize")
+    async def tokenize(request: Request) -> dict[str, Any]:
+        words = str((await request.json()).get("prompt", "")).split()
+        return {"tokens": list(range(len(words))), "count": len(words), "max_model_len": 4096}
+
+    return api
+
+
+async def _generate(engine: FakeEngine, request: Request) -> Response:
+    if engine.key and request.headers.get("authorization") != f"Bearer {engine.key}":
+        return JSONResponse({"error": "Unauthorized"}, 401)
+    raw = await request.body()
+    try:
+        body = msgspec.json.decode(raw)
+    except msgspec.DecodeError as exc:
+        return _error(400, str(exc))
+    headers = {name: value for name, value in request.headers.items() if name != "authorization"}
+    engine.received = [
+        *engine.received[1 - KEPT_REQUESTS :],
+        {"body": body, "headers": headers, "path": request.url.path},
+    ]
+    if body.get("model") not in engine.names:
+        return _error(404, f"The model `{body.get('model')}` does not exist.")
+    if engine.behaviour.fail_with:
+        return _error(engine.behaviour.fail_with, "set to fail")
+    if body.get("stream"):
+        return StreamingResponse(_stream(engine, body), media_type="text/event-stream")
+    return await _whole(engine, body, request)
+
+
+async def _whole(engine: FakeEngine, body: dict[str, Any], request: Request) -> Response:
+    words = engine.answer_words(body)
+    engine.running += 1
+    try:
+        with until_disconnect(request.receive):
+            text = "".join([token async for token in engine.tokens(words)])
+    except ClientDisconnected:
+        engine.aborted += 1
+        return Response(status_code=499)
+    finally:
+        engine.running -= 1
+    part = {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
+    choice = {"index": 0, **part, "finish_reason": "stop", "logprobs": None}
+    return JSONResponse({**engine.envelope(body, chunk=False), "choices": [choice], "usage": _usage(body, words)})
+
+
+async def _stream(engine: FakeEngine, body: dict[str, Any]) -> AsyncIterator[bytes]:
+    words = engine.answer_words(body)
+    envelope = engine.envelope(body, chunk=True)
+    chat = "messages" in body
+    engine.running += 1
+    done = False
+    try:
+        async for token in engine.tokens(words):
+            part = {"delta": {"content": token}} if chat else {"text": token}
+            yield _event({**envelope, "choices": [{"index": 0, **part, "finish_reason": None}]})
+        last: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+        yield _event({**envelope, "choices": [{"index": 0, **last, "finish_reason": "stop"}]})
+        if (body.get("stream_options") or {}).get("include_usage"):
+            yield _event({**envelope, "choices": [], "usage": _usage(body, words)})
+        yield b"data: [DONE]\n\n"
+        done = True
+    finally:
+        engine.running -= 1
+        engine.aborted += not done
+
+
+def _event(value: dict[str, Any]) -> bytes:
+    return b"data: " + msgspec.json.encode(value) + b"\n\n"
+
+
+def _usage(body: dict[str, Any], words: list[str]) -> dict[str, int]:
+    prompt = sum(len(str(m.get("content", "")).split()) for m in body.get("messages", [])) or 1
+    return {"prompt_tokens": prompt, "completion_tokens": len(words), "total_tokens": prompt + len(words)}
+
+
+def _error(status: int, message: str) -> Response:
+    kind = "BadRequestError" if status < 500 else "InternalServerError"
+    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": status}}, status)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m llm.fake_engine", description="A fake engine; see the module.")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--served-model-name", nargs="+")
+    given, _ = parser.parse_known_args()  # a real engine's other arguments mean nothing here
+    app = create_app(given.served_model_name or [given.model], os.environ.get("VLLM_API_KEY"))
+    uvicorn.run(app, host=given.host, port=given.port, log_level="warning", timeout_keep_alive=5)
+
+
+if __name__ == "__main__":
+    main()
