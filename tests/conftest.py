@@ -1,8 +1,10 @@
 """Fixtures for every folder's tests."""
 
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,11 +31,20 @@ async def upstream() -> AsyncIterator[Upstream]:
         yield running
 
 
+@pytest.fixture
+def postgres_directory() -> Iterator[Path]:
+    """A place for an embedded Postgres, outside pytest's own: started by root the server runs as another user, and
+    every start of a pytest closes the directory of all pytests to other users."""
+    with TemporaryDirectory(prefix="soundstage-") as directory:
+        yield Path(directory, "data")
+
+
 @pytest.fixture(scope="session")
-async def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+async def postgres_server() -> AsyncIterator[str]:
     """One embedded Postgres for the session: the DSN of its first database."""
-    async with embedded_postgres(tmp_path_factory.mktemp("postgres") / "data") as dsn:
-        yield dsn
+    with TemporaryDirectory(prefix="soundstage-") as directory:
+        async with embedded_postgres(Path(directory, "data")) as dsn:
+            yield dsn
 
 
 @pytest.fixture

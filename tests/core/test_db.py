@@ -120,8 +120,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def test_the_embedded_server_ends_with_its_block_and_keeps_its_data(tmp_path: Path) -> None:
-    directory = tmp_path / "deep" / "data"
+async def test_the_embedded_server_ends_with_its_block_and_keeps_its_data(postgres_directory: Path) -> None:
+    directory = postgres_directory / "deep" / "data"
     async with embedded_postgres(directory) as dsn:
         await migrate(dsn, [ONE])
         pid = postmaster(directory)
@@ -130,14 +130,13 @@ async def test_the_embedded_server_ends_with_its_block_and_keeps_its_data(tmp_pa
         assert await query(dsn, "select count(*) from one") == [(2,)]
 
 
-async def test_the_embedded_server_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
-    directory = tmp_path / "data"
-    keeper = ("-m", "tests.fakes.keeper", "postgres", str(directory))
+async def test_the_embedded_server_ends_when_its_parent_is_killed(postgres_directory: Path) -> None:
+    keeper = ("-m", "tests.fakes.keeper", "postgres", str(postgres_directory))
     parent = await asyncio.create_subprocess_exec(sys.executable, *keeper, stdout=asyncio.subprocess.PIPE)
     assert parent.stdout is not None
     dsn = (await soon(parent.stdout.readline())).decode().strip()
     assert await query(dsn, "select 1") == [(1,)]
-    pid = postmaster(directory)
+    pid = postmaster(postgres_directory)
     parent.kill()
     await soon(parent.wait())
     await eventually(lambda: not alive(pid), "the server's end")
@@ -147,8 +146,8 @@ async def test_the_embedded_server_listens_on_no_port(postgres_server: str) -> N
     assert await query(postgres_server, "show listen_addresses") == [("",)]
 
 
-async def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
-    (tmp_path / "data").write_text("a file where a directory should be")
+async def test_a_server_that_cannot_start_says_why(postgres_directory: Path) -> None:
+    postgres_directory.write_text("a file where a directory should be")
     with pytest.raises(DatabaseError, match="did not start"):
-        async with embedded_postgres(tmp_path / "data"):
+        async with embedded_postgres(postgres_directory):
             pass

@@ -205,3 +205,20 @@ async def test_connecting_too_long_is_503(upstream: Upstream) -> None:
 
 async def _never(_: object) -> None:
     raise AssertionError("nothing may be sent before the first byte")
+
+
+@pytest.mark.parametrize("said", [(), (SSE + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNK,)], ids=["before", "after"])
+async def test_a_timeout_leaves_no_cancellation_behind(upstream: Upstream, said: tuple[bytes, ...]) -> None:
+    """The sweeper cancels the task that relays; whoever called the relay goes on."""
+    upstream.script = then("hang", *said)
+    async with Relay(Timeouts(first_byte=0.3, idle=0.3), sweep_seconds=0.01) as relay:
+        try:
+            await soon(relay.forward("GET", upstream.url, [], None, _anything))
+        except UpstreamTimeout:
+            assert not said
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def _anything(_: object) -> None: ...
