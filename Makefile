@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 SOURCES := core llm image vision prompts orchestrator compose bench tests
 
-.PHONY: up test check install format lint types imports unit lock clean
+.PHONY: up test check install format lint types imports unit e2e lock clean
 
 up:
 	@$(PYTHON) compose/ports.py
@@ -12,8 +12,7 @@ up:
 
 test:
 	@$(PYTHON) compose/install.py app test vllm
-	@$(MAKE) --no-print-directory static
-	@exec $(PY) -m pytest
+	@$(MAKE) --no-print-directory static unit e2e
 
 check:
 	@$(PYTHON) compose/install.py app test
@@ -37,6 +36,9 @@ imports:
 
 unit:
 	@exec $(PY) -m pytest -m "not e2e" -n 2
+
+e2e:
+	@exec $(PY) -m pytest -m e2e
 
 format:
 	@$(PY) -m ruff format $(SOURCES)

@@ -1,0 +1,126 @@
+"""kill -9, of the engine and of the orchestrator, under traffic; and the end of the studio, which leaves nothing."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+
+from tests.e2e.studio import Studio, data_directory, running_studio
+
+ASK: Any = {"model": "qwen_instruct", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 400}
+RECOVERY_SECONDS = 240.0
+
+
+async def answers(studio: Studio) -> None:
+    """Ask as a patient client does, following Retry-After, until there is an answer."""
+    async with asyncio.timeout(RECOVERY_SECONDS), studio.session() as session:
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
+                body = {**ASK, "max_tokens": 4}
+                async with session.post(f"{studio.base_url}/chat/completions", json=body) as response:
+                    if response.status == 200:
+                        return
+                    assert response.status == 503, await response.text()
+                    assert int(response.headers["retry-after"]) >= 1
+            await asyncio.sleep(0.5)
+
+
+async def one(session: aiohttp.ClientSession, studio: Studio) -> tuple[int, str | None, dict[str, Any]]:
+    body = {**ASK, "ignore_eos": True}
+    async with session.post(f"{studio.base_url}/chat/completions", json=body) as response:
+        return response.status, response.headers.get("retry-after"), await response.json()
+
+
+async def test_kill_the_engine_under_traffic(studio: Studio) -> None:
+    engine = studio.engine()
+    async with studio.session() as session:
+        asked = [asyncio.ensure_future(one(session, studio)) for _ in range(6)]
+        async with asyncio.timeout(60):
+            while await studio.engine_metric("vllm:num_requests_running") < 6:
+                await asyncio.sleep(0.05)
+        os.kill(engine.pid, signal.SIGKILL)
+        results = await asyncio.gather(*asked)
+    for status, wait, body in results:
+        assert status == 503, body
+        assert wait is not None
+        assert int(wait) >= 1
+        assert set(body["error"]) == {"message", "type", "param", "code"}
+    await answers(studio)
+    assert studio.engine().pid != engine.pid
+
+
+async def test_a_stream_cut_by_the_engines_death_ends_in_an_error_event(studio: Studio) -> None:
+    body = {**ASK, "stream": True, "ignore_eos": True}
+    async with studio.session() as session:
+        async with session.post(f"{studio.base_url}/chat/completions", json=body) as response:
+            first = await response.content.readany()
+            os.kill(studio.engine().pid, signal.SIGKILL)
+            rest = await response.content.read()
+    assert first.startswith(b"data: ")
+    assert b'"error"' in rest.strip().splitlines()[-1]
+    await answers(studio)
+
+
+async def test_kill_the_orchestrator(studio: Studio) -> None:
+    before = {name: studio.service(name).pid for name in ("orchestrator", "llm", "image", "vision")}
+    engine = studio.engine().pid
+    os.kill(before["orchestrator"], signal.SIGKILL)
+    await answers(studio)
+    after = {name: studio.service(name).pid for name in before}
+    assert after.pop("orchestrator") != before.pop("orchestrator")
+    assert after == before  # the workers kept their state,
+    assert studio.engine().pid == engine  # the engine its model,
+    names = await _eventually_all_models(studio)  # and all registered again
+    assert "zimage-tiny-untrained" in names
+
+
+async def _eventually_all_models(studio: Studio) -> set[str]:
+    async with asyncio.timeout(60), studio.client() as client:
+        while True:
+            names = {model.id async for model in client.models.list()}
+            if {"qwen_instruct", "zimage-tiny-untrained"} <= names:
+                return names
+            await asyncio.sleep(0.2)
+
+
+async def test_sigterm_leaves_no_process(studio: Studio) -> None:
+    started = studio.processes()
+    assert len(started) > 10
+    assert await studio.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+    await _all_gone(started, studio.data)
+
+
+async def test_a_killed_studio_leaves_no_process_and_starts_again(models: Path) -> None:
+    with data_directory(models) as data:
+        async with running_studio(data) as studio:
+            started = studio.processes()
+            await studio.stop(signal.SIGKILL)
+            await _all_gone(started, data)
+        async with running_studio(data) as again:
+            started = again.processes()
+            assert await again.stop(signal.SIGINT) == 0
+            await _all_gone(started, data)
+
+
+async def _all_gone(processes: list[psutil.Process], data: Path) -> None:
+    """Neither a process that was started, nor a Postgres on the data directory."""
+
+    def left() -> list[psutil.Process]:
+        known = [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        databases = [p for p in psutil.process_iter() if str(data / "postgres") in _words(p)]
+        return known + databases
+
+    async with asyncio.timeout(60):
+        while left():
+            await asyncio.sleep(0.1)
+
+
+def _words(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline() if process.status() != psutil.STATUS_ZOMBIE else []
+    return []
