@@ -138,6 +138,8 @@ def _read(body: bytes) -> _Peek:
         raise InvalidRequest(f"The body is not as it should be: {exc}", code="invalid_body") from exc
     except msgspec.DecodeError as exc:
         raise InvalidRequest("The body is not valid JSON.", code="json_invalid") from exc
+    except RecursionError as exc:
+        raise InvalidRequest("The body nests too deeply.", code="json_too_deep") from exc
 
 
 def _url(base: URL, scope: Scope) -> URL:

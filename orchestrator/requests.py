@@ -9,7 +9,7 @@ import msgspec
 from core.errors import InvalidRequest
 
 _BLANK = re.compile(r"[ \t\n\r]*").match
-_decode_value = json.JSONDecoder().raw_decode
+_decode_value = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode  # a number's size is not our concern
 
 
 class StoredPrompt(msgspec.Struct):
@@ -40,6 +40,8 @@ def peek(body: bytes) -> Peek:
         raise InvalidRequest(f"The body is not as it should be: {exc}", code="invalid_body") from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise InvalidRequest("The body is not valid JSON.", code="json_invalid") from exc
+    except RecursionError as exc:
+        raise _too_deep() from exc
     if bytes(found.chat_template) not in (b"", b"null"):
         raise InvalidRequest("`chat_template` may not be sent.", param="chat_template", code="field_refused")
     return found
@@ -58,11 +60,14 @@ def stored_prompt(found: Peek) -> StoredPrompt | None:
 
 def with_model(body: bytes, model: str) -> bytes:
     """The same bytes with every top-level `model` value replaced; nothing else is touched."""
-    text = body.decode("utf-8")
-    spans = [(start, end) for key, start, end in _top_level(text) if key == "model"]
+    text = body.decode("latin-1")  # one character a byte, so positions agree; JSON's own characters are ASCII
+    try:
+        spans = [(start, end) for key, start, end in _top_level(text) if key == "model"]
+    except RecursionError as exc:
+        raise _too_deep() from exc
     for start, end in reversed(spans):
-        text = text[:start] + json.dumps(model) + text[end:]
-    return text.encode("utf-8")
+        body = body[:start] + json.dumps(model).encode() + body[end:]
+    return body
 
 
 def _top_level(text: str) -> list[tuple[str, int, int]]:
@@ -78,6 +83,10 @@ def _top_level(text: str) -> list[tuple[str, int, int]]:
         if text[at] == ",":
             at += 1
     return found
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest("The body nests too deeply.", code="json_too_deep")
 
 
 def _skip(text: str, at: int) -> int:
