@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 SOURCES := core llm image vision prompts orchestrator compose bench tests
 
-.PHONY: up test check install format lint types imports unit e2e lock clean
+.PHONY: up test check install format lint types imports unit e2e lock docs clean
 
 up:
 	@$(PYTHON) compose/ports.py
@@ -50,3 +50,6 @@ lock:
 
 clean:
 	rm -rf .venv .venv-vllm data
+
+docs:
+	@$(PY) -m compose.settings_doc

@@ -70,7 +70,7 @@ async def test_response_format_json_schema(studio: Studio) -> None:
 
 
 async def test_a_named_tool_is_called(studio: Studio) -> None:
-    tool: Any = {"type": "function", "function": {"name": "save_person", "parameters": PERSON}}
+    tool: Any = {"type": "function", "function": {"name": "save_person", "strict": True, "parameters": PERSON}}
     ask: Any = [{"role": "user", "content": "Save Ada, who is 36."}]
     async with studio.client() as client:
         answer = await client.chat.completions.create(
