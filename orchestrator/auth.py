@@ -6,15 +6,17 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
+
+import psycopg
 
 from core.db.pool import Pool
-from core.errors import Forbidden, Unauthenticated
+from core.errors import Forbidden, Unauthenticated, Unavailable
 from core.keys import new_key
 
 Scope = Literal["chat", "images", "pipelines", "admin", "worker"]
 
-MAX_CACHED = 50_000
+MAX_CACHED = 25_000  # known keys, and as many wrong ones
 MISS_SECONDS = 2.0
 """A wrong key is looked up again at most this often, so that guessing does not reach the database."""
 
@@ -43,8 +45,9 @@ def hashed(secret: str) -> bytes:
 class Keys:
     """Looks keys up by hash: from memory while the epoch stands, else from the database."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, max_cached: int = MAX_CACHED) -> None:
         self._pool = pool
+        self._max_cached = max_cached
         self._found: dict[bytes, Key] = {}
         self._missed: dict[bytes, float] = {}
         self._generation = 0
@@ -55,7 +58,8 @@ class Keys:
         self._missed.clear()
 
     async def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:
-        """The caller of a request, by its bearer token. Raises Unauthenticated."""
+        """The caller of a request, by its bearer token. Raises Unauthenticated, and Unavailable where it is not known
+        from memory and the database does not answer."""
         secret = _bearer(headers)
         digest = hashlib.sha256(secret).digest()
         key = self._found.get(digest) or await self._look_up(digest)
@@ -67,14 +71,10 @@ class Keys:
         if self._missed.get(digest, 0.0) > time.monotonic():
             raise _unknown()
         generation = self._generation
-        query = (
-            "select id, tenant, scopes, max_tier, extract(epoch from expires_at)::float8 as expires_at"
-            " from api_keys where sha256 = %s and revoked_at is null"
-        )
-        async with self._pool.connection() as connection:
-            row = await (await connection.execute(query, (digest,))).fetchone()
-        if len(self._found) + len(self._missed) >= MAX_CACHED:
-            self.drop()
+        row = await self._ask(digest)
+        kept: dict[bytes, Any] = self._missed if row is None else self._found
+        if len(kept) >= self._max_cached:
+            kept.clear()  # who guesses fills only the memory of wrong keys
         if row is None:
             self._missed[digest] = time.monotonic() + MISS_SECONDS
             raise _unknown()
@@ -82,6 +82,17 @@ class Keys:
         if generation == self._generation:  # else it may have been revoked while the answer was on its way
             self._found[digest] = key
         return key
+
+    async def _ask(self, digest: bytes) -> dict[str, Any] | None:
+        query = (
+            "select id, tenant, scopes, max_tier, extract(epoch from expires_at)::float8 as expires_at"
+            " from api_keys where sha256 = %s and revoked_at is null"
+        )
+        try:
+            async with self._pool.connection() as connection:
+                return await (await connection.execute(query, (digest,))).fetchone()
+        except psycopg.OperationalError as exc:
+            raise Unavailable("The database does not answer.", code="database_unavailable", retry_after=2) from exc
 
 
 async def create_key(

@@ -1,0 +1,53 @@
+"""A fake image worker on the OpenAI images path: it keeps what it was sent and answers with a set picture."""
+
+import asyncio
+import base64
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+from core.disconnect import ClientDisconnected, until_disconnect
+
+PICTURE = base64.b64encode(b"\x89PNG\r\n\x1a\n a picture").decode()
+
+
+class ImageWorker:
+    """`held` keeps its answers back while it is cleared; `status` other than 200 is a refusal."""
+
+    def __init__(self, model: str = "tiny-image") -> None:
+        self.model = model
+        self.status = 200
+        self.held = asyncio.Event()
+        self.held.set()
+        self.pictures: list[dict[str, Any]] = [{"b64_json": PICTURE}]
+        self.received: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.running = 0
+        self.left = 0
+
+    def app(self) -> FastAPI:
+        api = FastAPI()
+        api.post("/v1/images/generations")(self._generate)
+        api.get("/v1/models")(self._models)
+        return api
+
+    async def _models(self) -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": self.model, "object": "model"}]}
+
+    async def _generate(self, request: Request) -> Response:
+        self.received.append(await request.json())
+        self.headers.append(dict(request.headers))
+        self.running += 1
+        try:
+            with until_disconnect(request.receive):
+                await self.held.wait()
+        except ClientDisconnected:
+            self.left += 1
+            return Response(status_code=499)
+        finally:
+            self.running -= 1
+        if self.status != 200:
+            error = {"message": "set to fail", "type": "server_error", "param": None, "code": None}
+            return JSONResponse({"error": error}, self.status)
+        return JSONResponse({"created": 1, "data": self.pictures})
