@@ -1,25 +1,73 @@
-"""`python -m image`: the image worker."""
+"""`python -m image`: the image worker. `python -m image inspect FILE`: what a picture says about itself."""
 
+import argparse
+import asyncio
+import json
 import os
 import signal
 import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from core import logs
 from core.service import serve
 from core.settings import SettingsError
-from image import tiny_untrained
+from image import encode, signing, tiny_untrained
 from image.app import create_app
-from image.pipelines.base import StepPipeline
+from image.building import Load, Pipeline
 from image.settings import ImageSettings
+from image.signing import SigningError
+from image.worker import Worker
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m image", description=__doc__)
+    commands = parser.add_subparsers(dest="command")
+    inspect = commands.add_parser("inspect", help="print the marks of a picture")
+    inspect.add_argument("file", type=Path)
+    chosen = parser.parse_args()
+    if chosen.command == "inspect":
+        sys.exit(print_marks(chosen.file))
+    run()
+
+
+def run() -> None:
     try:
         settings = ImageSettings.load()
     except SettingsError as exc:
         sys.exit(f"Settings: {exc}")
     logs.configure(settings.log_level, settings.log_format)
-    serve(create_app(settings, lambda: load(settings), on_load_failure=_end), settings)
+    loads: dict[str, Load] = {id: partial(load, settings, id, folder) for id, folder in settings.checkpoints.items()}
+    try:
+        app = create_app(settings, loads, on_load_failure=_end, on_started=_drain_on_sigterm)
+    except SigningError as exc:
+        sys.exit(f"Settings: {exc}")
+    serve(app, settings)
+
+
+def load(settings: ImageSettings, id: str, folder: Path) -> Pipeline:
+    """A configured checkpoint, or the tiny untrained one, built on the first start."""
+    from image.pipelines.load import load as load_checkpoint
+    from image.pipelines.load import quiet
+
+    quiet()
+    if settings.image_model is None and folder == settings.checkpoint:
+        tiny_untrained.ensure(folder)
+    return load_checkpoint(folder, id, settings)
+
+
+def print_marks(file: Path) -> int:
+    """JSON on stdout; 1 where the file cannot be read or says nothing."""
+    try:
+        content = file.read_bytes()
+        facts: dict[str, Any] = dict(encode.facts_of(content))
+    except (OSError, ValueError) as exc:
+        print(f"{file}: {exc}", file=sys.stderr)
+        return 1
+    manifest = signing.manifest_of(content, encode.Output(encode.format_of(content)))
+    print(json.dumps({"file": file.name, "marks": facts, "c2pa": manifest}, indent=1, ensure_ascii=False))
+    return 0 if facts or manifest else 1
 
 
 def _end() -> None:
@@ -27,21 +75,28 @@ def _end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def load(settings: ImageSettings) -> StepPipeline:
-    """The configured checkpoint, or the tiny untrained one, built on the first start."""
-    from image.pipelines.load import load as load_checkpoint
-    from image.pipelines.load import quiet
+def _drain_on_sigterm(worker: Worker) -> None:
+    """The first SIGTERM takes no more images and lets those here end; the server's own handler follows."""
+    loop = asyncio.get_running_loop()
+    end: Any = signal.getsignal(signal.SIGTERM)
+    draining: list[asyncio.Task[None]] = []
 
-    quiet()
-    if settings.image_model is None:
-        tiny_untrained.ensure(settings.checkpoint)
-    return load_checkpoint(
-        settings.checkpoint,
-        settings.model_id,
-        device=settings.image_device,
-        dtype=settings.image_dtype,
-        threads=settings.image_threads,
-    )
+    async def drain() -> None:
+        worker.begin_drain()
+        try:
+            async with asyncio.timeout(worker.settings.image_drain_seconds):
+                await worker.idle()
+        except TimeoutError:
+            pass
+        end(signal.SIGTERM, None)
+
+    def told() -> None:
+        if draining:  # told twice: at once
+            end(signal.SIGTERM, None)
+        else:
+            draining.append(loop.create_task(drain()))
+
+    loop.add_signal_handler(signal.SIGTERM, told)
 
 
 if __name__ == "__main__":

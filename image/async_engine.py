@@ -7,17 +7,18 @@ back by `call_soon_threadsafe`. All bookkeeping here happens on the loop's threa
 from __future__ import annotations
 
 import asyncio
-import queue
+import logging
 import threading
 from collections.abc import Callable, Sequence
 
 from core.errors import Overloaded, Unavailable
-from image.engine import Cancel, Command, Counters, Engine, News, Stop, Submit
-from image.events import LAST
+from image.device import Device
+from image.events import LAST, Failed
 from image.generation import Generation
-from image.pipelines.base import StepPipeline
+from image.mail import Cancel, Counters, Mail, News, Publish, Runner, Stop, Submit
 from image.request import ImageRequest, RequestId
-from image.scheduler import Budget
+
+log = logging.getLogger(__name__)
 
 
 class AsyncEngine:
@@ -25,23 +26,26 @@ class AsyncEngine:
 
     def __init__(
         self,
-        load: Callable[[], StepPipeline],
-        budget: Budget,
+        build: Callable[[Mail, Publish], Runner],
+        device: Device,
         *,
         capacity: int,
         retry_after_cap: float = 30.0,
+        hang_seconds: float = 300.0,
         observe: Callable[[News], None] = lambda news: None,
     ) -> None:
-        """`load` runs on the engine's thread. `capacity`: most images here at once, running or
-        waiting. `retry_after_cap`: longest wait, in seconds, that a refused caller is told. `observe` sees the
-        news of every turn."""
+        """`build` runs on the engine's thread: it loads the model and warms it up. `capacity`: most images here at
+        once, running or waiting. `retry_after_cap`: longest wait, in seconds, that a refused caller is told.
+        `hang_seconds`: a device call that takes longer is taken for hung. `observe` sees the news of every turn."""
         self.capacity = capacity
         self.counters = Counters()
-        self._load = load
-        self._budget = budget
+        self.draining = False
+        self._build = build
+        self._device = device
         self._retry_after_cap = retry_after_cap
+        self._hang_seconds = hang_seconds
         self._observe = observe
-        self._mail: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._mail: Mail = Mail()
         self._generations: dict[RequestId, Generation] = {}
         self._submitted = 0
         self._thread: threading.Thread | None = None
@@ -58,12 +62,12 @@ class AsyncEngine:
 
         def run() -> None:
             try:
-                engine = Engine(self._load(), self._budget, self._mail, publish)
+                runner = self._build(self._mail, publish)
             except Exception as exc:  # noqa: BLE001 - it reaches the caller of start
                 loop.call_soon_threadsafe(_settle, loaded, exc)
                 return
             loop.call_soon_threadsafe(_settle, loaded, None)
-            engine.run()
+            runner.run()
 
         thread = threading.Thread(target=run, name="image-engine", daemon=True)
         thread.start()
@@ -71,22 +75,39 @@ class AsyncEngine:
         self._thread = thread
 
     async def stop(self) -> None:
-        """Fail what is left with a 503 and end the thread."""
+        """Fail what is left with a 503 and end the thread; a hung one is left to end with the process."""
         if self._thread is None:
             return
         thread, self._thread = self._thread, None
         self._mail.put(Stop())
+        if self.hung:
+            self._fail_all()
+            return
         await asyncio.to_thread(thread.join)
         await self._idle.wait()
 
     @property
-    def ready(self) -> bool:
+    def loaded(self) -> bool:
         return self._thread is not None
+
+    @property
+    def hung(self) -> bool:
+        return self._device.busy_seconds > self._hang_seconds
+
+    @property
+    def ready(self) -> bool:
+        return self.loaded and not self.draining and not self.hung
+
+    def watch(self) -> bool:
+        """Whether the device hangs; then nobody waits for it any longer. Called from time to time."""
+        if self.loaded and self.hung and self._generations:
+            log.critical("the device hangs", extra={"seconds": round(self._device.busy_seconds)})
+            self._fail_all()
+        return self.hung
 
     def submit(self, requests: Sequence[ImageRequest]) -> list[Generation]:
         """All of the requests or none. Raises Overloaded when they do not fit the queue."""
-        if self._thread is None:
-            raise Unavailable("The image engine is not ready.", code="not_ready", retry_after=2)
+        self._check_open()
         if len(self._generations) + len(requests) > self.capacity:
             raise Overloaded(
                 f"The image queue is full: it holds {self.capacity} images.",
@@ -104,14 +125,32 @@ class AsyncEngine:
     def waiting(self) -> int:
         return len(self._generations) - self.running
 
+    def position(self, id: RequestId) -> int | None:
+        """How many images start before this one; None once it runs or is gone."""
+        generation = self._generations.get(id)
+        if generation is None or generation.view.status != "queued":
+            return None
+        decision = self.counters.decision
+        urgency = {reason.id: i for i, reason in enumerate(decision.reasons)} if decision else {}
+        waiting = [i for i, g in self._generations.items() if g.view.status == "queued"]
+        return sorted(waiting, key=lambda i: (urgency.get(i, len(urgency)), i)).index(id)
+
     async def idle(self) -> None:
         """Returns when no request is left."""
         await self._idle.wait()
 
+    def _check_open(self) -> None:
+        if not self.loaded:
+            raise Unavailable("The image engine is not ready.", code="not_ready", retry_after=2)
+        if self.draining:
+            raise Unavailable("This image worker takes no more requests.", code="draining", retry_after=1)
+        if self.hung:
+            raise Unavailable("The device does not answer.", code="device_hung", retry_after=self._retry_after_cap)
+
     def _submit(self, request: ImageRequest) -> Generation:
         id = RequestId(self._submitted)
         self._submitted += 1
-        self._generations[id] = Generation(request, lambda: self._mail.put(Cancel(id)))
+        self._generations[id] = Generation(id, request, lambda: self._mail.put(Cancel(id)))
         self._idle.clear()
         self._mail.put(Submit(id, request))
         return self._generations[id]
@@ -120,11 +159,20 @@ class AsyncEngine:
         self.counters = news.counters
         self._observe(news)
         for id, event in news.events:
-            self._generations[id].deliver(event)
+            if (generation := self._generations.get(id)) is None:
+                continue  # it was given up while the device hung
+            generation.deliver(event)
             if isinstance(event, LAST):
                 del self._generations[id]
         if not self._generations:
             self._idle.set()
+
+    def _fail_all(self) -> None:
+        for id, generation in self._generations.items():
+            self._mail.put(Cancel(id))
+            generation.deliver(Failed(Unavailable("The device does not answer.", code="device_hung")))
+        self._generations.clear()
+        self._idle.set()
 
     def _seconds_to_a_free_place(self) -> float:
         """At the measured pace, the mean time between two images that finish."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from core.errors import InvalidRequest
-from image.pipelines.base import Pixels, Row, Schedule, StepPipeline, Tokens
+from image.embeddings import Embeddings, Key
+from image.pipelines.base import Kept, Row, Schedule, StepPipeline, Tokens
 from image.request import ImageRequest, RequestId
 from image.scheduler import Candidate
 
@@ -26,6 +27,7 @@ class Denoising:
     schedule: Schedule
     text: torch.Tensor  # (L, D)
     negative: torch.Tensor | None  # (L, D), with guidance only
+    kept: Kept | None = None  # with a mask only
     taken: int = 0  # steps
     estimate: torch.Tensor | None = None  # of the finished latents, as of the last step
 
@@ -40,13 +42,14 @@ class RequestState:
     negative: Tokens | None  # with guidance only
     image_tokens: int
     row_tokens: int  # image and text, as long as the transformer makes them
+    bytes: int  # device memory while resident
     arrived: int  # reading of the work clock
     denoising: Denoising | None = None
     previews: frozenset[int] = field(init=False)  # steps after which a preview is wanted
     previewed: int = 0
 
     def __post_init__(self) -> None:
-        wanted, steps = self.request.partial_images, self.request.steps
+        wanted, steps = self.request.partial_images, self.request.own_steps
         marks = (steps * i // (wanted + 1) for i in range(1, wanted + 1))
         self.previews = frozenset(mark for mark in marks if mark > 0)
 
@@ -56,14 +59,22 @@ class RequestState:
 
     @property
     def steps_left(self) -> int:
-        return self.request.steps - self.steps_taken
+        return self.request.own_steps - self.steps_taken
 
     @property
     def text_tokens(self) -> int:
         """Of the prompt and, with guidance, the negative prompt."""
-        return len(self.tokens.ids) + (len(self.negative.ids) if self.negative else 0)
+        return sum(len(t.ids) for t in self.texts)
 
-    def candidate(self) -> Candidate:
+    @property
+    def texts(self) -> list[Tokens]:
+        return [t for t in (self.tokens, self.negative) if t]
+
+    def key(self, tokens: Tokens) -> Key:
+        return Key(tokens.ids, self.request.exact)
+
+    def candidate(self, deadline: int | None = None) -> Candidate:
+        """`deadline`: a reading of the work clock."""
         return Candidate(
             id=self.id,
             tokens=self.row_tokens,
@@ -71,6 +82,12 @@ class RequestState:
             steps_left=self.steps_left,
             arrived=self.arrived,
             resident=self.denoising is not None,
+            tenant=self.request.standing.tenant,
+            priority=self.request.standing.priority,
+            deadline=deadline,
+            bytes=self.bytes,
+            alone=self.request.exact,
+            adapter=self.request.adapter,
         )
 
 
@@ -82,30 +99,47 @@ def admit(pipeline: StepPipeline, request: ImageRequest, id: RequestId, arrived:
         )
     tokens = pipeline.tokenize(request.prompt)
     negative = pipeline.tokenize(request.negative_prompt) if request.guidance > 0 else None
-    longest_text = max(len(t.ids) for t in (tokens, negative) if t)
+    lengths = [len(t.ids) for t in (tokens, negative) if t]
     return RequestState(
         id,
         request,
         tokens,
         negative,
         pipeline.image_tokens(request),
-        pipeline.row_tokens(request, longest_text),
+        pipeline.row_tokens(request, max(lengths)),
+        pipeline.state_bytes(request, sum(lengths)),
         arrived,
     )
 
 
-def make_resident(pipeline: StepPipeline, states: Sequence[RequestState]) -> None:
-    """Encode the prompts of all in one call and draw each request's noise."""
-    prompts = [t for s in states for t in (s.tokens, s.negative) if t]
-    encoded = iter(pipeline.encode(prompts))
+def make_resident(pipeline: StepPipeline, states: Sequence[RequestState], cache: Embeddings) -> None:
+    """Encode the texts that the cache lacks in one call, and lay out what each request starts from."""
+    texts = _embeddings(pipeline, states, cache)
     ready = []
     for state in states:
-        text = next(encoded)
-        negative = next(encoded) if state.negative else None
-        noise = pipeline.noise(state.request)
-        ready.append(Denoising(noise, pipeline.schedule(state.request), text, negative))
+        schedule = pipeline.schedule(state.request)
+        start = pipeline.start(state.request, schedule)
+        negative = texts[state.key(state.negative)] if state.negative else None
+        ready.append(Denoising(start.latents, schedule, texts[state.key(state.tokens)], negative, start.kept))
     for state, denoising in zip(states, ready, strict=True):
         state.denoising = denoising
+
+
+def _embeddings(pipeline: StepPipeline, states: Sequence[RequestState], cache: Embeddings) -> dict[Key, torch.Tensor]:
+    wanted = {state.key(t): t for state in states for t in state.texts}
+    found = {key: kept for key in wanted if (kept := cache.get(key)) is not None}
+    missing = [key for key in wanted if key not in found]
+    for group in _encoder_calls(missing):
+        for key, embedding in zip(group, pipeline.encode([wanted[key] for key in group]), strict=True):
+            found[key] = embedding
+            cache.put(key, embedding)
+    return found
+
+
+def _encoder_calls(keys: Sequence[Key]) -> list[list[Key]]:
+    """All together, but each of those that are to be computed alone."""
+    together = [key for key in keys if not key.alone]
+    return [*([together] if together else []), *([key] for key in keys if key.alone)]
 
 
 def step(pipeline: StepPipeline, states: Sequence[RequestState]) -> list[bool]:
@@ -122,28 +156,26 @@ def step(pipeline: StepPipeline, states: Sequence[RequestState]) -> list[bool]:
         velocity = next(velocities)
         if d.negative is not None:
             velocity = velocity + state.request.guidance * (velocity - next(velocities))
-        sigma, sigma_next = d.schedule.sigmas[d.taken], d.schedule.sigmas[d.taken + 1]
-        latents = d.latents + (sigma_next - sigma).item() * velocity
-        advanced.append((latents, latents - sigma_next.item() * velocity))
+        advanced.append(_advance(d, velocity))
     finite: list[bool] = torch.stack([latents.isfinite().all() for latents, _ in advanced]).tolist()
     for d, (latents, estimate) in zip(residents, advanced, strict=True):
         d.latents, d.estimate, d.taken = latents, estimate, d.taken + 1
     return finite
 
 
-def preview(pipeline: StepPipeline, state: RequestState) -> Pixels | None:
-    """The running estimate as a picture, where one is wanted after the step just taken."""
-    d = state.denoising
-    if d is None or d.estimate is None or d.taken not in state.previews:
-        return None
-    return pipeline.decode(d.estimate)
-
-
-def finish(pipeline: StepPipeline, state: RequestState) -> Pixels:
-    """The finished picture of a request that has taken all its steps."""
-    if state.denoising is None or state.steps_left:
-        raise ValueError(f"request {state.id} has {state.steps_left} steps to go")
-    return pipeline.decode(state.denoising.latents)
+def _advance(d: Denoising, velocity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The latents one step on, and where they would end if the velocity stayed as it is."""
+    sigma, sigma_next = d.schedule.sigmas[d.taken], d.schedule.sigmas[d.taken + 1]
+    latents = d.latents + (sigma_next - sigma).item() * velocity
+    estimate = latents - sigma_next.item() * velocity
+    if d.kept is None:
+        return latents, estimate
+    kept, level = d.kept, sigma_next.item()
+    source = level * kept.noise + (1.0 - level) * kept.source
+    return (
+        (1 - kept.anew) * source + kept.anew * latents,
+        (1 - kept.anew) * kept.source + kept.anew * estimate,
+    )
 
 
 def _rows(d: Denoising) -> list[Row]:

@@ -6,81 +6,59 @@ Commands come in through a mailbox and take effect before the next step; news go
 from __future__ import annotations
 
 import logging
-import queue
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
-from core.errors import SoundstageError, Unavailable, internal
+from core.errors import SoundstageError, Unavailable, UpstreamTimeout, internal
 from image import batch
 from image.batch import RequestState
-from image.events import Cancelled, Event, Failed, Finished, Partial, Progress
+from image.decoding import Decodings, Waiting
+from image.device import Device
+from image.embeddings import Embeddings
+from image.events import Admitted, Cancelled, Event, Failed, Finished, Partial, Progress
+from image.faults import Faults, not_finite
+from image.mail import Cancel, Counters, Mail, News, Publish, Stop, Submit
 from image.pipelines.base import StepPipeline
 from image.request import ImageRequest, RequestId
-from image.scheduler import Budget, Decision, schedule
+from image.scheduler import Budget, Candidate, Decision, schedule
+from image.shares import Shares
 
 log = logging.getLogger(__name__)
+
+Act = Callable[[Sequence[RequestState]], None]
 
 _NEWEST = 0.1  # weight of the newest turn in the measured pace
 
 
-@dataclass(frozen=True, slots=True)
-class Submit:
-    id: RequestId
-    request: ImageRequest
+@dataclass(frozen=True)
+class Sizing:
+    """What one engine may use; measured or configured."""
+
+    budget: Budget
+    embedding_bytes: int = 256 << 20  # kept prompt embeddings
+    admissions: int = 8  # most requests that become resident in one turn
+    decoded_pixels: int = 2 << 20  # most decoded together
+    reserved_bytes: int = 0  # memory that a step needs beside the requests' states
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    id: RequestId
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    pass
-
-
-Command = Submit | Cancel | Stop
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """What the engine has done since it started, and what is before it."""
-
-    running: int = 0  # requests resident on the device now
-    remaining: int = 0  # tokens to compute for the requests that are here now
-    turns: int = 0  # transformer calls
-    request_steps: int = 0
-    tokens: int = 0  # computed, padding included: the work clock
-    padding: int = 0
-    seconds: float = 0.0  # spent computing
-    pace: float = 0.0  # seconds a token, smoothed
-    decision: Decision | None = None  # the last one that chose a batch
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """What one turn has to tell."""
-
-    events: tuple[tuple[RequestId, Event], ...]
-    counters: Counters
-
-
+@dataclass
 class Engine:
     """Everything here runs on the engine's thread."""
 
-    def __init__(
-        self,
-        pipeline: StepPipeline,
-        budget: Budget,
-        mail: queue.SimpleQueue[Command],
-        publish: Callable[[News], object],
-    ) -> None:
-        self._pipeline = pipeline
-        self._budget = budget
-        self._mail = mail
-        self._publish = publish
+    pipeline: StepPipeline
+    sizing: Sizing
+    mail: Mail
+    publish: Publish
+    device: Device = field(default_factory=Device)
+
+    def __post_init__(self) -> None:
+        self._budget = self.sizing.budget
         self._live: dict[RequestId, RequestState] = {}
+        self._shares = Shares()
+        self._embeddings = Embeddings(self.sizing.embedding_bytes)
+        self._decodings = Decodings(self.sizing.decoded_pixels)
+        self._faults = Faults(self._free_memory, self._shrink)
         self._events: list[tuple[RequestId, Event]] = []
         self._counters = Counters()
         self._stopped = False
@@ -93,7 +71,9 @@ class Engine:
     def run_once(self) -> None:
         """One turn and its news, whatever happens in it."""
         try:
-            self._turn()
+            self._read_mail()
+            with self.device.turn():
+                self._turn()
         except Exception:  # the outermost loop: these requests fail, the engine goes on
             log.exception("engine turn failed")
             for state in list(self._live.values()):
@@ -101,22 +81,25 @@ class Engine:
         self._report()
 
     def _turn(self) -> None:
-        """One step for the batch that the scheduler chooses; waits for mail when nothing is here."""
-        self._read_mail()
+        """One step for the batch that the scheduler chooses, and one group of pictures."""
         started = time.perf_counter()
-        decision = schedule((s.candidate() for s in self._live.values()), self._budget)
-        chosen = [self._live[id] for id in decision.step]
-        self._admit([s for s in chosen if s.denoising is None])
+        candidates = self._candidates()
+        self._shares.here(candidates.values())
+        decision = schedule(candidates.values(), self._measured(candidates.values()), self._shares.served)
+        chosen = self._admit([self._live[id] for id in decision.step])
         self._step(chosen)
         self._update(chosen)
-        self._count(decision, time.perf_counter() - started)
+        stepped = [candidates[s.id] for s in chosen]
+        self._shares.charge(stepped)
+        self._count(decision, stepped, time.perf_counter() - started)
 
     # schedule: what is here
 
     def _read_mail(self) -> None:
-        commands = [] if self._live else [self._mail.get()]
-        while not self._mail.empty():  # only this thread takes mail out
-            commands.append(self._mail.get_nowait())
+        """Waits for mail when nothing is here."""
+        commands = [] if self._live else [self.mail.get()]
+        while not self.mail.empty():  # only this thread takes mail out
+            commands.append(self.mail.get_nowait())
         for command in commands:
             match command:
                 case Submit(id, request):
@@ -132,64 +115,92 @@ class Engine:
 
     def _arrive(self, id: RequestId, request: ImageRequest) -> None:
         try:
-            self._live[id] = batch.admit(self._pipeline, request, id, self._counters.tokens)
+            self._live[id] = batch.admit(self.pipeline, request, id, self._counters.tokens)
         except SoundstageError as exc:
             self._tell(id, Failed(exc))
         except Exception:  # a tokenizer's own error must not fail the others
             log.exception("request refused", extra={"image_request": id})
             self._tell(id, Failed(internal()))
 
+    def _candidates(self) -> dict[RequestId, Candidate]:
+        """Those whose deadline has passed fail here."""
+        now = self.device.clock()
+        for state in list(self._live.values()):
+            deadline = state.request.standing.deadline
+            if deadline is not None and deadline <= now:
+                self._fail(state, UpstreamTimeout("The image's deadline has passed.", code="deadline_exceeded"))
+        return {id: state.candidate(self._reading(state, now)) for id, state in self._live.items()}
+
+    def _reading(self, state: RequestState, now: float) -> int | None:
+        """The request's deadline on the work clock, at the present pace."""
+        deadline, pace = state.request.standing.deadline, self._counters.pace
+        if deadline is None or not pace:
+            return None
+        return self._counters.tokens + int((deadline - now) / pace)
+
+    def _measured(self, candidates: Iterable[Candidate]) -> Budget:
+        """Memory is asked for only when somebody wants to come in."""
+        if all(c.resident for c in candidates):
+            return self._budget
+        return replace(self._budget, bytes=self.pipeline.free_bytes() - self.sizing.reserved_bytes)
+
     # step: the device
 
-    def _admit(self, new: Sequence[RequestState]) -> None:
-        if new:
-            self._culprits_fail(new, lambda states: batch.make_resident(self._pipeline, states))
+    def _admit(self, chosen: Sequence[RequestState]) -> list[RequestState]:
+        """Those that can step now: encoding many prompts at once must not hold up the rest."""
+        new = [s for s in chosen if s.denoising is None]
+        entering = new[: self.sizing.admissions]
+        if entering:
+            self._run(entering, lambda states: batch.make_resident(self.pipeline, states, self._embeddings))
+            for state in self._alive(entering):
+                self._tell(state.id, Admitted())
             self._report()  # now they run: not only after their first step
+        return [s for s in self._alive(chosen) if s.denoising is not None]
 
     def _step(self, chosen: Sequence[RequestState]) -> None:
-        self._culprits_fail(self._alive(chosen), self._step_together)
+        self._run(chosen, self._step_together)
 
     def _step_together(self, states: Sequence[RequestState]) -> None:
-        for state, finite in zip(states, batch.step(self._pipeline, states), strict=True):
+        for state, finite in zip(states, batch.step(self.pipeline, states), strict=True):
             if not finite:
-                self._fail(state, SoundstageError("The image is not finite.", code="not_finite"))
+                self._fail(state, not_finite())
 
-    def _culprits_fail(self, states: Sequence[RequestState], act: Callable[[Sequence[RequestState]], None]) -> None:
-        """Act on all together; if that raises, on each alone, so that only the culprits fail."""
-        if not states:
-            return
-        try:
-            act(states)
-        except Exception as exc:  # whatever a model may raise
-            if len(states) > 1:
-                for state in states:
-                    self._culprits_fail([state], act)
-                return
-            log.exception("image request failed", extra={"image_request": states[0].id})
-            self._fail(states[0], exc if isinstance(exc, SoundstageError) else internal())
+    def _run(self, states: Sequence[RequestState], act: Act) -> None:
+        self._faults.run(states, act, self._fail, lambda state: state.id)
+
+    def _free_memory(self) -> None:
+        self._embeddings.clear()
+        self.pipeline.release_memory()
+
+    def _shrink(self) -> None:
+        self._budget = replace(self._budget, tokens=max(1, self._budget.tokens // 2))
+        log.warning("smaller steps from here on", extra={"tokens": self._budget.tokens})
 
     # update: what the callers get
 
     def _update(self, chosen: Sequence[RequestState]) -> None:
-        for state in self._alive(chosen):
-            self._tell(state.id, Progress(state.steps_taken, state.request.steps))
-            self._culprits_fail([state], self._show)
+        stepped = self._alive(chosen)
+        for state in stepped:
+            self._tell(state.id, Progress(state.steps_taken, state.request.own_steps))
+        self._decodings.collect(stepped)
+        group = self._decodings.next_group(self._live.values())
+        self._faults.run(group, self._show, self._fail_picture, lambda waiting: waiting.state.id)
 
-    def _show(self, states: Sequence[RequestState]) -> None:
-        for state in states:
-            if not state.steps_left:
-                self._finish(state)
-            elif pixels := batch.preview(self._pipeline, state):
-                self._tell(state.id, Partial(state.previewed, pixels))
-                state.previewed += 1
+    def _show(self, group: Sequence[Waiting]) -> None:
+        latents = [waiting.latents for waiting in group]
+        final = group[0].preview is None
+        pictures = self.pipeline.decode(latents) if final else self.pipeline.preview(latents)
+        for waiting, pixels in zip(group, pictures, strict=True):
+            state = waiting.state
+            if waiting.preview is not None:
+                self._tell(state.id, Partial(waiting.preview, pixels))
+                continue
+            del self._live[state.id]
+            self._tell(state.id, Finished(pixels, state.tokens.sha256, state.text_tokens, state.image_tokens))
 
-    def _finish(self, state: RequestState) -> None:
-        pixels = batch.finish(self._pipeline, state)
-        del self._live[state.id]
-        self._tell(
-            state.id,
-            Finished(pixels, state.tokens.sha256, state.text_tokens, state.image_tokens),
-        )
+    def _fail_picture(self, waiting: Waiting, error: SoundstageError) -> None:
+        if waiting.state.id in self._live:
+            self._fail(waiting.state, error)
 
     def _fail(self, state: RequestState, error: SoundstageError) -> None:
         del self._live[state.id]
@@ -201,16 +212,18 @@ class Engine:
     def _tell(self, id: RequestId, event: Event) -> None:
         self._events.append((id, event))
 
-    def _count(self, decision: Decision, seconds: float) -> None:
-        if not decision.step:
+    def _count(self, decision: Decision, stepped: Sequence[Candidate], seconds: float) -> None:
+        if not stepped:
             return
-        before, pace = self._counters, seconds / decision.cost
+        # What was scheduled, less what could not come in.
+        cost = sum(c.rows for c in stepped) * max(c.tokens for c in stepped)
+        before, pace = self._counters, seconds / cost
         self._counters = replace(
             before,
             turns=before.turns + 1,
-            request_steps=before.request_steps + len(decision.step),
-            tokens=before.tokens + decision.cost,
-            padding=before.padding + decision.padding,
+            request_steps=before.request_steps + len(stepped),
+            tokens=before.tokens + cost,
+            padding=before.padding + cost - sum(c.rows * c.tokens for c in stepped),
             seconds=before.seconds + seconds,
             pace=before.pace + _NEWEST * (pace - before.pace) if before.turns else pace,
             decision=decision,
@@ -222,6 +235,11 @@ class Engine:
             self._counters,
             running=sum(c.resident for c in candidates),
             remaining=sum(c.remaining for c in candidates),
+            out_of_memory=self._faults.out_of_memory,
+            cached_bytes=self._embeddings.bytes,
+            cache_hits=self._embeddings.hits,
+            cache_misses=self._embeddings.misses,
+            step_tokens=self._budget.tokens,
         )
         events, self._events = tuple(self._events), []
-        self._publish(News(events, self._counters))
+        self.publish(News(events, self._counters))

@@ -7,6 +7,11 @@ from image.pipelines.base import Pixels
 
 
 @dataclass(frozen=True, slots=True)
+class Admitted:
+    """Its prompt is encoded, and its latents are on the device."""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """A step was taken."""
 
@@ -42,5 +47,5 @@ class Cancelled:
     pass
 
 
-Event = Progress | Partial | Finished | Failed | Cancelled
+Event = Admitted | Progress | Partial | Finished | Failed | Cancelled
 LAST = (Finished, Failed, Cancelled)

@@ -1,4 +1,4 @@
-"""From the process's start to its end: load the model, keep the registration alive, stop the engine."""
+"""From the process's start to its end: load the models, keep the registration alive, watch the device, stop."""
 
 import asyncio
 import logging
@@ -11,46 +11,65 @@ from pydantic import AnyHttpUrl
 
 from core.registration import Registrar
 from core.wire.workers import Announcement, ServedModel
-from image.async_engine import AsyncEngine
 from image.worker import Worker
 
 log = logging.getLogger(__name__)
 
+_LOOKS = 4  # at the device, in the time after which it is taken for hung
+
 
 def lifespan(
-    worker: Worker, on_load_failure: Callable[[], object]
+    worker: Worker, on_load_failure: Callable[[], object], on_started: Callable[[Worker], object]
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def live(_: FastAPI) -> AsyncIterator[None]:
         registrar = _registrar(worker)
+        if registrar:
+            worker.listeners.append(registrar.changed)
         async with asyncio.TaskGroup() as tasks:
-            starting = tasks.create_task(_start(worker.engine, registrar, on_load_failure))
-            beating = tasks.create_task(registrar.run()) if registrar else None
+            background = [
+                tasks.create_task(_start(worker, on_load_failure)),
+                tasks.create_task(_watch(worker)),
+                *([tasks.create_task(registrar.run())] if registrar else []),
+            ]
+            on_started(worker)
             yield
-            if beating:  # first: no new request is routed here while the last ones end
-                beating.cancel()
-            starting.cancel()
-            await worker.engine.stop()
+            for task in background:  # the farewell too: no new request is routed here while the last ones end
+                task.cancel()
+            for engine in worker.engines.values():
+                await engine.stop()
 
     return live
 
 
-async def _start(engine: AsyncEngine, registrar: Registrar | None, on_failure: Callable[[], object]) -> None:
+async def _start(worker: Worker, on_failure: Callable[[], object]) -> None:
+    """One model after the other: each sees what memory the ones before it left."""
     try:
-        await engine.start()
+        for engine in worker.engines.values():
+            await engine.start()
     except Exception as exc:  # whatever a checkpoint may raise: it is logged and the process told
         log.critical("the image model could not be loaded: %s", exc, exc_info=True)
         on_failure()
         return
-    if registrar:
-        registrar.changed()
+    worker.on_change()
+
+
+async def _watch(worker: Worker) -> None:
+    """Notice a device that hangs, and one that answers again."""
+    hung = False
+    while True:
+        await asyncio.sleep(worker.settings.image_hang_seconds / _LOOKS)
+        looks = [engine.watch() for engine in worker.engines.values()]  # at every one
+        now = any(looks)
+        if now != hung:
+            hung = now
+            worker.on_change()
 
 
 def _registrar(worker: Worker) -> Registrar | None:
     settings = worker.settings
     if not settings.orchestrator_url:
         return None
-    key = settings.wan_worker_api_key.get_secret_value() if settings.wan_worker_api_key else ""
     id = f"image-{uuid.uuid4().hex[:12]}"
 
     def announce() -> Announcement:
@@ -58,10 +77,14 @@ def _registrar(worker: Worker) -> Registrar | None:
             id=id,
             kind="image",
             url=AnyHttpUrl(settings.reached_at()),
-            models=(ServedModel(id=settings.model_id, abilities=("images",), max_model_len=None),),
+            models=tuple(
+                ServedModel(id=model, abilities=("images", "image_edits"), max_model_len=None)
+                for model in worker.engines
+            ),
             roles=settings.image_roles,
             capacity=settings.image_queue_max,
-            ready=worker.engine.ready,
+            ready=worker.ready,
+            draining=worker.draining,
         )
 
-    return Registrar(settings.orchestrator_url, key, announce)
+    return Registrar(settings.orchestrator_url, settings.worker_key or "", announce)

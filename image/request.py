@@ -1,7 +1,7 @@
 """One image, as asked for: values that were checked once and are trusted from here on."""
 
 from dataclasses import dataclass
-from typing import NewType
+from typing import Literal, NewType
 
 from core.errors import InvalidRequest
 
@@ -10,6 +10,27 @@ RequestId = NewType("RequestId", int)
 
 SIDE_MULTIPLE = 16  # a latent pixel is 8 image pixels wide and a patch is 2 latent pixels
 MAX_SEED = 2**63 - 1
+
+
+Priority = Literal["low", "normal", "high"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The picture that an edit starts from, already of the request's size."""
+
+    rgb: bytes  # height × width × 3
+    strength: float  # above 0, at most 1: the share of the steps that is taken
+    mask: bytes | None = None  # height × width: 255 where the picture is painted anew, 0 where it stays
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the scheduler knows of a request besides its work."""
+
+    tenant: str = ""
+    priority: Priority = "normal"
+    deadline: float | None = None  # reading of time.monotonic
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +45,20 @@ class ImageRequest:
     guidance: float = 0.0  # above 0 switches classifier-free guidance on
     negative_prompt: str = ""  # used with guidance only
     partial_images: int = 0  # previews wanted on the way
+    source: Source | None = None  # for an edit
+    exact: bool = False  # every device call for it holds nothing else
+    adapter: str | None = None  # the LoRA it is drawn with
+    standing: Standing = Standing()
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that an edit does not take because it starts from a picture, not from noise."""
+        return 0 if self.source is None else int(self.steps - min(self.steps * self.source.strength, self.steps))
+
+    @property
+    def own_steps(self) -> int:
+        """Denoising steps this request takes."""
+        return self.steps - self.skipped_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +75,18 @@ class Limits:
 
     def check(self, request: ImageRequest, size_params: tuple[str, str] = ("size", "size")) -> None:
         """Raises InvalidRequest naming the first parameter that is out of range."""
-        self._check_size(request.width, request.height, size_params)
+        self.check_size(request.width, request.height, size_params)
         _within("steps", request.steps, 1, self.max_steps)
         _within("seed", request.seed, 0, MAX_SEED)
         _within("guidance", request.guidance, 0, self.max_guidance)
         _within("partial_images", request.partial_images, 0, self.max_partial_images)
+        if request.source:
+            _within("strength", request.source.strength, 0, 1)
 
     def check_count(self, n: int) -> None:
         _within("n", n, 1, self.max_images)
 
-    def _check_size(self, width: int, height: int, params: tuple[str, str]) -> None:
+    def check_size(self, width: int, height: int, params: tuple[str, str] = ("size", "size")) -> None:
         for side, param in zip((width, height), params, strict=True):
             if side % SIDE_MULTIPLE:
                 raise _bad_size(f"A side must be a multiple of {SIDE_MULTIPLE} pixels, not {side}.", param)

@@ -16,13 +16,22 @@ class ImageSettings(WorkerSettings):
 
     port: int = Field(8001, ge=0, le=65535, description="Port the service binds.")
     image_model: Path | None = Field(
-        None, description="A Z-Image checkpoint folder in diffusers' layout; unset: a tiny untrained one."
+        None, description="A text-to-image checkpoint folder in diffusers' layout; unset: a tiny untrained Z-Image."
     )
     image_model_id: str | None = Field(None, description="The model's id for callers; unset: its folder's name.")
+    image_more_models: CommaList = Field((), description="More checkpoint folders to serve; an id is a folder's name.")
     image_device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="Where the model runs.")
     image_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Weights; auto: bfloat16 on an accelerator, float32 on a CPU. Latents are float32."
     )
+    image_encoder_dtype: Literal["auto", "float32", "bfloat16", "float16", "fp8", "nf4"] = Field(
+        "auto", description="Text encoder's weights, where they differ: fp8 halves them, nf4 (bitsandbytes) quarters."
+    )
+    image_transformer_fp8: bool = Field(False, description="Keep the transformer's weights in 8 bits; half the memory.")
+    image_attention: str | None = Field(None, description="A diffusers attention backend; unset: PyTorch's own.")
+    image_compile: bool = Field(False, description="Compile the transformer's blocks; shapes are padded to buckets.")
+    image_preview: Literal["matrix", "vae"] = Field("matrix", description="How unfinished images are shown.")
+    image_preview_decoder: Path | None = Field(None, description="An AutoencoderTiny folder that shows them instead.")
     image_threads: int = Field(0, ge=0, le=1024, description="CPU threads of the model; 0 leaves PyTorch's choice.")
     image_roles: CommaList = Field((), description="Pools to serve: profile, chat1to1, shorts, scenes; unset: any.")
 
@@ -34,9 +43,25 @@ class ImageSettings(WorkerSettings):
 
     image_queue_max: int = Field(64, ge=1, description="Images running or waiting at once; more get 429.")
     image_residents: int = Field(32, ge=1, description="Images whose state is on the device at once.")
-    image_token_budget: int = Field(16_896, ge=1, description="Most tokens in one step, padding counted.")
+    image_token_budget: int = Field(
+        0, ge=0, description="Most tokens in one step, padding counted; 0: measured once for the device and kept."
+    )
     image_padding_tokens: int = Field(1024, ge=0, description="Padding worth computing to save a model call.")
     image_patience: int = Field(4, ge=0, description="An image is due this many times its own work after arrival.")
+    image_embedding_cache_mb: int = Field(256, ge=0, description="Prompt embeddings kept, in MiB; 0 keeps none.")
+    image_encode_batch: int = Field(8, ge=1, description="Most images whose prompts are encoded between two steps.")
+    image_decode_pixels: int = Field(2 << 20, ge=1, description="Most pixels decoded together between two steps.")
+    image_whole_batch: int = Field(4, ge=1, description="Most equal requests in a run of a model that is not stepped.")
+    image_hang_seconds: float = Field(300.0, gt=0, description="A device call this long is taken for hung.")
+    image_drain_seconds: float = Field(60.0, ge=0, description="Time that running images get when told to stop.")
+    image_link_seconds: int = Field(3600, ge=1, description="How long the links of response_format url work.")
+    image_max_source_pixels: int = Field(50_000_000, ge=1, description="Largest picture accepted for an edit.")
+    image_c2pa_certificate: Path | None = Field(None, description="PEM chain to sign pictures with (C2PA).")
+    image_c2pa_key: Path | None = Field(None, description="PEM key of that certificate.")
+    image_c2pa_algorithm: Literal["es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519"] = Field(
+        "es256", description="The certificate's signing algorithm."
+    )
+    image_c2pa_timestamp_url: str | None = Field(None, description="A timestamp authority for signatures.")
     interface_retry_after_cap_ms: int = Field(30_000, ge=1000, description="Longest Retry-After told, in ms.")
 
     @property
@@ -46,6 +71,12 @@ class ImageSettings(WorkerSettings):
     @property
     def checkpoint(self) -> Path:
         return self.image_model or self.data_dir / "models" / tiny_untrained.MODEL
+
+    @property
+    def checkpoints(self) -> dict[str, Path]:
+        """Every model's folder by its id, the default model first."""
+        more = (Path(folder) for folder in self.image_more_models)
+        return {self.model_id: self.checkpoint, **{folder.name: folder for folder in more}}
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -59,7 +90,7 @@ class ImageSettings(WorkerSettings):
     @property
     def budget(self) -> Budget:
         return Budget(
-            tokens=self.image_token_budget,
+            tokens=self.image_token_budget or 1,
             residents=self.image_residents,
             padding=self.image_padding_tokens,
             patience=self.image_patience,

@@ -1,17 +1,21 @@
 """The bodies that callers send. A field that is not supported is an error that names it."""
 
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from core.errors import InvalidRequest
 from core.service import from_validation
-from image.request import ImageRequest, parse_size
+from image.encode import Format, Output
+from image.request import ImageRequest, Source, Standing, parse_size
 from image.settings import ImageSettings
 
-QUALITY = {"auto": 1.0, "standard": 1.0, "medium": 1.0, "low": 0.5, "high": 2.0, "hd": 2.0}
-"""Share of the default steps that each quality takes."""
+QUALITY = {"auto": 1.0, "standard": 1.0, "medium": 1.0, "low": 0.5, "high": 2.0, "hd": 2.0, "xhigh": 3.0, "max": 4.0}
+"""Share of the default steps that each quality takes, up to the most steps accepted."""
+
+Quality = Literal["auto", "standard", "low", "medium", "high", "hd", "xhigh", "max"]
+AdapterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]{0,63}$")]
 
 
 class _Body(BaseModel):
@@ -22,47 +26,98 @@ class _Body(BaseModel):
     steps: int | None = None
     seed: int | None = None
     guidance: float | None = None
+    exact: bool | None = Field(None, description="Run with no other image beside it: the same bytes every time.")
+    lora: AdapterName | None = Field(None, description="A loaded adapter to draw with.")
+    prompt_in_metadata: bool | None = Field(None, description="Write the prompt into the picture's metadata.")
 
 
-class GenerationBody(_Body):
-    """POST /v1/images/generations: OpenAI's fields; seed, steps, guidance and negative_prompt besides."""
+class ImagesBody(_Body):
+    """What generations and edits have in common: OpenAI's fields; seed, steps, guidance and the like besides."""
 
     model: str | None = None
     n: int | None = None
     size: str | None = None
-    quality: Literal["auto", "standard", "low", "medium", "high", "hd"] | None = None
+    quality: Quality | None = None
     background: Literal["auto", "opaque"] | None = None
-    output_format: Literal["png"] | None = None
-    output_compression: Literal[100] | None = Field(None, description="PNG loses nothing: 100 only.")
+    output_format: Format | None = None
+    output_compression: int | None = Field(None, description="Quality of webp and jpeg; png loses nothing.")
     moderation: Literal["auto"] | None = None
-    response_format: Literal["b64_json"] | None = None
-    stream: Literal[False] | None = None
-    partial_images: Literal[0] | None = None
+    response_format: Literal["b64_json", "url"] | None = None
+    stream: bool | None = None
+    partial_images: int | None = None
     user: str | None = Field(None, max_length=512, description="For the caller's own records; changes nothing.")
     safety_identifier: str | None = Field(None, max_length=512, description="As user.")
 
-    def requests(self, settings: ImageSettings, seed: int) -> list[ImageRequest]:
+    @property
+    def output(self) -> Output:
+        """Raises InvalidRequest where the format has no such setting."""
+        format, compression = self.output_format or "png", self.output_compression
+        if compression is None:
+            return Output(format, 100 if format == "png" else 90)
+        if not 0 <= compression <= 100:
+            raise _invalid("output_compression", "output_compression must be from 0 to 100.")
+        if format == "png" and compression != 100:
+            raise _invalid("output_compression", "PNG loses nothing: output_compression is for webp and jpeg.")
+        return Output(format, compression)
+
+    def check_stream(self) -> None:
+        if self.partial_images and not self.stream:
+            raise _invalid("partial_images", "partial_images needs stream: true.", "needs_stream")
+        if self.stream and self.response_format == "url":
+            raise _invalid("response_format", "A stream carries b64_json only.")
+        if self.stream and self.n not in (None, 1):
+            raise _invalid("n", "A stream carries one image: its events do not say which they belong to.")
+
+    def requests(
+        self,
+        settings: ImageSettings,
+        seed: int,
+        standing: Standing,
+        size: tuple[int, int],
+        source: Source | None = None,
+    ) -> list[ImageRequest]:
         """One request an image, checked; the seeds count up from `seed`. Raises InvalidRequest."""
         limits, n = settings.limits, 1 if self.n is None else self.n
         limits.check_count(n)
-        auto = self.size in (None, "auto")
-        width, height = settings.default_size if auto else parse_size(self.size or "")
+        self.check_stream()
         if self.negative_prompt and not _guidance(self, settings):
-            raise InvalidRequest(
-                "negative_prompt needs guidance above 0.", param="negative_prompt", code="needs_guidance"
-            )
-        first = _request(self, settings, width, height, self._steps(settings), seed)
+            raise _invalid("negative_prompt", "negative_prompt needs guidance above 0.", "needs_guidance")
+        first = _request(self, settings, size, self._steps(settings), seed, standing)
+        first = replace(first, source=source, partial_images=self.partial_images or 0)
         asked = [replace(first, seed=seed + i) for i in range(n)]
         for request in asked:
             limits.check(request)
         return asked
 
+    def asked_size(self) -> tuple[int, int] | None:
+        """None for auto."""
+        return None if self.size in (None, "auto") else parse_size(self.size or "")
+
     def _steps(self, settings: ImageSettings) -> int:
         if self.steps is None:
-            return max(1, round(settings.image_default_steps * QUALITY[self.quality or "auto"]))
+            steps = max(1, round(settings.image_default_steps * QUALITY[self.quality or "auto"]))
+            return min(steps, settings.image_max_steps)
         if self.quality not in (None, "auto"):
-            raise InvalidRequest("Give either steps or quality.", param="quality", code="conflicts_with_steps")
+            raise _invalid("quality", "Give either steps or quality.", "conflicts_with_steps")
         return self.steps
+
+
+class GenerationBody(ImagesBody):
+    """POST /v1/images/generations"""
+
+
+class EditBody(ImagesBody):
+    """POST /v1/images/edits, the fields of its form besides the pictures."""
+
+    strength: float | None = Field(None, description="How far from the picture: 0 stays, 1 starts from noise.")
+
+    def strength_for(self, masked: bool) -> float:
+        """Inside a mask everything is painted anew unless asked otherwise."""
+        if self.strength is None:
+            return 1.0 if masked else 0.7
+        if not 0 < self.strength <= 1:
+            raise _invalid("strength", "strength must be above 0 and at most 1.")
+        return self.strength
 
 
 class WorkerBody(_Body):
@@ -71,17 +126,11 @@ class WorkerBody(_Body):
     width: int | None = None
     height: int | None = None
 
-    def request(self, settings: ImageSettings, seed: int) -> ImageRequest:
+    def request(self, settings: ImageSettings, seed: int, standing: Standing) -> ImageRequest:
         width, height = settings.default_size
         steps = settings.image_default_steps if self.steps is None else self.steps
-        asked = _request(
-            self,
-            settings,
-            width if self.width is None else self.width,
-            height if self.height is None else self.height,
-            steps,
-            seed,
-        )
+        size = (width if self.width is None else self.width, height if self.height is None else self.height)
+        asked = _request(self, settings, size, steps, seed, standing)
         settings.limits.check(asked, size_params=("width", "height"))
         return asked
 
@@ -97,17 +146,34 @@ def parse(kind: type[Body], body: bytes) -> Body:
         raise from_validation(exc.errors()) from exc
 
 
-def _request(body: _Body, settings: ImageSettings, width: int, height: int, steps: int, seed: int) -> ImageRequest:
+def parse_strings(kind: type[Body], fields: dict[str, Any]) -> Body:
+    """As parse, for a form, whose values are all text."""
+    try:
+        return kind.model_validate_strings(fields)
+    except ValidationError as exc:
+        raise from_validation(exc.errors()) from exc
+
+
+def _request(
+    body: _Body, settings: ImageSettings, size: tuple[int, int], steps: int, seed: int, standing: Standing
+) -> ImageRequest:
     return ImageRequest(
         prompt=body.prompt,
-        width=width,
-        height=height,
+        width=size[0],
+        height=size[1],
         steps=steps,
         seed=seed,
         guidance=_guidance(body, settings),
         negative_prompt=body.negative_prompt or "",
+        exact=bool(body.exact),
+        adapter=body.lora,
+        standing=standing,
     )
 
 
 def _guidance(body: _Body, settings: ImageSettings) -> float:
     return settings.image_default_guidance if body.guidance is None else body.guidance
+
+
+def _invalid(param: str, message: str, code: str = "invalid_value") -> InvalidRequest:
+    return InvalidRequest(message, param=param, code=code)

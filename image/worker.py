@@ -1,23 +1,74 @@
-"""What the image worker's routes share: run requests in the engine, encode what comes out."""
+"""What the image worker's routes share: run requests in an engine, encode what comes out."""
 
 import asyncio
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
 
 from core.disconnect import until_disconnect
-from core.errors import InvalidRequest
-from image import encode
+from core.errors import InvalidRequest, NotFound
 from image.async_engine import AsyncEngine
-from image.events import Finished
-from image.request import ImageRequest
+from image.blobs import Blobs
+from image.encode import EDITED, GENERATED, Origin, Output, encode
+from image.events import LAST, Admitted, Finished, Partial
+from image.generation import Generation, finished
+from image.ledger import Ledger
+from image.pipelines.base import Pixels
+from image.request import ImageRequest, Priority, Standing
 from image.settings import ImageSettings
+from image.signing import Signer
 
 RELEASE_HEADER, RUN_HEADER = "x-soundstage-release", "x-soundstage-run"
 """What the caller wants written into the picture's metadata."""
+
+TENANT_HEADER, PRIORITY_HEADER, DEADLINE_HEADER = (
+    "x-soundstage-tenant",
+    "x-soundstage-priority",
+    "x-soundstage-deadline-ms",
+)
+"""For the scheduler: whose request it is, low, normal or high, and the milliseconds it may take."""
+
+_PRIORITIES: dict[str, Priority] = {"low": "low", "normal": "normal", "high": "high"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A call that was read and checked."""
+
+    model: str
+    requests: Sequence[ImageRequest]
+    output: Output
+    request_id: str
+    release: str | None
+    run_id: str | None
+    tells_prompt: bool
+
+    def origin(self, request: ImageRequest) -> Origin:
+        return Origin(
+            self.model,
+            request.seed,
+            request.own_steps,
+            self.release,
+            self.run_id,
+            request.prompt if self.tells_prompt else None,
+            EDITED if request.source else GENERATED,
+        )
+
+
+@dataclass(frozen=True)
+class Picture:
+    request: ImageRequest
+    done: Finished
+    file: bytes
+
+    @property
+    def b64(self) -> str:
+        return base64.b64encode(self.file).decode()
 
 
 @dataclass(frozen=True)
@@ -25,35 +76,110 @@ class Worker:
     """What the routes share."""
 
     settings: ImageSettings
-    engine: AsyncEngine
+    engines: Mapping[str, AsyncEngine]
+    blobs: Blobs
+    signer: Signer | None
     started: float  # seconds since the epoch
+    ledger: Ledger = field(default_factory=Ledger)
+    listeners: list[Callable[[], None]] = field(default_factory=list)  # told when readiness changes
+
+    @property
+    def ready(self) -> bool:
+        return all(engine.ready for engine in self.engines.values())
+
+    @property
+    def draining(self) -> bool:
+        return any(engine.draining for engine in self.engines.values())
 
     def load(self) -> dict[str, Any]:
-        return {"running": self.engine.running, "waiting": self.engine.waiting, "capacity": self.engine.capacity}
+        engines = self.engines.values()
+        return {
+            "running": sum(e.running for e in engines),
+            "waiting": sum(e.waiting for e in engines),
+            "capacity": self.settings.image_queue_max,
+        }
 
-    async def run(self, http: Request, requests: Sequence[ImageRequest]) -> list["Picture"]:
+    def model(self, asked: str | None) -> str:
+        """The default model where none is named. Raises NotFound."""
+        model = self.settings.model_id if asked is None else asked
+        if model not in self.engines:
+            raise NotFound(f"The model '{asked}' is not served here.", param="model", code="model_not_found")
+        return model
+
+    def uptime(self) -> float:
+        return time.time() - self.started
+
+    def begin_drain(self) -> None:
+        """Take nothing more; what is here ends as usual."""
+        for engine in self.engines.values():
+            engine.draining = True
+        self.on_change()
+
+    async def idle(self) -> None:
+        """Returns when nothing is left."""
+        await asyncio.gather(*(engine.idle() for engine in self.engines.values()))
+
+    def on_change(self) -> None:
+        """Tell whoever listens that readiness has changed."""
+        for listener in self.listeners:
+            listener()
+
+    def job(self, http: Request, model: str, requests: Sequence[ImageRequest], output: Output, told: bool) -> Job:
+        request_id = str(http.scope.get("request_id", ""))
+        release, run_id = _label(http, RELEASE_HEADER), _label(http, RUN_HEADER)
+        return Job(model, requests, output, request_id, release, run_id, told)
+
+    async def run(self, http: Request, job: Job) -> list[Picture]:
         """The images, encoded. A client that leaves takes its requests out of the engine."""
-        origin = {"release": _label(http, RELEASE_HEADER), "run_id": _label(http, RUN_HEADER)}
-        generations = self.engine.submit(requests)
+        with self.submitted(job) as generations, until_disconnect(http.receive):
+            results = [await generation.result() for generation in generations]
+        return [await self.finish(job, *pair) for pair in zip(job.requests, results, strict=True)]
+
+    @contextmanager
+    def submitted(self, job: Job) -> Iterator[list[Generation]]:
+        """The job in its engine; whoever leaves the block before the end takes it out again."""
+        engine = self.engines[job.model]
+        generations = engine.submit(job.requests)
+        self.ledger.add(job.request_id, job.model, int(time.time()), engine, generations)
         try:
-            with until_disconnect(http.receive):
-                finished = [await generation.result() for generation in generations]
+            yield generations
         finally:
             for generation in generations:
                 generation.cancel()
-        return [await self._encode(*pair, origin) for pair in zip(requests, finished, strict=True)]
 
-    async def _encode(self, request: ImageRequest, done: Finished, origin: dict[str, str | None]) -> "Picture":
-        marks = encode.Origin(self.settings.model_id, request.seed, request.steps, **origin)
-        file = await asyncio.to_thread(encode.png, done.pixels, marks)
-        return Picture(request, done, base64.b64encode(file).decode())
+    async def follow(self, job: Job, generation: Generation) -> AsyncIterator[Admitted | tuple[int, bytes] | Picture]:
+        """That it runs, each preview with its index, then the picture. Raises what the image failed with."""
+        async for event in generation:
+            if isinstance(event, Admitted):
+                yield event
+            elif isinstance(event, Partial):
+                yield event.index, await self.encode(job, generation.request, event.pixels, signed=False)
+            elif isinstance(event, LAST):
+                yield await self.finish(job, generation.request, finished(event))
+
+    async def finish(self, job: Job, request: ImageRequest, done: Finished) -> Picture:
+        return Picture(request, done, await self.encode(job, request, done.pixels, signed=True))
+
+    async def encode(self, job: Job, request: ImageRequest, pixels: Pixels, *, signed: bool) -> bytes:
+        """The file; the signature comes last, because every later change would break it."""
+        origin = job.origin(request)
+        file = await asyncio.to_thread(encode, pixels, origin, job.output)
+        if self.signer and signed:
+            return await asyncio.to_thread(self.signer.sign, file, origin, job.output)
+        return file
 
 
-@dataclass(frozen=True)
-class Picture:
-    request: ImageRequest
-    done: Finished
-    b64: str
+def standing(http: Request) -> Standing:
+    """Raises InvalidRequest naming the header."""
+    priority, milliseconds = http.headers.get(PRIORITY_HEADER), http.headers.get(DEADLINE_HEADER)
+    if priority not in (None, *_PRIORITIES):
+        raise InvalidRequest("The priority is low, normal or high.", param=PRIORITY_HEADER, code="invalid_value")
+    deadline = None
+    if milliseconds is not None:
+        if not (milliseconds.isascii() and milliseconds.isdigit() and len(milliseconds) < 12):
+            raise InvalidRequest("The deadline is in milliseconds.", param=DEADLINE_HEADER, code="invalid_value")
+        deadline = time.monotonic() + int(milliseconds) / 1000
+    return Standing(_label(http, TENANT_HEADER) or "", _PRIORITIES[priority or "normal"], deadline)
 
 
 def _label(http: Request, header: str) -> str | None:

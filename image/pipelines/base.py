@@ -22,10 +22,27 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The noise levels of one request: `steps` timesteps and one sigma more, float32 on the CPU."""
+    """The noise levels of the steps a request takes, and one sigma more; float32 on the CPU."""
 
-    sigmas: torch.Tensor  # (steps + 1,), from 1 down to 0
-    timesteps: torch.Tensor  # (steps,), as the transformer wants them
+    sigmas: torch.Tensor  # (own_steps + 1,), down to 0; from 1 where nothing is skipped
+    timesteps: torch.Tensor  # (own_steps,), as the transformer wants them
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The part of a source picture that a mask keeps: laid over the latents after every step."""
+
+    source: torch.Tensor  # (C, H, W) float32, without noise
+    noise: torch.Tensor  # (C, H, W) float32
+    anew: torch.Tensor  # (1, H, W) float32: 1 where the picture is painted anew
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a request starts from."""
+
+    latents: torch.Tensor  # (C, H, W) float32
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +63,10 @@ class Pixels:
     rgb: bytes
 
 
+class NotFinite(ValueError):
+    """A picture came out as NaN or infinity."""
+
+
 class StepPipeline(Protocol):
     """A text-to-image model whose denoising steps the engine schedules.
 
@@ -57,6 +78,10 @@ class StepPipeline(Protocol):
 
     max_side: int
     """Longest side the model has positions for, in pixels."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What speed and memory depend on: model, device, number format, library."""
 
     def tokenize(self, prompt: str) -> Tokens:
         """Raises InvalidRequest for a prompt longer than the text encoder takes."""
@@ -70,8 +95,8 @@ class StepPipeline(Protocol):
     def encode(self, prompts: Sequence[Tokens]) -> list[torch.Tensor]:
         """One (L, D) embedding a prompt."""
 
-    def noise(self, request: ImageRequest) -> torch.Tensor:
-        """The (C, H, W) float32 starting latents, drawn on the CPU from the request's seed."""
+    def start(self, request: ImageRequest, schedule: Schedule) -> Start:
+        """Noise drawn on the CPU from the request's seed; for an edit, mixed with its source."""
 
     def schedule(self, request: ImageRequest) -> Schedule:
         """The request's own noise levels."""
@@ -79,5 +104,23 @@ class StepPipeline(Protocol):
     def velocity(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """One transformer call: dx/dsigma of each row, (C, H, W) float32. Shapes may differ."""
 
-    def decode(self, latents: torch.Tensor) -> Pixels:
-        """The picture that (C, H, W) latents stand for. Raises ValueError where it is not finite."""
+    def decode(self, latents: Sequence[torch.Tensor]) -> list[Pixels]:
+        """The pictures of (C, H, W) latents of one shape. Raises NotFinite where one is not finite."""
+
+    def preview(self, latents: Sequence[torch.Tensor]) -> list[Pixels]:
+        """As decode, but cheap and rough."""
+
+    def state_bytes(self, request: ImageRequest, text_tokens: int) -> int:
+        """Device memory that the request's state takes while it is resident."""
+
+    def free_bytes(self) -> int:
+        """Device memory that is free for more, as measured now."""
+
+    def release_memory(self) -> None:
+        """Give back what the device's allocator keeps for later."""
+
+    def reset_peak(self) -> None:
+        """Count the most memory in use from here on."""
+
+    def peak_bytes(self) -> int:
+        """The most in use since then beyond what is in use now; 0 where the device does not count."""

@@ -19,8 +19,11 @@ from diffusers.pipelines.z_image.pipeline_z_image import (
 )
 
 from core.errors import InvalidRequest
-from image.pipelines.base import Pixels, Row, Schedule, Tokens
-from image.request import ImageRequest
+from image.pipelines import memory, previews
+from image.pipelines.base import Kept, Pixels, Row, Schedule, Start, Tokens
+from image.pipelines.pixels import as_levels, as_pixels
+from image.pipelines.previews import Preview
+from image.request import ImageRequest, Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,24 +40,42 @@ class ZImage:
         """Takes the parts of `stock`; the stock pipeline's own loop is never run."""
         self.model = model
         self._tokenizer: PreTrainedTokenizerBase = stock.tokenizer
-        self._text_encoder: Any = stock.text_encoder
-        self._transformer: Any = stock.transformer
-        self._vae: Any = stock.vae
+        self.text_encoder: Any = stock.text_encoder
+        self.transformer: Any = stock.transformer
+        self.vae: Any = stock.vae
         self._sigma_maker: Any = stock.scheduler
         if self._sigma_maker.config.stochastic_sampling or self._sigma_maker.config.invert_sigmas:
             raise ValueError("only deterministic flow matching from sigma 1 to 0 can be stepped")
-        self._device: torch.device = self._transformer.device
+        self._device: torch.device = self.transformer.device
         self._pixels_a_patch: int = stock.vae_scale_factor * PATCH
-        self.max_side: int = min(self._transformer.config.axes_lens[1:]) * self._pixels_a_patch
+        self._decoder = previews.through_vae(stock.vae)
+        self._preview = previews.through_matrix(stock.vae, stock.vae_scale_factor)
+        self.max_side: int = min(self.transformer.config.axes_lens[1:]) * self._pixels_a_patch
 
     @classmethod
-    def load(cls, folder: Path, model: str, device: str, dtype: torch.dtype) -> ZImage:
-        """Read a checkpoint folder in diffusers' layout."""
-        stock = ZImagePipeline.from_pretrained(folder, dtype=dtype, local_files_only=True, low_cpu_mem_usage=True)
+    def load(cls, folder: Path, model: str, device: str, dtype: torch.dtype, text_encoder: Any | None = None) -> ZImage:
+        """Read a checkpoint folder in diffusers' layout. `text_encoder`: one that is on the device already."""
+        given = {} if text_encoder is None else {"text_encoder": text_encoder}
+        stock = ZImagePipeline.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, low_cpu_mem_usage=True, **given
+        )
         stock.to(device)
         for part in (stock.text_encoder, stock.transformer, stock.vae):
             part.requires_grad_(False).eval()
         return cls(stock, model)
+
+    def show_with(self, preview: Preview) -> None:
+        """How unfinished images are shown."""
+        self._preview = preview
+
+    @property
+    def vae_scale(self) -> int:
+        """Image pixels to a latent pixel's side."""
+        return self._pixels_a_patch // PATCH
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.model} {memory.name(self._device)} {self.transformer.dtype} torch {torch.__version__}"
 
     def tokenize(self, prompt: str) -> Tokens:
         text = self._tokenizer.apply_chat_template(
@@ -87,19 +108,41 @@ class ZImage:
         for i, prompt in enumerate(prompts):
             ids[i, : len(prompt.ids)] = torch.tensor(prompt.ids)
             mask[i, : len(prompt.ids)] = True
-        hidden = self._text_encoder(
+        hidden = self.text_encoder(
             input_ids=ids.to(self._device),
             attention_mask=mask.to(self._device),
             output_hidden_states=True,
         ).hidden_states[-2]
         return [row[: len(p.ids)].clone() for row, p in zip(hidden, prompts, strict=True)]
 
-    def noise(self, request: ImageRequest) -> torch.Tensor:
+    def start(self, request: ImageRequest, schedule: Schedule) -> Start:
         across, down = self._patches(request)
-        shape = (1, self._transformer.in_channels, down * PATCH, across * PATCH)
+        shape = (1, self.transformer.in_channels, down * PATCH, across * PATCH)
         generator = torch.Generator("cpu").manual_seed(request.seed)
-        latents = torch.randn(shape, generator=generator, dtype=torch.float32)
-        return latents[0].to(self._device)
+        # As the stock pipelines draw: first for the source's posterior, then for the noise.
+        source = self._encode_source(request, request.source, generator) if request.source else None
+        noise = torch.randn(shape, generator=generator, dtype=torch.float32)[0].to(self._device)
+        if source is None or request.source is None:
+            return Start(noise)
+        sigma = schedule.sigmas[0].item()
+        latents = sigma * noise + (1.0 - sigma) * source
+        if request.source.mask is None:
+            return Start(latents)
+        return Start(latents, Kept(source, noise, self._anew(request, request.source.mask)))
+
+    def _encode_source(self, request: ImageRequest, source: Source, generator: torch.Generator) -> torch.Tensor:
+        rgb = torch.frombuffer(bytearray(source.rgb), dtype=torch.uint8).view(request.height, request.width, 3)
+        image = rgb.permute(2, 0, 1).unsqueeze(0).float() / 255.0
+        posterior = self.vae.encode((2.0 * image - 1.0).to(self._device, self.vae.dtype)).latent_dist
+        config = self.vae.config
+        latents: torch.Tensor = (posterior.sample(generator)[0].float() - config.shift_factor) * config.scaling_factor
+        return latents
+
+    def _anew(self, request: ImageRequest, mask: bytes) -> torch.Tensor:
+        across, down = self._patches(request)
+        levels = torch.frombuffer(bytearray(mask), dtype=torch.uint8).view(1, 1, request.height, request.width)
+        small = torch.nn.functional.interpolate(levels.float(), size=(down * PATCH, across * PATCH), mode="nearest")
+        return (small[0] >= 128).float().to(self._device)
 
     def schedule(self, request: ImageRequest) -> Schedule:
         across, down = self._patches(request)
@@ -114,11 +157,12 @@ class ZImage:
         # set_timesteps leaves its result on the scheduler: copied at once, only this thread asks.
         self._sigma_maker.set_timesteps(sigmas=get_default_z_image_sigmas(request.steps), mu=shift)
         timesteps = (1000 - self._sigma_maker.timesteps) / 1000
-        return Schedule(self._sigma_maker.sigmas.clone(), timesteps)
+        skipped = request.skipped_steps
+        return Schedule(self._sigma_maker.sigmas[skipped:].clone(), timesteps[skipped:])
 
     def velocity(self, rows: Sequence[Row]) -> list[torch.Tensor]:
-        dtype = self._transformer.dtype
-        outputs = self._transformer(
+        dtype = self.transformer.dtype
+        outputs = self.transformer(
             [row.latents.to(dtype).unsqueeze(1) for row in rows],  # (C, 1, H, W)
             torch.stack([row.timestep for row in rows]).to(self._device),
             [row.text for row in rows],
@@ -127,15 +171,30 @@ class ZImage:
         # The transformer predicts the negative of dx/dsigma.
         return [-output.float().squeeze(1) for output in outputs]
 
-    def decode(self, latents: torch.Tensor) -> Pixels:
-        config = self._vae.config
-        scaled = latents.to(self._vae.dtype) / config.scaling_factor + config.shift_factor
-        image = self._vae.decode(scaled.unsqueeze(0), return_dict=False)[0][0].float()
-        if not bool(torch.isfinite(image).all()):
-            raise ValueError("the decoded image is not finite")
-        levels = (image / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-        grid = levels.permute(1, 2, 0).contiguous().cpu()  # (H, W, 3)
-        return Pixels(grid.shape[1], grid.shape[0], grid.numpy().tobytes())
+    def decode(self, latents: Sequence[torch.Tensor]) -> list[Pixels]:
+        return as_pixels(as_levels(self._decoder(torch.stack(list(latents)))))
+
+    def preview(self, latents: Sequence[torch.Tensor]) -> list[Pixels]:
+        return as_pixels(as_levels(self._preview(torch.stack(list(latents)))))
+
+    def state_bytes(self, request: ImageRequest, text_tokens: int) -> int:
+        across, down = self._patches(request)
+        copies = 2 + (3 if request.source and request.source.mask else 0)  # latents and estimate; what a mask keeps
+        latents = self.transformer.in_channels * across * down * PATCH**2 * 4 * copies
+        text: int = text_tokens * self.transformer.config.cap_feat_dim * self.text_encoder.dtype.itemsize
+        return int(latents) + text
+
+    def free_bytes(self) -> int:
+        return memory.free(self._device)
+
+    def reset_peak(self) -> None:
+        memory.reset_peak(self._device)
+
+    def peak_bytes(self) -> int:
+        return memory.peak(self._device)
+
+    def release_memory(self) -> None:
+        memory.release(self._device)
 
     def _patches(self, request: ImageRequest) -> tuple[int, int]:
         """Tokens across and down."""

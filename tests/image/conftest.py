@@ -1,5 +1,6 @@
 """The real tiny pipeline, built once a run."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from image import tiny_untrained
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest
+from tests.image.asking import worker
 from tests.image.reference import Stock
 
 
@@ -23,6 +25,13 @@ def pipeline(checkpoint: Path) -> ZImage:
     import torch
 
     return ZImage.load(checkpoint, tiny_untrained.MODEL, "cpu", torch.float32)
+
+
+@pytest.fixture(scope="session")
+async def port(pipeline: ZImage, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[int]:
+    """A worker that tests share; it keeps nothing of what they ask."""
+    async with worker(lambda: pipeline, tmp_path_factory.mktemp("data")) as port:
+        yield port
 
 
 @pytest.fixture(scope="session")

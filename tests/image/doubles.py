@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from image.pipelines.base import Pixels, Row, Schedule, Tokens
+from image.pipelines.base import Pixels, Row, Schedule, Start, Tokens
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest
 
@@ -30,8 +30,8 @@ class Wrapped:
     def encode(self, prompts: Sequence[Tokens]) -> list[torch.Tensor]:
         return self.inner.encode(prompts)
 
-    def noise(self, request: ImageRequest) -> torch.Tensor:
-        return self.inner.noise(request)
+    def start(self, request: ImageRequest, schedule: Schedule) -> Start:
+        return self.inner.start(request, schedule)
 
     def schedule(self, request: ImageRequest) -> Schedule:
         return self.inner.schedule(request)
@@ -39,8 +39,30 @@ class Wrapped:
     def velocity(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         return self.inner.velocity(rows)
 
-    def decode(self, latents: torch.Tensor) -> Pixels:
+    def decode(self, latents: Sequence[torch.Tensor]) -> list[Pixels]:
         return self.inner.decode(latents)
+
+    def preview(self, latents: Sequence[torch.Tensor]) -> list[Pixels]:
+        return self.inner.preview(latents)
+
+    def state_bytes(self, request: ImageRequest, text_tokens: int) -> int:
+        return self.inner.state_bytes(request, text_tokens)
+
+    def free_bytes(self) -> int:
+        return self.inner.free_bytes()
+
+    def release_memory(self) -> None:
+        self.inner.release_memory()
+
+    def reset_peak(self) -> None:
+        self.inner.reset_peak()
+
+    def peak_bytes(self) -> int:
+        return self.inner.peak_bytes()
+
+    @property
+    def fingerprint(self) -> str:
+        return self.inner.fingerprint
 
 
 class Transparent(Wrapped):
@@ -54,8 +76,8 @@ class Transparent(Wrapped):
         self.batches.append([tuple(row.latents.shape) for row in rows])
         return super().velocity(rows)
 
-    def decode(self, latents: torch.Tensor) -> Pixels:
-        return Pixels(0, 0, latents.numpy().tobytes())
+    def decode(self, latents: Sequence[torch.Tensor]) -> list[Pixels]:
+        return [Pixels(0, 0, one.numpy().tobytes()) for one in latents]
 
 
 class Poisoned(Transparent):
@@ -66,13 +88,13 @@ class Poisoned(Transparent):
         self._nan_seed = nan_seed
         self._raising_seed = raising_seed
 
-    def noise(self, request: ImageRequest) -> torch.Tensor:
-        latents = super().noise(request)
+    def start(self, request: ImageRequest, schedule: Schedule) -> Start:
+        start = super().start(request, schedule)
         if request.seed == self._nan_seed:
-            latents[0, 0, 0] = float("nan")
+            start.latents[0, 0, 0] = float("nan")
         if request.seed == self._raising_seed:
-            latents[0, 0, 0] = float("inf")
-        return latents
+            start.latents[0, 0, 0] = float("inf")
+        return start
 
     def velocity(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         if any(row.latents.isinf().any() for row in rows):
@@ -87,8 +109,11 @@ class Stepped(Wrapped):
         super().__init__(inner)
         self.permits = threading.Semaphore(0)
         self.calls = 0
+        self.warm = False
 
     def velocity(self, rows: Sequence[Row]) -> list[torch.Tensor]:
-        self.calls += 1
-        assert self.permits.acquire(timeout=20)
+        if self.warm:
+            self.calls += 1
+            assert self.permits.acquire(timeout=20)
+        self.warm = True  # the first call is the engine's own
         return super().velocity(rows)

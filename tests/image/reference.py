@@ -1,10 +1,12 @@
 """The stock pipeline, run alone: what every image of the engine is compared with."""
 
+import io
 from functools import cache
 from pathlib import Path
 
 import torch
-from diffusers import ZImagePipeline
+from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImagePipeline
+from PIL import Image
 
 from image.request import ImageRequest
 
@@ -35,3 +37,23 @@ class Stock:
             generator=torch.Generator("cpu").manual_seed(request.seed),
             output_type=output,
         ).images
+
+    def edited(self, request: ImageRequest, image: bytes, strength: float, mask: bytes | None = None) -> bytes:
+        """`mask`: transparent where the picture is painted anew."""
+        kind = ZImageInpaintPipeline if mask else ZImageImg2ImgPipeline
+        pipeline = kind(**self._pipeline.components)
+        pipeline.set_progress_bar_config(disable=True)
+        given = {"mask_image": Image.open(io.BytesIO(mask)).getchannel("A").point(lambda a: 255 - a)} if mask else {}
+        result = pipeline(
+            request.prompt,
+            image=Image.open(io.BytesIO(image)).convert("RGB"),
+            strength=strength,
+            height=request.height,
+            width=request.width,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance,
+            generator=torch.Generator("cpu").manual_seed(request.seed),
+            **given,
+        )
+        pixels: bytes = result.images[0].tobytes()
+        return pixels

@@ -1,62 +1,26 @@
 """The worker behind a real server, as its callers see it."""
 
-import base64
 import hashlib
-import io
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from fastapi import FastAPI, Request
-from PIL import Image
 
-from image.app import WORKER_PATHS, create_app
-from image.encode import DIGITAL_SOURCE_TYPE
+from image.app import create_app
+from image.encode import GENERATED
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest
-from image.settings import ImageSettings
-from tests.fakes.client import Answer, ask, connected, request
+from image.routes.roles import WORKER_PATHS
+from image.tiny_untrained import MODEL
+from tests.fakes.client import connected, request
 from tests.fakes.serving import serving
-from tests.fakes.wait import eventually, soon
+from tests.fakes.wait import eventually
+from tests.image.asking import GENERATIONS, get, picture, post, ready, settings, until, until_idle, worker
 from tests.image.doubles import Poisoned, Stepped
 from tests.image.reference import Stock
-
-GENERATIONS = "/v1/images/generations"
-
-
-def settings(**given: Any) -> ImageSettings:
-    small: dict[str, Any] = {"data_dir": Path("unused"), "image_default_size": "64x64", "image_default_steps": 2}
-    return ImageSettings(**(small | given))
-
-
-@pytest.fixture
-async def port(pipeline: ZImage) -> AsyncIterator[int]:
-    async with serving(create_app(settings(), lambda: pipeline)) as port:
-        await ready(port)
-        yield port
-
-
-async def ready(port: int) -> None:
-    while (await get(port, "/readyz")).status != 200:
-        pass
-
-
-async def get(port: int, path: str) -> Answer:
-    return await ask(port, request(b"GET", path.encode()))
-
-
-async def post(port: int, path: str, body: Any, headers: list[tuple[bytes, bytes]] | None = None) -> Answer:
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return await ask(port, request(b"POST", path.encode(), headers or [], raw))
-
-
-def picture(b64: str) -> Image.Image:
-    image = Image.open(io.BytesIO(base64.b64decode(b64)))
-    image.load()
-    return image
 
 
 async def test_generate_is_stock_pixels_with_their_origin(port: int, stock: Stock) -> None:
@@ -77,7 +41,7 @@ async def test_generate_is_stock_pixels_with_their_origin(port: int, stock: Stoc
         expected = stock.rgb(ImageRequest(prompt, 96, 64, 3, d["seed"]))
         assert max(abs(a - b) for a, b in zip(image.tobytes(), expected, strict=True)) <= 1
         marks = dict(image.text)  # type: ignore[attr-defined]
-        assert DIGITAL_SOURCE_TYPE in marks.pop("XML:com.adobe.xmp")
+        assert GENERATED in marks.pop("XML:com.adobe.xmp")
         assert marks == {
             "Software": "Soundstage",
             "model": "zimage-tiny-untrained",
@@ -86,7 +50,7 @@ async def test_generate_is_stock_pixels_with_their_origin(port: int, stock: Stoc
             "steps": "3",
             "release": "rel-7",
             "run_id": "run-9",
-            "digital_source_type": DIGITAL_SOURCE_TYPE,
+            "digital_source_type": GENERATED,
         }
 
 
@@ -125,8 +89,8 @@ async def test_the_openai_sdk(port: int) -> None:
             await client.images.generate(prompt="a boat", model="other")
         assert missing.value.code == "model_not_found"
         with pytest.raises(openai.BadRequestError) as bad:
-            await client.images.generate(prompt="a boat", response_format="url")
-        assert bad.value.param == "response_format"
+            await client.images.generate(prompt="a boat", style="vivid")
+        assert bad.value.param == "style"
 
 
 BAD = [
@@ -169,7 +133,16 @@ BAD = [
     ({"prompt": "x", "background": "transparent"}, "background"),
     ({"prompt": "x", "output_format": "tiff"}, "output_format"),
     ({"prompt": "x", "output_compression": 50}, "output_compression"),
-    ({"prompt": "x", "response_format": "url"}, "response_format"),
+    ({"prompt": "x", "output_format": "webp", "output_compression": 101}, "output_compression"),
+    ({"prompt": "x", "response_format": "url", "stream": True}, "response_format"),
+    ({"prompt": "x", "response_format": "file"}, "response_format"),
+    ({"prompt": "x", "partial_images": 4, "stream": True}, "partial_images"),
+    ({"prompt": "x", "partial_images": 1}, "partial_images"),
+    ({"prompt": "x", "stream": True, "n": 2}, "n"),
+    ({"prompt": "x", "stream": "yes"}, "stream"),
+    ({"prompt": "x", "strength": 0.5}, "strength"),
+    ({"prompt": "x", "exact": 1}, "exact"),
+    ({"prompt": "x", "lora": "../secret"}, "lora"),
     ({"prompt": "x", "moderation": "low"}, "moderation"),
     ({"prompt": "x", "style": "vivid"}, "style"),
     ({"prompt": "x", "anything": None}, "anything"),
@@ -205,17 +178,15 @@ async def test_other_ways_to_be_wrong(port: int) -> None:
     assert (await post(port, GENERATIONS, {"prompt": "x"}, long)).error["param"] == "x-soundstage-run"
 
 
-async def test_a_key_is_asked_for_where_one_is_set(pipeline: ZImage) -> None:
-    async with serving(create_app(settings(wan_worker_api_key="k1"), lambda: pipeline)) as port:
-        await ready(port)
+async def test_a_key_is_asked_for_where_one_is_set(pipeline: ZImage, tmp_path: Path) -> None:
+    async with worker(lambda: pipeline, tmp_path, wan_worker_api_key="k1") as port:
         assert (await post(port, GENERATIONS, {"prompt": "x"})).status == 401
         assert (await post(port, GENERATIONS, {"prompt": "x"}, [(b"authorization", b"Bearer k1")])).status == 200
 
 
-async def test_a_failing_image_is_an_error_without_its_inside(pipeline: ZImage) -> None:
+async def test_a_failing_image_is_an_error_without_its_inside(pipeline: ZImage, tmp_path: Path) -> None:
     poisoned = Poisoned(pipeline, nan_seed=1, raising_seed=2)
-    async with serving(create_app(settings(), lambda: poisoned)) as port:
-        await ready(port)
+    async with worker(lambda: poisoned, tmp_path) as port:
         nan = await post(port, GENERATIONS, {"prompt": "x", "seed": 1})
         raising = await post(port, GENERATIONS, {"prompt": "x", "seed": 2})
         assert (nan.status, nan.error["code"]) == (500, "not_finite")
@@ -223,10 +194,9 @@ async def test_a_failing_image_is_an_error_without_its_inside(pipeline: ZImage) 
         assert b"refuses" not in raising.body
 
 
-async def test_a_client_that_leaves_frees_the_engine_within_a_step(pipeline: ZImage) -> None:
+async def test_a_client_that_leaves_frees_the_engine_within_a_step(pipeline: ZImage, tmp_path: Path) -> None:
     stepped = Stepped(pipeline)
-    async with serving(create_app(settings(), lambda: stepped)) as port:
-        await ready(port)
+    async with worker(lambda: stepped, tmp_path) as port:
         async with connected(port) as client:
             body = json.dumps({"prompt": "x", "steps": 50}).encode()
             await client.send(request(b"POST", GENERATIONS.encode(), [], body))
@@ -239,27 +209,31 @@ async def test_a_client_that_leaves_frees_the_engine_within_a_step(pipeline: ZIm
         assert stepped.calls == 3
 
 
-async def test_a_full_queue_is_429_with_retry_after_and_takes_no_part_of_a_request(pipeline: ZImage) -> None:
+async def test_a_full_queue_is_429_with_retry_after_and_takes_no_part_of_a_request(
+    pipeline: ZImage, tmp_path: Path
+) -> None:
     stepped = Stepped(pipeline)
-    async with serving(create_app(settings(image_queue_max=2, image_residents=1), lambda: stepped)) as port:
-        await ready(port)
-        async with connected(port) as first:
-            body = json.dumps({"prompt": "x", "steps": 50}).encode()
-            await first.send(request(b"POST", GENERATIONS.encode(), [], body))
-            await eventually(lambda: stepped.calls == 1, "the first step's start")
-            full = await post(port, GENERATIONS, {"prompt": "x", "n": 2})
-            assert (full.status, full.error["type"], full.error["code"]) == (429, "rate_limit_error", "queue_full")
-            assert int(full.header(b"retry-after") or b"") >= 1
-            async with connected(port) as second:  # there was room for one
-                await second.send(request(b"POST", GENERATIONS.encode(), [], b'{"prompt": "x"}'))
-                await until(port, lambda text: 'soundstage_image_requests{state="waiting"} 1.0' in text)
-                first.leave()
-                await until(port, lambda text: 'soundstage_http_requests_in_flight{service="image"} 2.0' in text)
-                stepped.permits.release(20)
-                assert (await second.answer()).status == 200
+    tight = worker(lambda: stepped, tmp_path, image_queue_max=2, image_residents=1)
+    async with tight as port, connected(port) as first:
+        body = json.dumps({"prompt": "x", "steps": 50}).encode()
+        await first.send(request(b"POST", GENERATIONS.encode(), [], body))
+        await eventually(lambda: stepped.calls == 1, "the first step's start")
+        full = await post(port, GENERATIONS, {"prompt": "x", "n": 2})
+        assert (full.status, full.error["type"], full.error["code"]) == (429, "rate_limit_error", "queue_full")
+        assert int(full.header(b"retry-after") or b"") >= 1
+        async with connected(port) as second:  # there was room for one
+            await second.send(request(b"POST", GENERATIONS.encode(), [], b'{"prompt": "x"}'))
+            await until(
+                port,
+                lambda text: 'soundstage_image_requests{model="zimage-tiny-untrained",state="waiting"} 1.0' in text,
+            )
+            first.leave()
+            await until(port, lambda text: 'soundstage_http_requests_in_flight{service="image"} 2.0' in text)
+            stepped.permits.release(20)
+            assert (await second.answer()).status == 200
 
 
-async def test_not_ready_until_the_model_is(pipeline: ZImage) -> None:
+async def test_not_ready_until_the_model_is(pipeline: ZImage, tmp_path: Path) -> None:
     import threading
 
     loaded = threading.Event()
@@ -268,7 +242,7 @@ async def test_not_ready_until_the_model_is(pipeline: ZImage) -> None:
         assert loaded.wait(20)
         return pipeline
 
-    async with serving(create_app(settings(), load)) as port:
+    async with serving(create_app(settings(tmp_path), {MODEL: load})) as port:
         assert (await get(port, "/healthz")).status == 200
         assert (await get(port, "/readyz")).status == 503
         assert (await get(port, "/health")).json()["model_loaded"] is False
@@ -279,18 +253,20 @@ async def test_not_ready_until_the_model_is(pipeline: ZImage) -> None:
         assert (await post(port, GENERATIONS, {"prompt": "x"})).status == 200
 
 
-async def test_a_model_that_cannot_be_loaded_is_reported() -> None:
+async def test_a_model_that_cannot_be_loaded_is_reported(tmp_path: Path) -> None:
     told: list[str] = []
 
     def load() -> ZImage:
         raise OSError("no such checkpoint")
 
-    async with serving(create_app(settings(), load, on_load_failure=lambda: told.append("failed"))) as port:
+    async with serving(
+        create_app(settings(tmp_path), {MODEL: load}, on_load_failure=lambda: told.append("failed"))
+    ) as port:
         await eventually(lambda: told)
         assert (await get(port, "/readyz")).status == 503
 
 
-async def test_it_announces_itself(pipeline: ZImage) -> None:
+async def test_it_announces_itself(pipeline: ZImage, tmp_path: Path) -> None:
     heard: list[dict[str, Any]] = []
     orchestrator = FastAPI()
 
@@ -304,8 +280,10 @@ async def test_it_announces_itself(pipeline: ZImage) -> None:
         heard.append({"left": id})
 
     async with serving(orchestrator) as at:
-        configured = settings(orchestrator_url=f"http://127.0.0.1:{at}", image_roles="shorts,scenes", port=8006)
-        async with serving(create_app(configured, lambda: pipeline)):
+        configured = settings(
+            tmp_path, orchestrator_url=f"http://127.0.0.1:{at}", image_roles="shorts,scenes", port=8006
+        )
+        async with serving(create_app(configured, {MODEL: lambda: pipeline})):
             await eventually(lambda: heard and heard[-1]["ready"], "an announcement that it is ready")
             last = heard[-1]
             assert last["kind"] == "image"
@@ -313,19 +291,3 @@ async def test_it_announces_itself(pipeline: ZImage) -> None:
             assert last["url"] == "http://127.0.0.1:8006/"
             assert last["models"][0]["id"] == "zimage-tiny-untrained"
         assert heard[-1] == {"left": last["id"]}
-
-
-async def until(port: int, holds: Any) -> None:
-    """Ask for the metrics until they say so."""
-
-    async def ask_again() -> None:
-        while not holds((await get(port, "/metrics")).body.decode()):
-            pass
-
-    await soon(ask_again())
-
-
-async def until_idle(port: int) -> dict[str, int]:
-    await until(port, lambda text: 'soundstage_image_requests{state="running"} 0.0' in text)
-    engine = (await get(port, "/health")).json()["engine"]
-    return {key: engine[key] for key in ("running", "waiting")}

@@ -1,6 +1,5 @@
 """The engine over the real tiny pipeline, driven turn by turn on the test's own thread."""
 
-import queue
 import random
 from dataclasses import dataclass, field
 
@@ -8,8 +7,9 @@ import pytest
 import torch
 
 from core.errors import InvalidRequest
-from image.engine import Cancel, Command, Engine, News, Stop, Submit
-from image.events import Cancelled, Event, Failed, Finished, Partial, Progress
+from image.engine import Engine, Sizing
+from image.events import Admitted, Cancelled, Event, Failed, Finished, Partial, Progress
+from image.mail import Cancel, Mail, News, Stop, Submit
 from image.pipelines.base import StepPipeline
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest, RequestId
@@ -30,8 +30,8 @@ class Driven:
     news: News | None = None
 
     def __post_init__(self) -> None:
-        self.mail: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self.engine = Engine(self.pipeline, self.budget, self.mail, self._hear)
+        self.mail: Mail = Mail()
+        self.engine = Engine(self.pipeline, Sizing(self.budget), self.mail, self._hear)
 
     def submit(self, request: ImageRequest) -> RequestId:
         id = RequestId(len(self.events))
@@ -43,7 +43,9 @@ class Driven:
         self.engine.run_once()
 
     def live(self) -> list[RequestId]:
-        return [id for id, told in self.events.items() if not told or isinstance(told[-1], Progress | Partial)]
+        return [
+            id for id, told in self.events.items() if not told or isinstance(told[-1], Admitted | Progress | Partial)
+        ]
 
     def finish(self) -> None:
         while self.live():
@@ -127,7 +129,7 @@ def test_events_tell_every_step_and_the_previews_asked_for(pipeline: ZImage) -> 
     told = driven.events[id]
     assert [e.step for e in told if isinstance(e, Progress)] == list(range(1, 9))
     assert [e.index for e in told if isinstance(e, Partial)] == [0, 1, 2]
-    assert [i for i, e in enumerate(told) if isinstance(e, Partial)] == [2, 5, 8]  # after steps 2, 4 and 6
+    assert [i for i, e in enumerate(told) if isinstance(e, Partial)] == [3, 6, 9]  # after steps 2, 4 and 6
     assert isinstance(told[-1], Finished)
 
 
@@ -140,7 +142,7 @@ def test_cancel_takes_effect_before_the_next_step(pipeline: ZImage) -> None:
     driven.mail.put(Cancel(leaving))
     driven.turn()
     assert [len(batch) for batch in transparent.batches] == [2, 1]
-    assert driven.events[leaving] == [Progress(1, 50), Cancelled()]
+    assert driven.events[leaving] == [Admitted(), Progress(1, 50), Cancelled()]
     driven.finish()
     assert isinstance(driven.events[staying][-1], Finished)
     driven.mail.put(Cancel(leaving))  # of a request that has ended: nothing happens

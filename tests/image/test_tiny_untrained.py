@@ -9,6 +9,7 @@ from image import tiny_untrained
 from image.pipelines.base import Row
 from image.pipelines.load import CheckpointError, load
 from image.pipelines.zimage import ZImage
+from image.settings import ImageSettings
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -54,7 +55,7 @@ def test_the_prompt_and_the_step_move_the_output(pipeline: ZImage) -> None:
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model_index\.json"):
-        load(tmp_path, "x", device="cpu", dtype="auto", threads=0)
-    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(CheckpointError, match="FluxPipeline"):
-        load(tmp_path, "x", device="cpu", dtype="auto", threads=0)
+        load(tmp_path, "x", ImageSettings.load())
+    (tmp_path / "model_index.json").write_text('{"_class_name": "NoSuchPipeline"}')
+    with pytest.raises(CheckpointError, match="NoSuchPipeline"):
+        load(tmp_path, "x", ImageSettings.load())

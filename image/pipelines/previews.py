@@ -1,0 +1,70 @@
+"""Three ways to show an unfinished image: through the VAE, through a tiny decoder, or by one matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+Preview = Callable[[torch.Tensor], torch.Tensor]
+"""(B, C, H, W) latents to (B, 3, 8 H, 8 W) levels from -1 to 1."""
+
+_SIDE = 128  # pixels of a picture that the projection is fitted on
+_PICTURES = 6
+
+
+def through_vae(vae: Any) -> Preview:
+    """As exact as a finished image, and as dear."""
+
+    def show(latents: torch.Tensor) -> torch.Tensor:
+        scaled = latents.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
+        image: torch.Tensor = vae.decode(scaled, return_dict=False)[0]
+        return image.float()
+
+    return show
+
+
+def through_tiny_decoder(folder: Path, device: torch.device, dtype: torch.dtype) -> Preview:
+    """A distilled decoder (diffusers' AutoencoderTiny) that was trained for this latent space."""
+    from diffusers import AutoencoderTiny
+
+    tiny = AutoencoderTiny.from_pretrained(folder, torch_dtype=dtype, local_files_only=True).to(device).eval()
+
+    def show(latents: torch.Tensor) -> torch.Tensor:
+        image: torch.Tensor = tiny.decode(latents.to(dtype), return_dict=False)[0]
+        return image.float()
+
+    return show
+
+
+def through_matrix(vae: Any, scale: int) -> Preview:
+    """A linear projection to RGB, fitted once to what this very VAE makes of smooth colours.
+
+    One matrix product an image: no detail below a latent pixel (`scale` image pixels), right colours and shapes.
+    """
+    fitted: list[torch.Tensor] = []
+
+    def show(latents: torch.Tensor) -> torch.Tensor:
+        if not fitted:
+            fitted.append(_fit(vae, scale).to(latents.device))
+        small = torch.einsum("kc,bkhw->bchw", fitted[0][:-1], latents.float()) + fitted[0][-1][:, None, None]
+        return functional.interpolate(small, scale_factor=scale, mode="bilinear")
+
+    return show
+
+
+def _fit(vae: Any, scale: int) -> torch.Tensor:
+    """(C + 1, 3): least squares from latents and a constant to the mean colour under each latent pixel."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    coarse = torch.rand(_PICTURES, 3, 5, 5, generator=generator) * 2 - 1
+    pictures = functional.interpolate(coarse, size=(_SIDE, _SIDE), mode="bicubic").clamp(-1, 1)
+    encoded = vae.encode(pictures.to(vae.device, vae.dtype)).latent_dist.mode().float().cpu()
+    latents = (encoded - vae.config.shift_factor) * vae.config.scaling_factor
+    known = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
+    known = torch.cat([known, torch.ones(len(known), 1)], dim=1)
+    wanted = functional.avg_pool2d(pictures, scale).permute(0, 2, 3, 1).reshape(-1, 3)
+    solution: torch.Tensor = torch.linalg.lstsq(known, wanted, driver="gelsd").solution
+    return solution

@@ -1,0 +1,1 @@
+"""The image worker's HTTP surface, by who calls it."""

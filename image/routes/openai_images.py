@@ -1,0 +1,179 @@
+"""OpenAI's Images API: generations, edits, and what became of a request."""
+
+import asyncio
+import base64
+import random
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Literal
+
+import msgspec
+from fastapi import FastAPI, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from core.disconnect import until_disconnect
+from core.errors import InvalidRequest
+from image import sources
+from image.blobs import PATH
+from image.encode import MEDIA_TYPES
+from image.events import Admitted
+from image.request import ImageRequest
+from image.streaming import EventStream
+from image.upload import Form, parse_form
+from image.wire import EditBody, GenerationBody, ImagesBody, parse, parse_strings
+from image.worker import Job, Picture, Worker, standing
+
+Kind = Literal["image_generation", "image_edit"]
+
+
+def add(api: FastAPI, worker: Worker) -> None:
+    settings = worker.settings
+
+    @api.post("/v1/images/generations", tags=["images"], openapi_extra=json_body(GenerationBody))
+    async def generate(http: Request) -> Response:
+        body = parse(GenerationBody, await http.body())
+        size = body.asked_size() or settings.default_size
+        requests = body.requests(settings, seed(body.seed), standing(http), size)
+        return await _answer(worker, http, "image_generation", body, requests)
+
+    @api.post("/v1/images/edits", tags=["images"], openapi_extra=_form_body(EditBody))
+    async def edit(http: Request) -> Response:
+        form = parse_form(http.headers.get("content-type"), await http.body())
+        body = parse_strings(EditBody, form.fields)
+        requests = await asyncio.to_thread(_edit_requests, worker, http, body, form)
+        return await _answer(worker, http, "image_edit", body, requests)
+
+    @api.get("/v1/images/requests/{id}", tags=["images"])
+    async def request(id: str) -> dict[str, Any]:
+        """How far a request is: `id` is its X-Request-Id."""
+        return worker.ledger.told(id)
+
+    @api.get(PATH + "{name}", tags=["images"])
+    async def file(name: str, expires: str = "", signature: str = "") -> Response:
+        """A picture behind a signed link; the signature is the key."""
+        content = await asyncio.to_thread(worker.blobs.read, name, expires, signature, time.time())
+        headers = {"cache-control": "private, immutable", "x-content-type-options": "nosniff"}
+        return Response(content, media_type=MEDIA_TYPES[name.rpartition(".")[2]], headers=headers)
+
+
+def seed(asked: int | None) -> int:
+    return random.getrandbits(32) if asked is None else asked
+
+
+def _edit_requests(worker: Worker, http: Request, body: EditBody, form: Form) -> list[ImageRequest]:
+    """Decodes the pictures: off the event loop."""
+    settings = worker.settings
+    if not form.images:
+        raise InvalidRequest("image: a picture to edit is required.", param="image", code="missing")
+    if len(form.images) > 1:
+        raise InvalidRequest("The model edits one picture at a time.", param="image", code="too_many_images")
+    picture = sources.read(form.images[0], "image", settings.image_max_source_pixels)
+    mask = sources.read(form.mask, "mask", settings.image_max_source_pixels) if form.mask else None
+    size = body.asked_size() or sources.fitting_size(picture, settings.limits)
+    settings.limits.check_size(*size)
+    source = sources.source(picture, mask, size, body.strength_for(mask is not None))
+    return body.requests(settings, seed(body.seed), standing(http), size, source)
+
+
+async def _answer(
+    worker: Worker, http: Request, kind: Kind, body: ImagesBody, requests: Sequence[ImageRequest]
+) -> Response:
+    job = worker.job(http, worker.model(body.model), requests, body.output, bool(body.prompt_in_metadata))
+    if body.stream:
+        return await _stream(worker, http, kind, body, job)
+    pictures = await worker.run(http, job)
+    data = [await _datum(worker, http, body, job, picture) for picture in pictures]
+    first = pictures[0]
+    answer = {
+        "created": int(time.time()),
+        "data": data,
+        **_described(body, job),
+        "usage": _usage(pictures),
+        "model": job.model,
+        "steps": first.request.own_steps,
+        "guidance": first.request.guidance,
+        "prompt_sha256": first.done.prompt_sha256,
+    }
+    headers = {"x-prompt-sha256": first.done.prompt_sha256}
+    return Response(msgspec.json.encode(answer), media_type="application/json", headers=headers)
+
+
+async def _datum(worker: Worker, http: Request, body: ImagesBody, job: Job, picture: Picture) -> dict[str, Any]:
+    if body.response_format != "url":
+        return {"b64_json": picture.b64, "seed": picture.request.seed}
+    now = time.time()
+    name = await asyncio.to_thread(worker.blobs.put, picture.file, job.output.format, now)
+    settings = worker.settings
+    base = settings.reached_at() if settings.public_url or settings.runpod_pod_id else str(http.base_url)
+    return {"url": worker.blobs.link(base, name, now), "seed": picture.request.seed}
+
+
+async def _stream(worker: Worker, http: Request, kind: Kind, body: ImagesBody, job: Job) -> Response:
+    """Begins when the image runs: what fails before that is an ordinary error."""
+    events = _events(worker, kind, body, job)
+    try:
+        with until_disconnect(http.receive):
+            first = await anext(events)
+    except BaseException:
+        await events.aclose()
+        raise
+
+    async def all_events() -> AsyncGenerator[dict[str, Any], None]:
+        try:
+            yield first
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+
+    return EventStream(all_events())
+
+
+async def _events(worker: Worker, kind: Kind, body: ImagesBody, job: Job) -> AsyncGenerator[dict[str, Any], None]:
+    with worker.submitted(job) as generations:
+        async for told in worker.follow(job, generations[0]):
+            event = {"created_at": int(time.time()), **_described(body, job)}
+            if isinstance(told, Admitted):
+                yield {}  # the answer may begin
+            elif isinstance(told, Picture):
+                completed = {"usage": _usage([told]), "seed": told.request.seed, "model": job.model}
+                proof = {"prompt_sha256": told.done.prompt_sha256}
+                yield {"type": f"{kind}.completed", "b64_json": told.b64, **event, **completed, **proof}
+            else:
+                index, file = told
+                b64 = base64.b64encode(file).decode()
+                yield {"type": f"{kind}.partial_image", "partial_image_index": index, "b64_json": b64, **event}
+
+
+def _described(body: ImagesBody, job: Job) -> dict[str, Any]:
+    return {
+        "background": "opaque",
+        "output_format": job.output.format,
+        "quality": body.quality or "auto",
+        "size": f"{job.requests[0].width}x{job.requests[0].height}",
+    }
+
+
+def _usage(pictures: Sequence[Picture]) -> dict[str, Any]:
+    text = sum(p.done.text_tokens for p in pictures)
+    sent = sum(p.done.image_tokens for p in pictures if p.request.source)
+    image = sum(p.done.image_tokens for p in pictures)
+    return {
+        "input_tokens": text + sent,
+        "output_tokens": image,
+        "total_tokens": text + sent + image,
+        "input_tokens_details": {"text_tokens": text, "image_tokens": sent},
+    }
+
+
+def json_body(body: type[BaseModel]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}}
+
+
+def _form_body(body: type[BaseModel]) -> dict[str, Any]:
+    schema = body.model_json_schema()
+    picture = {"type": "string", "format": "binary"}
+    schema["properties"] |= {"image": picture, "mask": picture}
+    schema["required"] = [*schema["required"], "image"]
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
