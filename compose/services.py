@@ -7,6 +7,8 @@ from pathlib import Path
 
 from core.child import Command, Kept
 
+LOOPBACK = "127.0.0.1"
+KINDS = "chat,image,selfie"
 PICTURE_SIZE = "512x512"
 """Of a pipeline's picture, where the embedded model makes it on a CPU."""
 
@@ -21,23 +23,29 @@ class Service:
     kept: Kept | None = None
 
 
+def reached_at(host: str, port: int) -> str:
+    """The address of a service that binds `host`, as this machine reaches it."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
 def planned(
     host: str, port: Mapping[str, int], data: Path, dsn: str, worker_key: str, *, own_engine: bool
 ) -> list[Service]:
     """The orchestrator and its workers. Workers listen on loopback, whatever HOST is."""
     common = {"DATA_DIR": str(data), "WAN_WORKER_API_KEY": worker_key}
-    worker = {**common, "HOST": "127.0.0.1", "ORCHESTRATOR_URL": f"http://127.0.0.1:{port['PORT']}"}
-    entry = {**common, "HOST": host, "DATABASE_URL": dsn, "DEFAULT_IMAGE_SIZE": PICTURE_SIZE}
-    found = [_service("orchestrator", "orchestrator", port["PORT"], data, entry, ready="/healthz")]
+    worker = {**common, "HOST": LOOPBACK, "ORCHESTRATOR_URL": reached_at(host, port["PORT"])}
+    entry = {**common, "HOST": host, "DATABASE_URL": dsn, "DEFAULT_IMAGE_SIZE": PICTURE_SIZE, "READY_NEEDS": KINDS}
+    found = [_service("orchestrator", "orchestrator", host, port["PORT"], data, entry, ready="/healthz")]
     if own_engine:
-        found.append(_service("chat worker with its vLLM engine", "llm", port["CHAT_PORT"], data, worker))
-    found.append(_service("image worker", "image", port["IMAGE_PORT"], data, worker))
-    found.append(_service("selfie worker", "vision", port["SELFIE_PORT"], data, worker))
+        found.append(_service("chat worker with its vLLM engine", "llm", LOOPBACK, port["CHAT_PORT"], data, worker))
+    found.append(_service("image worker", "image", LOOPBACK, port["IMAGE_PORT"], data, worker))
+    found.append(_service("selfie worker", "vision", LOOPBACK, port["SELFIE_PORT"], data, worker))
     return found
 
 
 def _service(
-    title: str, module: str, port: int, data: Path, env: Mapping[str, str], *, ready: str = "/readyz"
+    title: str, module: str, host: str, port: int, data: Path, env: Mapping[str, str], *, ready: str = "/readyz"
 ) -> Service:
     command = Command(
         name=module,
@@ -46,4 +54,4 @@ def _service(
         log_path=data / "logs" / f"{module}.log",
         grace=20.0,
     )
-    return Service(title, command, f"http://127.0.0.1:{port}{ready}")
+    return Service(title, command, reached_at(host, port) + ready)

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import aiohttp
 import openai
 
 from compose import first_job, ports, small_model
-from compose.services import Service, planned
+from compose.services import Service, planned, reached_at
 from compose.show import Show
 from core.child import Child, Command, Kept
 from core.db.embedded import DatabaseError, embedded_postgres
@@ -48,8 +49,10 @@ async def up(show: Show) -> None:
         services = planned(host, port, data, dsn, worker_key, own_engine=not llm_url)
         await stack.enter_async_context(_running(services))
         await asyncio.gather(*(_until_ready(service, show) for service in services))
+        root = reached_at(host, port["PORT"])
+        await _until_ready(replace(services[0], title="all of them together", ready_url=f"{root}/readyz"), show)
         key_file = data / "keys" / "local_api_key"
-        base_url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port['PORT']}/v1"
+        base_url = f"{root}/v1"
         await _first_job(base_url, key_file, data / "pictures", show)
         show.line(f"\nSoundstage is ready: {base_url}")
         show.line(f"The local API key is in {key_file}")

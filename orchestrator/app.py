@@ -27,7 +27,7 @@ from orchestrator.routes import models, pipelines, workers
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.workers import WorkerPool
 from prompts.registry import Registry, import_recipes
-from prompts.seed_files import SEED, read_folder
+from prompts.sources import SEED, read_folder
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +46,11 @@ class Orchestrator:
     settings: OrchestratorSettings
 
     async def ready(self) -> Readiness:
-        """The database was read lately, and every kind of worker that is known has one that is ready."""
+        """The database was read lately, and of every kind of worker that is needed one can be asked."""
         usable = {w.announcement.kind for w in self.workers.usable()}
         database = self.epoch.age < 10
         detail = {"database": database, "workers": sorted(usable), "epoch_age_s": round(self.epoch.age, 1)}
-        return Readiness(database and "chat" in usable, detail)
+        return Readiness(database and usable >= set(self.settings.ready_needs), detail)
 
 
 def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:

@@ -109,14 +109,15 @@ def free_ports(names: tuple[str, ...]) -> dict[str, int]:
 
 
 @contextlib.asynccontextmanager
-async def running_studio(data: Path) -> AsyncIterator[Studio]:
+async def running_studio(data: Path, **environment: str) -> AsyncIterator[Studio]:
     """`make up` with its own ports and data directory, ready to serve; stopped at the end."""
     port = free_ports(("PORT", "CHAT_PORT", "IMAGE_PORT", "SELFIE_PORT"))
-    clean = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "LLM_URL", "HOST", "WAN_WORKER_API_KEY")}
+    own = ("DATABASE_URL", "LLM_URL", "HOST", "WAN_WORKER_API_KEY")
+    given = {key: value for key, value in os.environ.items() if key not in own} | environment
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "compose.up"),
         cwd=ROOT,
-        env={**clean, "DATA_DIR": str(data), **{name: str(number) for name, number in port.items()}},
+        env={**given, "DATA_DIR": str(data), **{name: str(number) for name, number in port.items()}},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -137,13 +138,19 @@ async def running_studio(data: Path) -> AsyncIterator[Studio]:
 
 
 @contextlib.contextmanager
-def data_directory(models: Path) -> Iterator[Path]:
-    """A data directory that already holds the prepared models.
+def temporary_data() -> Iterator[Path]:
+    """An empty data directory.
 
     Not below pytest's own: as root, the embedded Postgres runs as another user, who may not enter there.
     """
     with tempfile.TemporaryDirectory(prefix="soundstage-", ignore_cleanup_errors=True) as name:
-        data = Path(name)
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def data_directory(models: Path) -> Iterator[Path]:
+    """A data directory that already holds the prepared models."""
+    with temporary_data() as data:
         (data / "models").symlink_to(models)
         yield data
 
