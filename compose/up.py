@@ -5,6 +5,7 @@ Every child is on a leash (core/leash.py), so none outlives this process, howeve
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -47,7 +48,7 @@ async def up(show: Show) -> None:
                 dsn = await stack.enter_async_context(embedded_postgres(data / "postgres"))
         worker_key = os.environ.get("WAN_WORKER_API_KEY") or read_or_make(data / "keys" / "worker_key")
         services = planned(host, port, data, dsn, worker_key, own_engine=not llm_url)
-        await stack.enter_async_context(_running(services))
+        await stack.enter_async_context(_running(services, show))
         await asyncio.gather(*(_until_ready(service, show) for service in services))
         root = reached_at(host, port["PORT"])
         await _until_ready(replace(services[0], title="all of them together", ready_url=f"{root}/readyz"), show)
@@ -79,11 +80,11 @@ async def _prepare(data: Path, llm_url: str | None, show: Show) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _running(services: Sequence[Service]) -> AsyncIterator[None]:
+async def _running(services: Sequence[Service], show: Show) -> AsyncIterator[None]:
     """Every service, kept alive for as long as the block runs; then all are stopped, the workers first."""
     kept = []
     for service in services:
-        service.kept = Kept(lambda service=service: service.command)  # type: ignore[misc]
+        service.kept = _kept(service, show)
         kept.append(asyncio.create_task(service.kept.run()))
     try:
         yield
@@ -91,6 +92,13 @@ async def _running(services: Sequence[Service]) -> AsyncIterator[None]:
         for task in reversed(kept):
             task.cancel()
         await asyncio.gather(*kept, return_exceptions=True)
+
+
+def _kept(service: Service, show: Show) -> Kept:
+    async def ended(code: int) -> None:
+        show.line(f"! {service.title} ended with status {code}; starting it again (log: {service.command.log_path})")
+
+    return Kept(lambda: service.command, on_exit=ended)
 
 
 async def _until_ready(service: Service, show: Show) -> None:
@@ -148,6 +156,7 @@ async def _until_signal(work: Coroutine[Any, Any, None]) -> int:
 
 def main() -> None:
     show = Show()
+    logging.getLogger("core").setLevel(logging.ERROR)  # what a person should know, `show` says
     ports.check(ports.chosen(), os.environ.get("HOST") or "127.0.0.1")
     try:
         code = asyncio.run(_until_signal(up(show)))
