@@ -3,13 +3,16 @@
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg
 from prometheus_client import Gauge
 from psycopg.types.json import Jsonb
+from pydantic import ValidationError
 from yarl import URL
 
 from core.db.pool import Pool
@@ -20,6 +23,10 @@ from orchestrator import admission, routing
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
+SAVE_SECONDS = 2.0
+"""Longest wait for the database in a heartbeat: well below the worker's own patience."""
+REMEMBERED_SECONDS = 600.0
+"""A model that was served this lately is away, not unknown: its callers are told to come again."""
 WORKERS = Gauge("soundstage_workers", "Workers with a live lease.", ["kind", "state"])
 
 
@@ -31,6 +38,7 @@ class Worker:
     url: URL
     key: str | None
     live_until: float  # on the monotonic clock
+    saved_at: float = math.inf  # when the database last took what is known here; never, of a static worker
     rewrites: dict[str, str] = field(default_factory=dict)  # a name callers use -> the worker's own
     outstanding: int = 0
     service: admission.ServiceTime = field(default_factory=admission.ServiceTime)
@@ -56,6 +64,7 @@ class WorkerPool:
         self._lease = lease_seconds
         self._cap = retry_after_cap
         self._workers: dict[str, Worker] = {}
+        self._served: dict[tuple[str, Ability], float] = {}  # until when a name is remembered
 
     # -- who is there ---------------------------------------------------------------------------------------------
 
@@ -77,9 +86,19 @@ class WorkerPool:
         return found
 
     async def register(self, announcement: Announcement) -> Lease:
-        """Take a heartbeat: kept in the database, and in force here at once."""
+        """Take a heartbeat: in force here at once, and kept in the database for the others if it is there."""
+        worker = self._keep(announcement, self._lease)
+        worker.saved_at = math.inf
+        try:
+            await self._save(announcement)
+            worker.saved_at = time.monotonic()
+        except (psycopg.Error, OSError, TimeoutError) as exc:
+            log.warning("lease not saved", extra={"worker": announcement.id, "reason": str(exc)})
+        return Lease(id=announcement.id, lease_seconds=self._lease, heartbeat_seconds=self._lease / 3)
+
+    async def _save(self, announcement: Announcement) -> None:
         whole = announcement.model_dump(mode="json")
-        async with self._pool.connection() as connection:
+        async with self._pool.connection(timeout=SAVE_SECONDS) as connection:
             await connection.execute(
                 "insert into workers (id, kind, url, announcement, lease_until)"
                 " values (%s, %s, %s, %s, now() + make_interval(secs => %s))"
@@ -87,40 +106,36 @@ class WorkerPool:
                 " announcement = excluded.announcement, lease_until = excluded.lease_until",
                 (*(announcement.id, announcement.kind, str(announcement.url)), Jsonb(whole), self._lease),
             )
-        self._keep(announcement, self._lease)
-        return Lease(id=announcement.id, lease_seconds=self._lease, heartbeat_seconds=self._lease / 3)
 
     async def remove(self, worker_id: str) -> None:
-        """A farewell. Raises NotFound."""
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute("delete from workers where id = %s", (worker_id,))
+        """A farewell. Raises NotFound, and Unavailable where only this orchestrator could be told."""
         known = self._workers.pop(worker_id, None)
+        try:
+            async with self._pool.connection(timeout=SAVE_SECONDS) as connection:
+                cursor = await connection.execute("delete from workers where id = %s", (worker_id,))
+        except psycopg.OperationalError as exc:
+            raise Unavailable("The database does not answer.", code="database_unavailable", retry_after=2) from exc
         if not cursor.rowcount and known is None:
             raise NotFound(f"No worker `{worker_id[:100]}` is registered.", code="worker_not_found")
 
     def add_static(self, announcement: Announcement, key: str | None, rewrites: dict[str, str], seconds: float) -> None:
-        """A worker of the static list that was just found to answer."""
-        self._keep(announcement, seconds, key=key, rewrites=rewrites)
+        """A worker of the static list that was just found to answer; without a key of its own it is sent none."""
+        self._keep(announcement, seconds).key = key
+        self._workers[announcement.id].rewrites = rewrites
 
-    def _keep(
-        self,
-        announcement: Announcement,
-        seconds: float,
-        *,
-        key: str | None = None,
-        rewrites: dict[str, str] | None = None,
-    ) -> None:
+    def _keep(self, announcement: Announcement, seconds: float) -> Worker:
         until = time.monotonic() + seconds
-        known = self._workers.get(announcement.id)
-        if known is None:
-            url = URL(str(announcement.url).rstrip("/"))
-            self._workers[announcement.id] = Worker(announcement, url, key or self._key, until, rewrites or {})
+        url = URL(str(announcement.url).rstrip("/"))
+        worker = self._workers.get(announcement.id)
+        if worker is None:
+            worker = self._workers[announcement.id] = Worker(announcement, url, self._key, until)
             log.info("worker joined", extra={"worker": announcement.id, "url": str(announcement.url)})
-            return
-        known.announcement = announcement
-        known.url = URL(str(announcement.url).rstrip("/"))
-        known.rewrites = rewrites or {}
-        known.live_until = max(known.live_until, until)
+        worker.announcement, worker.url = announcement, url
+        worker.live_until = max(worker.live_until, until)
+        for model in announcement.models:
+            for name in (model.id, *model.aliases):
+                self._served.update(dict.fromkeys(((name, a) for a in model.abilities), until + REMEMBERED_SECONDS))
+        return worker
 
     async def poll(self) -> None:
         """Learn what other orchestrators were told, and forget whose lease ran out; until cancelled."""
@@ -134,21 +149,34 @@ class WorkerPool:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _read_leases(self) -> None:
+        """The database's word counts, but for what was heard here while it was being asked."""
         query = (
-            "select announcement, extract(epoch from lease_until - now())::float8 as seconds"
+            "select id, announcement, extract(epoch from lease_until - now())::float8 as seconds"
             " from workers where lease_until > now()"
         )
+        asked = time.monotonic()
         async with self._pool.connection() as connection:
-            rows = await (await connection.execute(query)).fetchall()
+            rows = {row["id"]: row for row in await (await connection.execute(query)).fetchall()}
             await connection.execute("delete from workers where lease_until < now() - interval '1 hour'")
-        for row in rows:
-            self._keep(Announcement.model_validate(row["announcement"]), row["seconds"])
+        for worker in [w for w in self._workers.values() if w.saved_at < asked and w.id not in rows]:
+            worker.live_until = asked  # another orchestrator was told that it leaves
+        for row in rows.values():
+            known = self._workers.get(row["id"])
+            if known is None or known.saved_at < asked:
+                self._learn(row, asked)
+
+    def _learn(self, row: dict[str, Any], asked: float) -> None:
+        try:
+            self._keep(Announcement.model_validate(row["announcement"]), row["seconds"]).saved_at = asked
+        except ValidationError as exc:  # written by another version
+            log.warning("announcement not understood", extra={"worker": row["id"], "reason": str(exc)})
 
     def _forget(self) -> None:
         now = time.monotonic()
         for worker in [w for w in self._workers.values() if w.live_until <= now and not w.outstanding]:
             del self._workers[worker.id]
             log.warning("worker lost", extra={"worker": worker.id})
+        self._served = {name: until for name, until in self._served.items() if until > now}
 
     def _count(self) -> None:
         for kind in ("chat", "image", "selfie"):
@@ -171,8 +199,8 @@ class WorkerPool:
             return self._workers[found]
         if any(w.id not in tried for w in able):
             raise self._full(able)
-        if able or model is None or self._known(model):
-            raise Unavailable("No worker can answer right now.", code="no_worker", retry_after=2)
+        if able or model is None or self._away(model, ability):
+            raise Unavailable(f"No worker for {ability} can answer right now.", code="no_worker", retry_after=2)
         raise self._unknown(model, ability)
 
     def others(self, model: str | None, ability: Ability, tried: Collection[str]) -> bool:
@@ -194,9 +222,10 @@ class WorkerPool:
         wait = min(admission.retry_after(w.service, w.outstanding, w.announcement.capacity, self._cap) for w in able)
         return Overloaded("Every worker for this model is full.", code="workers_full", retry_after=wait)
 
-    def _known(self, model: str) -> bool:
-        """Whether any live worker names the model, ready or not."""
-        return any(model == m.id or model in m.aliases for w in self.live() for m in w.announcement.models)
+    def _away(self, model: str, ability: Ability) -> bool:
+        """Whether the model was served lately, or may be one of those that nobody serves yet."""
+        nobody = not any(w.serves(None, ability) for w in self.usable())
+        return nobody or self._served.get((model, ability), 0.0) > time.monotonic()
 
     def _unknown(self, model: str, ability: Ability) -> NotFound:
         there = sorted(name for name, (served, _) in self.models().items() if ability in served.abilities)

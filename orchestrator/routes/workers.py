@@ -25,7 +25,7 @@ def router(keys: Keys, workers: WorkerPool) -> APIRouter:
         data = [{**w.announcement.model_dump(mode="json"), "outstanding": w.outstanding} for w in workers.live()]
         return {"object": "list", "data": data}
 
-    @api.delete("/{worker_id}")
+    @api.delete("/{worker_id:path}")
     async def remove(worker_id: str, _: worker_key) -> dict[str, Any]:
         await workers.remove(worker_id)
         return {"id": worker_id, "deleted": True}

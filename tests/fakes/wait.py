@@ -23,3 +23,13 @@ async def eventually(predicate: Callable[[], object], what: str = "the condition
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"{what} did not come true within {LIMIT_SECONDS:g} s") from None
+
+
+async def answers(question: Callable[[], Awaitable[object]], what: str = "the answer") -> None:
+    """Ask until the answer is true. Only for what another process, or another part of this one, learns in time."""
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while not await question():  # noqa: ASYNC110 - nobody here could set an event
+                await asyncio.sleep(0.03)
+    except TimeoutError:
+        raise AssertionError(f"{what} did not come true within {LIMIT_SECONDS:g} s") from None
