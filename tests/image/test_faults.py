@@ -1,0 +1,198 @@
+"""A device that runs out of memory or hangs, and what is left of everybody's images."""
+
+from collections.abc import Sequence
+
+import torch
+
+from core.errors import SoundstageError
+from image.async_engine import AsyncEngine
+from image.device import Device
+from image.embeddings import Embeddings, Key
+from image.engine import Engine, Sizing
+from image.events import Failed, Finished
+from image.pipelines.base import Pixels, Row, Schedule, Start, Tokens
+from image.pipelines.pixels import as_levels
+from image.pipelines.zimage import ZImage
+from image.request import ImageRequest
+from tests.fakes.wait import eventually, soon
+from tests.image.doubles import Stepped, Transparent
+from tests.image.driving import MIXING, Driven, assert_as_stock
+from tests.image.reference import Stock
+
+
+class Small(Transparent):
+    """A device that holds so many tokens in one call, and the encoder so many prompts; it says so as CUDA does."""
+
+    def __init__(self, inner: ZImage, *, rows: int = 99, prompts: int = 99, decoded: int = 99) -> None:
+        super().__init__(inner)
+        self.rows, self.prompts, self.decoded = rows, prompts, decoded
+        self.released = 0
+
+    def velocity(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        self._hold(len(rows), self.rows)
+        return super().velocity(rows)
+
+    def encode(self, prompts: Sequence[Tokens]) -> list[torch.Tensor]:
+        self._hold(len(prompts), self.prompts)
+        return super().encode(prompts)
+
+    def decode(self, latents: Sequence[torch.Tensor]) -> list[Pixels]:
+        self._hold(len(latents), self.decoded)
+        return super().decode(latents)
+
+    def release_memory(self) -> None:
+        self.released += 1
+
+    @staticmethod
+    def _hold(wanted: int, held: int) -> None:
+        if wanted > held:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def requests(count: int) -> list[ImageRequest]:
+    return [ImageRequest(f"boat {i}", 64, 64, 3, seed=i) for i in range(count)]
+
+
+def test_out_of_memory_splits_the_batch_and_everybody_ends_well(pipeline: ZImage, stock: Stock) -> None:
+    small = Small(pipeline, rows=2, prompts=3, decoded=1)
+    driven = Driven(small)
+    ids = {driven.submit(request): request for request in requests(5)}
+    driven.finish()
+    for id, request in ids.items():
+        assert_as_stock(driven, id, request, stock)
+    assert small.released > 0
+    assert driven.news is not None
+    counters = driven.news.counters
+    assert counters.out_of_memory > 0
+    assert counters.step_tokens < MIXING.tokens  # later steps are smaller
+
+
+def test_one_retry_after_the_caches_are_empty(pipeline: ZImage, stock: Stock) -> None:
+    """Memory that comes back with the caches: nobody is split, nobody fails."""
+
+    class Tight(Small):
+        def release_memory(self) -> None:
+            super().release_memory()
+            self.rows = 99
+
+    driven = Driven(Tight(pipeline, rows=1))
+    ids = {driven.submit(request): request for request in requests(4)}
+    driven.finish()
+    for id, request in ids.items():
+        assert_as_stock(driven, id, request, stock)
+    assert driven.news is not None
+    assert driven.news.counters.out_of_memory == 1
+    assert driven.news.counters.step_tokens == MIXING.tokens
+
+
+def test_only_the_request_that_never_fits_fails(pipeline: ZImage, stock: Stock) -> None:
+    """With guidance it takes two rows, and the device holds one."""
+    driven = Driven(Small(pipeline, rows=1))
+    good = {driven.submit(request): request for request in requests(3)}
+    large = driven.submit(ImageRequest("large", 64, 64, 3, seed=9, guidance=2.0))
+    driven.finish()
+    last = driven.events[large][-1]
+    assert isinstance(last, Failed)
+    assert (last.error.status, last.error.code) == (503, "out_of_memory")
+    for id, request in good.items():
+        assert_as_stock(driven, id, request, stock)
+
+
+def test_a_picture_that_is_not_finite_fails_alone(pipeline: ZImage) -> None:
+    """The latents are finite, the decoder's answer is not."""
+
+    class BadDecoder(Transparent):
+        def start(self, request: ImageRequest, schedule: Schedule) -> Start:
+            start = super().start(request, schedule)
+            return Start(start.latents + 1e6) if request.seed == 1 else start
+
+        def decode(self, latents: Sequence[torch.Tensor]) -> list[Pixels]:
+            if any(one.mean() > 1e5 for one in latents):
+                as_levels(torch.full((1, 3, 8, 8), float("nan")))
+            return super().decode(latents)
+
+    driven = Driven(BadDecoder(pipeline))
+    bad = driven.submit(ImageRequest("bad", 64, 64, 1, seed=1))
+    good = driven.submit(ImageRequest("good", 64, 64, 1, seed=2))
+    driven.finish()
+    last = driven.events[bad][-1]
+    assert isinstance(last, Failed)
+    assert last.error.code == "not_finite"
+    assert isinstance(driven.events[good][-1], Finished)
+
+
+async def test_a_hung_device_turns_readiness_off_and_lets_nobody_wait(pipeline: ZImage) -> None:
+    now = [0.0]
+    stepped, device = Stepped(pipeline), Device(clock=lambda: now[0])
+    engine = AsyncEngine(
+        lambda mail, publish: Engine(stepped, Sizing(MIXING), mail, publish, device),
+        device,
+        capacity=4,
+        hang_seconds=10,
+    )
+    stepped.warm = True
+    await engine.start()
+    [waiting] = engine.submit(requests(1))
+    await eventually(lambda: stepped.calls == 1, "the first step's start")
+    now[0] = 9.0
+    assert (engine.ready, engine.watch()) == (True, False)
+    now[0] = 11.0
+    assert (engine.ready, engine.watch()) == (False, True)
+    error = await _error(waiting.result())
+    assert (error.status, error.code) == (503, "device_hung")
+    assert _refusal(engine).code == "device_hung"
+    stepped.permits.release(50)  # the device answers after all
+    await eventually(lambda: engine.ready, "readiness")
+    [again] = engine.submit(requests(1))
+    assert await soon(again.result())
+    await engine.stop()
+
+
+async def _error(result: object) -> SoundstageError:
+    try:
+        await soon(result)  # type: ignore[arg-type]
+    except SoundstageError as exc:
+        return exc
+    raise AssertionError("it did not fail")
+
+
+def _refusal(engine: AsyncEngine) -> SoundstageError:
+    try:
+        engine.submit(requests(1))
+    except SoundstageError as exc:
+        return exc
+    raise AssertionError("it was taken")
+
+
+def test_embeddings_are_kept_within_their_bytes() -> None:
+    cache = Embeddings(capacity=100)
+    keys = [Key((i,), False) for i in range(3)]
+    for key in keys:
+        cache.put(key, torch.zeros(10))  # 40 bytes
+    assert cache.bytes == 80
+    assert [cache.get(key) is None for key in keys] == [True, False, False]
+    cache.get(keys[1])
+    cache.put(keys[0], torch.zeros(10))
+    assert [cache.get(key) is None for key in keys] == [False, False, True]
+    cache.put(keys[0], torch.zeros(100))  # larger than all of it
+    assert (cache.bytes, cache.get(keys[0])) == (0, None)
+
+
+def test_a_prompt_is_encoded_once(pipeline: ZImage) -> None:
+    class Counting(Transparent):
+        encoded = 0
+
+        def encode(self, prompts: Sequence[Tokens]) -> list[torch.Tensor]:
+            self.encoded += len(prompts)
+            return super().encode(prompts)
+
+    counting = Counting(pipeline)
+    driven = Driven(counting)
+    for seed in range(3):
+        driven.submit(ImageRequest("the same", 64, 64, 1, seed=seed))
+    driven.finish()
+    driven.submit(ImageRequest("the same", 64, 64, 1, seed=9))
+    driven.finish()
+    assert counting.encoded == 1
+    assert driven.news is not None
+    assert driven.news.counters.cache_hits == 1
