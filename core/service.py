@@ -22,7 +22,15 @@ from starlette.responses import JSONResponse, Response
 from core import metrics
 from core.access_log import AccessLog
 from core.disconnect import ClientDisconnected
-from core.errors import BY_STATUS, InvalidRequest, MethodNotAllowed, PayloadTooLarge, SoundstageError, internal
+from core.errors import (
+    BY_STATUS,
+    InvalidRequest,
+    MethodNotAllowed,
+    Overloaded,
+    PayloadTooLarge,
+    SoundstageError,
+    internal,
+)
 from core.settings import Settings
 
 Scope = MutableMapping[str, Any]
@@ -59,6 +67,7 @@ class Shell:
         routes: Mapping[str, Mapping[str, ASGIApp]],
         *,
         max_body: int,
+        max_requests: int,
         access: AccessLog,
         authorise: Callable[[Scope], None] | None,
     ) -> None:
@@ -66,9 +75,11 @@ class Shell:
         self._app = app
         self._routes = routes
         self._max_body = max_body
+        self._max_requests = max_requests
+        self._running = 0
         self._access = access
         self._authorise = authorise
-        self._in_flight = metrics.IN_FLIGHT.labels(name)
+        metrics.IN_FLIGHT.labels(name).set_function(lambda: self._running)
         self._disconnects = metrics.CANCELLED.labels(name)
         self._counters: dict[tuple[str, int], tuple[Any, Any]] = {}
 
@@ -90,8 +101,10 @@ class Shell:
                 message["headers"] = [*message.get("headers", ()), id_header]
             await send(message)
 
-        self._in_flight.inc()
+        self._running += 1
         try:
+            if self._running > self._max_requests and scope["path"] not in _OPERATING:
+                raise Overloaded("Too many requests are being answered.", code="too_many_requests", retry_after=1)
             if self._authorise is not None:
                 self._authorise(scope)
             if length > self._max_body:
@@ -108,7 +121,7 @@ class Shell:
             if not status:
                 await send_error(reply, internal())
         finally:
-            self._in_flight.dec()
+            self._running -= 1
             if status == CLIENT_CLOSED_REQUEST:
                 self._disconnects.inc()
             self._record(scope, request_id, status, time.perf_counter() - started)
@@ -156,7 +169,13 @@ def create_service(
     _add_error_handlers(api)
     _add_operating(api, ready)
     return Shell(
-        name, api, routes or {}, max_body=settings.max_body_bytes, access=access or AccessLog(name), authorise=authorise
+        name,
+        api,
+        routes or {},
+        max_body=settings.max_body_bytes,
+        max_requests=settings.max_requests,
+        access=access or AccessLog(name),
+        authorise=authorise,
     )
 
 

@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("data"), description="Where models, logs, keys and the embedded database live.")
     log_level: str = Field("info", pattern="^(?i:debug|info|warning|error)$", description="Least level logged.")
     log_format: str = Field("json", pattern="^(json|text)$", description="json lines, or text for a person.")
+    max_requests: int = Field(2048, ge=1, description="Requests answered at once; one more is a 429.")
     max_body_bytes: int = Field(32 << 20, ge=1024, description="Largest request body accepted, in bytes.")
 
     @classmethod
