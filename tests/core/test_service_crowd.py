@@ -40,7 +40,7 @@ async def slow() -> Slow:
 
 @pytest.fixture
 async def port(slow: Slow) -> AsyncIterator[int]:
-    async with serving(create_service("crowd", slow.app(), Settings(max_requests=2))) as port:
+    async with serving(create_service("crowd", slow.app(), Settings.load(max_requests=2))) as port:
         yield port
 
 
