@@ -1,153 +1,160 @@
-"""The registry: recipes in Postgres, resolved to compiled releases that are cached for one epoch."""
+"""The registry: recipes in Postgres, resolved to compiled releases.
 
-from collections.abc import Iterable
-from typing import Any
-
-from psycopg import AsyncConnection
-from psycopg.rows import DictRow
-from psycopg.types.json import Jsonb
-
-from core.db.pool import Pool
-from core.errors import NotFound
-from prompts.render import ENVIRONMENT, Part, Release, compile_schema
-from prompts.seed_files import RecipeSource, template_sha256
-
-PRODUCTION = "production"
-MAX_CACHED = 20_000
-IMPORT_LOCK = 0x50_72_6F_6D
-
-_RESOLVE = """
-select r.recipe, r.version, r.model, r.sampling, r.variables, r.sha256
-  from releases r left join labels l on l.recipe = r.recipe and l.version = r.version and l.name = %(wanted)s
- where r.recipe = %(recipe)s and (l.name is not null or r.version::text = %(wanted)s)
+A release never changes, so it is compiled once; what a label names is looked up once for each epoch. With the database
+away, what was known goes on.
 """
 
+import hashlib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import psycopg_pool
+
+from core.db.pool import Pool
+from core.errors import NotFound, Unavailable
+from prompts import includes
+from prompts.render import ENVIRONMENT, Part, Release
+from prompts.schema import compile_schema
+from prompts.store import PRODUCTION, import_recipes
+
+__all__ = ["PRODUCTION", "Registry", "import_recipes"]
+
+log = logging.getLogger(__name__)
+
+MAX_CACHED = 20_000
+DATABASE_AWAY = (psycopg.OperationalError, psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests, OSError)
+
+_LABEL = """
+select version, canary_version, canary_percent from labels
+ where recipe = %(recipe)s and name = %(wanted)s and (tenant is null or tenant = %(tenant)s)
+ order by tenant nulls last limit 1
+"""
+_RELEASE = """
+select recipe, version, model, sampling, variables, sha256, tier, control_tokens, max_output, tenant, policy_version
+  from releases where recipe = %s and version = %s
+"""
 _MESSAGES = """
-select m.role, t.body from release_messages m
+select m.role, t.body, (select jsonb_object_agg(i.included, it.body) from template_includes i
+                          join template_versions it on it.template = i.included and it.version = i.included_version
+                         where i.template = m.template and i.version = m.template_version) as included
+  from release_messages m
   left join template_versions t on t.template = m.template and t.version = m.template_version
  where m.recipe = %s and m.version = %s order by m.position
 """
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """What a label names now: one release, or two of which a caller gets the same one every time."""
+
+    main: Release
+    canary: Release | None = None
+    percent: int = 0
+
+    def of(self, sticky: str) -> Release:
+        if self.canary is None:
+            return self.main
+        digest = hashlib.sha256(f"{self.main.recipe}\x1f{sticky}".encode()).digest()
+        return self.canary if int.from_bytes(digest[:4]) % 100 < self.percent else self.main
+
+
 class Registry:
-    """Resolves (recipe, label or version) to a Release. `drop` empties the cache when the epoch moves."""
+    """Resolves (recipe, label or version) to a Release. `drop` forgets what labels name when the epoch moves."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._cache: dict[tuple[str, str], Release] = {}
+        self._choices: dict[tuple[str | None, str, str], _Choice] = {}
+        self._before: dict[tuple[str | None, str, str], _Choice] = {}
+        self._compiled: dict[tuple[str, int], Release] = {}
         self._generation = 0
 
     def drop(self) -> None:
         self._generation += 1
-        self._cache.clear()
+        self._before.update(self._choices)
+        self._choices = {}
 
-    async def resolve(self, recipe: str, wanted: str = PRODUCTION) -> Release:
-        """The release that a label or a version names. Raises NotFound."""
-        key = (recipe, wanted)
-        found = self._cache.get(key)
+    async def resolve(
+        self, recipe: str, wanted: str = PRODUCTION, *, tenant: str | None = None, sticky: str = ""
+    ) -> Release:
+        """The release that a label or a version names for this tenant; `sticky` (a key or a session) picks the canary.
+
+        Raises NotFound; Unavailable where the database is away and the release was never asked for.
+        """
+        key = (tenant, recipe, wanted)
+        found = self._choices.get(key)
         if found is None:
-            generation = self._generation
-            found = await self._load(recipe, wanted)
-            if len(self._cache) >= MAX_CACHED:
-                self._cache.clear()
-            if generation == self._generation:  # else a label may have moved while the answer was on its way
-                self._cache[key] = found
+            found = await self._look_up(key)
+        return found.of(sticky)
+
+    async def _look_up(self, key: tuple[str | None, str, str]) -> _Choice:
+        generation = self._generation
+        try:
+            found = await self._load(*key)
+        except DATABASE_AWAY as exc:
+            if key in self._before:
+                log.warning("labels not read; going on with what is known", extra={"recipe": key[1]})
+                return self._before[key]
+            raise Unavailable("The prompts cannot be read right now.", code="database_away", retry_after=2) from exc
+        for cache in (self._choices, self._before):
+            if len(cache) >= MAX_CACHED:
+                cache.clear()
+        if generation == self._generation:  # else a label may have moved while the answer was on its way
+            self._choices[key] = found
+        self._before.pop(key, None)
         return found
 
-    async def _load(self, recipe: str, wanted: str) -> Release:
+    async def _load(self, tenant: str | None, recipe: str, wanted: str) -> _Choice:
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(_RESOLVE, {"recipe": recipe, "wanted": wanted})).fetchone()
-            if row is None:
-                raise NotFound(
-                    f"No release of the recipe `{recipe[:100]}` is called `{wanted[:100]}`.",
-                    param="prompt.id",
-                    code="prompt_not_found",
-                )
-            messages = await (await connection.execute(_MESSAGES, (row["recipe"], row["version"]))).fetchall()
-        return _compile(row, messages)
+            names = {"recipe": recipe, "wanted": wanted, "tenant": tenant}
+            label = await (await connection.execute(_LABEL, names)).fetchone()
+            if label is None:
+                version = int(wanted) if wanted.isdecimal() and len(wanted) < 10 else 0
+                return _Choice(await self._release(connection, recipe, version, tenant, wanted))
+            main = await self._release(connection, recipe, label["version"], tenant, wanted)
+            if label["canary_version"] is None:
+                return _Choice(main)
+            canary = await self._release(connection, recipe, label["canary_version"], tenant, wanted)
+            return _Choice(main, canary, label["canary_percent"])
+
+    async def _release(self, connection: Any, recipe: str, version: int, tenant: str | None, wanted: str) -> Release:
+        found = self._compiled.get((recipe, version))
+        if found is None:
+            row = await (await connection.execute(_RELEASE, (recipe, version))).fetchone()
+            if row is not None:
+                messages = await (await connection.execute(_MESSAGES, (recipe, version))).fetchall()
+                found = _compile(row, messages)
+                if len(self._compiled) >= MAX_CACHED:
+                    self._compiled.clear()
+                self._compiled[recipe, version] = found
+        if found is None or (found.tenant is not None and found.tenant != tenant):
+            raise NotFound(
+                f"No release of the recipe `{recipe[:100]}` is called `{wanted[:100]}`.",
+                param="prompt.id",
+                code="prompt_not_found",
+            )
+        return found
 
 
 def _compile(row: dict[str, Any], messages: Iterable[dict[str, Any]]) -> Release:
+    parts = []
+    for message in messages:
+        body = includes.expand(message["body"], message["included"] or {}) if message["body"] else None
+        parts.append(Part(message["role"], ENVIRONMENT.from_string(body) if body else None))
     return Release(
         recipe=row["recipe"],
         version=row["version"],
         model=row["model"],
         sampling=row["sampling"],
         sha256=row["sha256"],
-        parts=[Part(m["role"], ENVIRONMENT.from_string(m["body"]) if m["body"] else None) for m in messages],
+        parts=parts,
         schema=row["variables"],
         validator=compile_schema(row["variables"]),
+        tier=row["tier"],
+        control_tokens=row["control_tokens"],
+        max_output=row["max_output"],
+        tenant=row["tenant"],
+        policy_version=row["policy_version"],
     )
-
-
-async def import_recipes(pool: Pool, recipes: Iterable[RecipeSource], *, author: str) -> list[str]:
-    """Make a release of every recipe whose content is new, and label it `production` where no one has moved that label.
-
-    Idempotent by content hash; one transaction; safe when several processes import at once. Returns `recipe@version`
-    for each release made.
-    """
-    made = []
-    async with pool.connection() as connection, connection.transaction():
-        await connection.execute("select pg_advisory_xact_lock(%s)", (IMPORT_LOCK,))
-        for recipe in recipes:
-            version = await _import(connection, recipe, author)
-            if version is not None:
-                made.append(f"{recipe.name}@{version}")
-    return made
-
-
-async def _import(connection: AsyncConnection[DictRow], recipe: RecipeSource, author: str) -> int | None:
-    await connection.execute("insert into recipes (name) values (%s) on conflict do nothing", (recipe.name,))
-    query = "select version, sha256 from releases where recipe = %s order by version desc"
-    known = await (await connection.execute(query, (recipe.name,))).fetchall()
-    digest = recipe.sha256
-    if any(row["sha256"] == digest for row in known):
-        return None
-    latest = known[0]["version"] if known else 0
-    version = latest + 1
-    await connection.execute(
-        "insert into releases (recipe, version, model, sampling, variables, author, note, sha256)"
-        " values (%s, %s, %s, %s, %s, %s, %s, %s)",
-        (
-            *(recipe.name, version, recipe.model, Jsonb(recipe.sampling), Jsonb(recipe.variables)),
-            author,
-            recipe.note,
-            digest,
-        ),
-    )
-    for position, message in enumerate(recipe.messages):
-        pinned = None
-        if message.template is not None and message.body is not None:
-            pinned = await _template_version(connection, message.template, message.body, recipe)
-        await connection.execute(
-            "insert into release_messages (recipe, version, position, role, template, template_version)"
-            " values (%s, %s, %s, %s, %s, %s)",
-            (recipe.name, version, position, message.role, message.template, pinned),
-        )
-    await connection.execute(
-        "insert into labels (recipe, name, version) values (%s, %s, %s)"
-        " on conflict (recipe, name) do update set version = excluded.version, updated_at = now()"
-        " where labels.version = %s",
-        (recipe.name, PRODUCTION, version, latest),
-    )
-    return version
-
-
-async def _template_version(
-    connection: AsyncConnection[DictRow], template: str, body: str, recipe: RecipeSource
-) -> int:
-    """The version of a template that has this content, made if it is new."""
-    digest = template_sha256(body, recipe.variables)
-    await connection.execute("insert into templates (name) values (%s) on conflict do nothing", (template,))
-    query = "select version from template_versions where template = %s and sha256 = %s"
-    row = await (await connection.execute(query, (template, digest))).fetchone()
-    if row is None:
-        query = (
-            "insert into template_versions (template, version, body, variables, sha256)"
-            " select %(t)s, coalesce(max(version), 0) + 1, %(b)s, %(v)s, %(h)s from template_versions"
-            " where template = %(t)s returning version"
-        )
-        given = {"t": template, "b": body, "v": Jsonb(recipe.variables), "h": digest}
-        row = await (await connection.execute(query, given)).fetchone()
-    assert row is not None
-    return int(row["version"])

@@ -1,26 +1,22 @@
 """Rendering: values go into templates once, are never rendered again, and cannot forge a turn."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import jsonschema_rs
 from jinja2 import StrictUndefined, Template, UndefinedError
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from core.errors import InvalidRequest
-from prompts import lint
+from prompts import control_tokens, lint
 
 MAX_OUTPUT = 200_000  # characters a message may render to
 
 Role = Literal["system", "user", "assistant", "history", "negative"]
+ControlTokens = Literal["refuse", "neutralise"]
 Message = dict[str, Any]
-
-# Strings that chat models read as structure. In a value they would end a turn and begin another.
-CONTROL_TOKEN = re.compile(r"<\|[\w\- ]{1,40}\|>|\[/?INST\]|<<?/?SYS>>?|</?s>|<(?:start|end)_of_turn>")
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -60,6 +56,11 @@ class Release:
     parts: Sequence[Part]
     schema: Mapping[str, Any]
     validator: Any = field(repr=False)
+    tier: int = 1
+    control_tokens: ControlTokens = "refuse"
+    max_output: int = MAX_OUTPUT
+    tenant: str | None = None
+    policy_version: int | None = None
 
     @property
     def name(self) -> str:
@@ -68,67 +69,60 @@ class Release:
     def render(self, variables: Mapping[str, Any], history: Sequence[Message] = ()) -> list[Message]:
         """The messages for an engine: each template rendered once, the history where the release puts it, else last.
 
-        Raises InvalidRequest: variables that do not fit the schema, a control token in a value, too long a text.
+        Raises InvalidRequest: variables that do not fit the schema, a control token in a value or in the history (where
+        the release refuses them), a text that is empty or too long.
         """
-        self._check(variables)
+        self.check(variables)
+        said = self._safe(history, "messages") if history else history
         messages: list[Message] = []
         placed = False
         for part in self.parts:
             if part.role == "history":
-                messages += history
+                messages += said
                 placed = True
             elif part.role != "negative":
-                messages.append({"role": part.role, "content": _bounded(part, variables)})
-        return messages if placed else [*messages, *history]
+                messages.append({"role": part.role, "content": self.text(part, variables)})
+        return messages if placed else [*messages, *said]
 
     def negative(self, variables: Mapping[str, Any]) -> str | None:
         """The negative prompt of an image recipe, where it has one."""
         part = next((part for part in self.parts if part.role == "negative"), None)
-        return _bounded(part, variables) if part else None
+        return self.text(part, variables) if part else None
 
-    def _check(self, variables: Mapping[str, Any]) -> None:
-        error = next(iter(self.validator.iter_errors(variables)), None)
-        if error is not None:
+    def check(self, variables: Mapping[str, Any]) -> None:
+        """Raise InvalidRequest where the variables do not fit the schema."""
+        if not self.validator.is_valid(variables):
+            error = next(iter(self.validator.iter_errors(variables)))
             where = ".".join(map(str, ("prompt", "variables", *error.instance_path)))
             raise InvalidRequest(f"{where}: {error.message[:300]}", param=where, code="invalid_variables")
-        forged = find_control_token(variables)
-        if forged:
+
+    def text(self, part: Part, variables: Mapping[str, Any]) -> str:
+        """One message. A template holds no control token, so one that is in its text came, or grew, from the values."""
+        text = self._safe(_generated(part, variables, self.max_output), "prompt.variables")
+        if not text:
             raise InvalidRequest(
-                f"A variable holds the control token {forged!r}.", param="prompt.variables", code="control_token"
+                f"The {part.role} message renders empty.", param="prompt.variables", code="render_empty"
             )
+        return str(text)
+
+    def _safe(self, value: Any, param: str) -> Any:
+        forged = control_tokens.find(value)
+        if forged and self.control_tokens == "refuse":
+            raise InvalidRequest(f"The text holds the control token {forged!r}.", param=param, code="control_token")
+        return control_tokens.neutralised(value) if forged else value
 
 
-def compile_schema(schema: Mapping[str, Any]) -> Any:
-    """A validator for variables. Raises InvalidRequest where the schema itself is wrong."""
-    try:
-        return jsonschema_rs.validator_for(dict(schema))
-    except (jsonschema_rs.ValidationError, ValueError) as exc:
-        raise InvalidRequest(f"The variables' JSON Schema is not valid: {exc}", code="invalid_schema") from exc
-
-
-def find_control_token(value: Any) -> str | None:
-    """The first control token inside any string of a JSON value."""
-    if isinstance(value, str):
-        found = CONTROL_TOKEN.search(value)
-        return found[0] if found else None
-    if isinstance(value, Mapping):
-        value = [*value.keys(), *value.values()]
-    if isinstance(value, list | tuple):
-        return next((token for token in map(find_control_token, value) if token), None)
-    return None
-
-
-def _bounded(part: Part, variables: Mapping[str, Any]) -> str:
-    """One message's text, cut off by an error as soon as it grows too long."""
+def _generated(part: Part, variables: Mapping[str, Any], most: int) -> str:
+    """A template's text, ended by an error as soon as it grows too long."""
     assert part.template is not None
     pieces: list[str] = []
     size = 0
     try:
         for piece in part.template.generate(variables):
             size += len(piece)
-            if size > MAX_OUTPUT:
-                raise InvalidRequest(f"A message renders to more than {MAX_OUTPUT} characters.", code="render_too_long")
+            if size > most:
+                raise InvalidRequest(f"A message renders to more than {most} characters.", code="render_too_long")
             pieces.append(piece)
-    except (UndefinedError, SecurityError, TypeError) as exc:
+    except (UndefinedError, SecurityError, TypeError, ValueError, RecursionError) as exc:
         raise InvalidRequest(f"The template cannot be rendered with these variables: {exc}", code="render") from exc
     return "".join(pieces).strip()

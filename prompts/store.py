@@ -1,0 +1,183 @@
+"""Writing prompts: releases are added, never changed; every change says who made it, the audit chain keeps it."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from core.db.pool import Pool
+from core.errors import Conflict, InvalidRequest
+from prompts import contract, includes
+from prompts.schema import NOTHING
+from prompts.sources import RecipeSource, template_sha256
+
+IMPORT_LOCK = 0x50_72_6F_6D
+PRODUCTION = "production"
+Connection = AsyncConnection[DictRow]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Who changes something, and for whom: `tenant` None is everyone."""
+
+    actor: str
+    tenant: str | None = None
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A release that is there now; `created` is False where the same content was there already."""
+
+    recipe: str
+    version: int
+    sha256: str
+    created: bool
+
+
+@asynccontextmanager
+async def changing(pool: Pool, writer: Writer) -> AsyncIterator[Connection]:
+    """One transaction of a writer. What the database forbids is raised as Conflict or InvalidRequest."""
+    try:
+        async with pool.connection() as connection, connection.transaction():
+            await connection.execute("select set_config('soundstage.actor', %s, true)", (writer.actor,))
+            yield connection
+    except psycopg.errors.RestrictViolation as exc:
+        raise Conflict(exc.diag.message_primary or "Forbidden.", code="forbidden_write") from exc
+    except (psycopg.errors.IntegrityError, psycopg.errors.DataError) as exc:
+        raise InvalidRequest(exc.diag.message_primary or "Not valid.", code="invalid_value") from exc
+
+
+async def save_release(pool: Pool, source: RecipeSource, writer: Writer) -> Saved:
+    """Check a recipe against the contract and keep it as a new release. Idempotent by content."""
+    contract.check(source)
+    async with changing(pool, writer) as connection:
+        await connection.execute("select pg_advisory_xact_lock(%s)", (IMPORT_LOCK,))
+        return await _save(connection, source, writer)
+
+
+async def import_recipes(pool: Pool, recipes: Iterable[RecipeSource], *, author: str) -> list[str]:
+    """Make a release of every recipe whose content is new, and label it `production` where no one has moved that label.
+
+    Idempotent by content hash; one transaction for each recipe; safe when several processes import at once. Returns
+    `recipe@version` for each release made.
+    """
+    made = []
+    writer = Writer(author)
+    for recipe in recipes:
+        async with changing(pool, writer) as connection:
+            await connection.execute("select pg_advisory_xact_lock(%s)", (IMPORT_LOCK,))
+            if not await _known(connection, recipe, writer):
+                contract.check(recipe)
+                saved = await _save(connection, recipe, writer)
+                await _label_if_unmoved(connection, saved, writer)
+                made.append(f"{saved.recipe}@{saved.version}")
+    return made
+
+
+async def _known(connection: Connection, source: RecipeSource, writer: Writer) -> int | None:
+    """The version that has this content already."""
+    query = "select version from releases where recipe = %s and sha256 = %s and tenant is not distinct from %s"
+    row = await (await connection.execute(query, (source.name, source.sha256, writer.tenant))).fetchone()
+    return int(row["version"]) if row else None
+
+
+async def _save(connection: Connection, source: RecipeSource, writer: Writer) -> Saved:
+    known = await _known(connection, source, writer)
+    if known is not None:
+        return Saved(source.name, known, source.sha256, created=False)
+    await connection.execute("insert into recipes (name) values (%s) on conflict do nothing", (source.name,))
+    query = (
+        "insert into releases (recipe, version, model, sampling, variables, author, note, sha256, tenant, tier,"
+        " control_tokens, max_output, policy_version)"
+        " select %(recipe)s, coalesce(max(version), 0) + 1, %(model)s, %(sampling)s, %(variables)s, %(author)s,"
+        " %(note)s, %(sha256)s, %(tenant)s, %(tier)s, %(control_tokens)s, %(max_output)s, %(policy_version)s"
+        " from releases where recipe = %(recipe)s returning version"
+    )
+    values = {
+        **{"recipe": source.name, "model": source.model, "note": source.note, "sha256": source.sha256},
+        **{"sampling": Jsonb(source.sampling), "variables": Jsonb(source.variables), "author": writer.actor},
+        **{"tenant": writer.tenant, "tier": source.tier, "control_tokens": source.control_tokens},
+        **{"max_output": source.max_output, "policy_version": source.policy_version},
+    }
+    version = await _number(connection, query, values)
+    await _save_messages(connection, source, version, writer)
+    for position, golden in enumerate(source.goldens):
+        await connection.execute(
+            "insert into golden_renders (recipe, version, position, variables, history, messages)"
+            " values (%s, %s, %s, %s, %s, %s)",
+            (source.name, version, position, *map(Jsonb, (golden.variables, golden.history, golden.messages))),
+        )
+    return Saved(source.name, version, source.sha256, created=True)
+
+
+async def _save_messages(connection: Connection, source: RecipeSource, version: int, writer: Writer) -> None:
+    for position, message in enumerate(source.messages):
+        pinned = None
+        if message.template is not None and message.body is not None:
+            pinned = await _template_version(connection, message.template, message.body, source, writer)
+        await connection.execute(
+            "insert into release_messages (recipe, version, position, role, template, template_version)"
+            " values (%s, %s, %s, %s, %s, %s)",
+            (source.name, version, position, message.role, message.template, pinned),
+        )
+
+
+async def _template_version(
+    connection: Connection, template: str, body: str, source: RecipeSource, writer: Writer
+) -> int:
+    """The version of a template that has this content and these includes, made if it is new."""
+    pins = []
+    for name in includes.names(body):
+        digest = template_sha256(source.includes[name], NOTHING)
+        version, _ = await _kept(connection, name, source.includes[name], NOTHING, digest, writer)
+        pins.append((name, version))
+    digest = source.template_sha256(body)
+    version, created = await _kept(connection, template, body, source.variables, digest, writer)
+    for name, pinned in pins if created else ():
+        await connection.execute(
+            "insert into template_includes (template, version, included, included_version) values (%s, %s, %s, %s)",
+            (template, version, name, pinned),
+        )
+    return version
+
+
+async def _kept(
+    connection: Connection, name: str, body: str, variables: Any, digest: str, writer: Writer
+) -> tuple[int, bool]:
+    """(version, whether it is new) of a template's content."""
+    await connection.execute("insert into templates (name) values (%s) on conflict do nothing", (name,))
+    query = (
+        "select version from template_versions where template = %s and sha256 = %s"
+        " and (tenant is null or tenant is not distinct from %s) order by tenant nulls first limit 1"
+    )
+    row = await (await connection.execute(query, (name, digest, writer.tenant))).fetchone()
+    if row is not None:
+        return int(row["version"]), False
+    query = (
+        "insert into template_versions (template, version, body, variables, sha256, tenant, author)"
+        " select %(name)s, coalesce(max(version), 0) + 1, %(body)s, %(variables)s, %(digest)s, %(tenant)s, %(author)s"
+        " from template_versions where template = %(name)s returning version"
+    )
+    values = {"name": name, "body": body, "variables": Jsonb(variables), "digest": digest}
+    return await _number(connection, query, {**values, "tenant": writer.tenant, "author": writer.actor}), True
+
+
+async def _label_if_unmoved(connection: Connection, saved: Saved, writer: Writer) -> None:
+    """`production` goes along with what ships, until somebody moves it."""
+    await connection.execute(
+        "insert into labels (recipe, name, version, tenant, author, note) values (%s, %s, %s, %s, %s, 'shipped')"
+        " on conflict on constraint one_label do update set version = excluded.version"
+        " where labels.author = excluded.author and labels.canary_version is null and not labels.protected",
+        (saved.recipe, PRODUCTION, saved.version, writer.tenant, writer.actor),
+    )
+
+
+async def _number(connection: Connection, query: str, values: dict[str, Any]) -> int:
+    row = await (await connection.execute(query.encode(), values)).fetchone()
+    assert row is not None
+    return int(row["version"])
