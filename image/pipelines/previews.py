@@ -31,7 +31,7 @@ def through_tiny_decoder(folder: Path, device: torch.device, dtype: torch.dtype)
     """A distilled decoder (diffusers' AutoencoderTiny) that was trained for this latent space."""
     from diffusers import AutoencoderTiny
 
-    tiny = AutoencoderTiny.from_pretrained(folder, torch_dtype=dtype, local_files_only=True).to(device).eval()
+    tiny = AutoencoderTiny.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device).eval()
 
     def show(latents: torch.Tensor) -> torch.Tensor:
         image: torch.Tensor = tiny.decode(latents.to(dtype), return_dict=False)[0]

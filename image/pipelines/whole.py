@@ -37,7 +37,7 @@ class WholePipeline:
     @classmethod
     def load(cls, folder: Path, model: str, device: str, dtype: torch.dtype) -> WholePipeline:
         """Read a checkpoint folder in diffusers' layout, whatever its class."""
-        stock = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+        stock = DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
         return cls(stock.to(device), model)
 
     def check(self, request: ImageRequest) -> None:
