@@ -7,15 +7,16 @@ the caller may try another engine; after it an error is an event in the stream.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import aiohttp
-from aiohttp.helpers import sentinel
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from core import metrics
+from core.connections import Answer, Connections
 from core.disconnect import ClientDisconnected
 from core.errors import InvalidRequest, RequestTimeout, SoundstageError, Unavailable, Upstream, UpstreamTimeout
 
@@ -40,8 +41,6 @@ NOT_SENT = HOP_BY_HOP | {b"host", b"content-length", b"authorization", b"expect"
 NOT_RETURNED = HOP_BY_HOP | {b"x-request-id"}
 NOT_RETURNED_WITHOUT_BODY = NOT_RETURNED | {b"content-length"}
 SWEEP_SECONDS = 0.5
-KEEPALIVE_SECONDS = 4.0  # below vLLM's 5 s, so that a kept connection is not closed under a new request
-MAX_CONNECTIONS = 4096
 
 
 @dataclass(frozen=True)
@@ -84,34 +83,27 @@ class Relay:
 
     async def __aenter__(self) -> "Relay":
         self._loop = asyncio.get_running_loop()
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE_SECONDS),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            auto_decompress=False,
-            trust_env=False,
-        )
+        self._connections = Connections(self.timeouts.connect)
         self._sweeper = self._loop.create_task(self._sweep())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._sweeper.cancel()
-        await self._session.close()
+        await self._connections.close()
 
     @property
     def session(self) -> aiohttp.ClientSession:
         """The pool, for a request whose answer is wanted whole (a probe, a metric)."""
-        return self._session
+        return self._connections.session
 
     async def forward(
         self,
         method: str,
         url: URL,
-        headers: list[tuple[str, str]],
+        headers: RawHeaders,
         body: bytes | None,
         send: Send,
-        accept: Callable[[aiohttp.ClientResponse], None] | None = None,
+        accept: Callable[[Answer], None] | None = None,
     ) -> Sent:
         """Send one request and pass its answer to `send`. `accept` sees the status and headers first, and may raise.
 
@@ -122,15 +114,13 @@ class Relay:
         assert task is not None
         exchange = _Exchange(task, self._loop.time() + self.timeouts.first_byte)
         self._live.add(exchange)
-        response = None
+        answer = None
         try:
-            response = await self._session.request(
-                method, url, headers=headers, data=body, allow_redirects=False, timeout=sentinel
-            )
+            answer = await self._connections.send(method, url, headers, body)
             if accept is not None:
-                accept(response)
-            return await self._answer(response, exchange, send)
-        except (aiohttp.ClientError, TimeoutError) as exc:
+                accept(answer)
+            return await self._pass_on(answer, exchange, send)
+        except (aiohttp.ClientError, HttpProcessingError, TimeoutError) as exc:
             raise _unreachable(exc) from exc
         except asyncio.CancelledError:
             if not exchange.expired:
@@ -140,21 +130,21 @@ class Relay:
             raise UpstreamTimeout("The engine did not answer in time.", code="upstream_timeout") from None
         finally:
             self._live.discard(exchange)
-            if response is not None:
-                response.close()  # a no-op after a whole answer: its connection went back to the pool
+            if answer is not None:
+                answer.close()  # a no-op after a whole answer: its connection went back to the pool
 
-    async def _answer(self, response: aiohttp.ClientResponse, exchange: _Exchange, send: Send) -> Sent:
+    async def _pass_on(self, answer: Answer, exchange: _Exchange, send: Send) -> Sent:
         """The response line and headers, then every chunk as it comes."""
         due, idle = self._loop.time, self.timeouts.idle
-        never = NOT_RETURNED_WITHOUT_BODY if response.status in (204, 304) else NOT_RETURNED
-        headers = list(_end_to_end(response.raw_headers, never))
-        length = response.content_length
+        never = NOT_RETURNED_WITHOUT_BODY if answer.status in (204, 304) else NOT_RETURNED
+        headers = _end_to_end(answer.raw_headers, never)
+        length = answer.length
         done, tail = 0, b"\n\n"
         try:
             exchange.sending = True
-            await send({"type": "http.response.start", "status": response.status, "headers": headers})
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             exchange.sending = False
-            async for chunk in response.content.iter_any():
+            while chunk := await answer.content.readany():
                 done += len(chunk)
                 tail = chunk[-4:] if len(chunk) > 3 else (tail + chunk)[-4:]
                 exchange.sending = True
@@ -172,8 +162,8 @@ class Relay:
             metrics.RELAY_ERRORS.labels("idle_timeout" if exchange.expired else "broken_stream").inc()
             if not exchange.sending and _takes_event(headers, tail):
                 await send({"type": "http.response.body", "body": error_event(exchange.expired), "more_body": False})
-            return Sent(response.status, done, complete=False)
-        return Sent(response.status, done, complete=True)
+            return Sent(answer.status, done, complete=False)
+        return Sent(answer.status, done, complete=True)
 
     async def _sweep(self) -> None:
         while True:
@@ -185,12 +175,18 @@ class Relay:
                     exchange.task.cancel()
 
 
-def request_headers(raw: RawHeaders, request_id: str, key: str | None) -> list[tuple[str, str]]:
-    """The client's headers as the engine gets them, with the request id and the engine's own key."""
-    sent = [(_text(k), _text(v)) for k, v in _end_to_end(raw, NOT_SENT)]
-    sent.append(("x-request-id", request_id))
+def request_headers(raw: RawHeaders, request_id: str, key: str | None) -> list[tuple[bytes, bytes]]:
+    """The client's headers as the engine gets them, with the request id and the engine's own key.
+
+    Raises InvalidRequest for one that is not UTF-8: engines disagree about what it would mean.
+    """
+    sent = _end_to_end(raw, NOT_SENT)
+    for _, value in sent:
+        if not value.isascii():
+            _require_utf8(value)
+    sent.append((b"x-request-id", request_id.encode()))
     if key is not None:
-        sent.append(("authorization", f"Bearer {key}"))
+        sent.append((b"authorization", b"Bearer " + key.encode()))
     return sent
 
 
@@ -213,19 +209,18 @@ async def read_body(receive: Receive, timeout: float = Timeouts.body) -> bytes:
         raise RequestTimeout(f"The request body did not arrive within {timeout:g} s.", code="body_timeout") from None
 
 
-def _end_to_end(raw: RawHeaders, never: frozenset[bytes]) -> Iterator[tuple[bytes, bytes]]:
+def _end_to_end(raw: RawHeaders, never: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
     """The headers that pass, names in lower case: none of `never` and none that `connection` names."""
     lowered = [(name.lower(), value) for name, value in raw]
     for name, value in lowered:
         if name == b"connection":
             never |= {token.strip().lower() for token in value.split(b",")}
-    return (pair for pair in lowered if pair[0] not in never)
+    return [pair for pair in lowered if pair[0] not in never]
 
 
-def _text(value: bytes) -> str:
-    """aiohttp writes a header as UTF-8, so only that can be passed on unchanged."""
+def _require_utf8(value: bytes) -> None:
     try:
-        return value.decode()
+        value.decode()
     except UnicodeDecodeError:
         raise InvalidRequest("A header holds bytes that are not UTF-8.", code="invalid_header") from None
 
@@ -234,7 +229,7 @@ def _unreachable(exc: BaseException) -> SoundstageError:
     """aiohttp's exceptions as ours: connecting failed, or the answer never began."""
     reason = "connect" if isinstance(exc, aiohttp.ClientConnectorError | TimeoutError) else "closed_before_first_byte"
     metrics.RELAY_ERRORS.labels(reason).inc()
-    if isinstance(exc, aiohttp.ClientResponseError | aiohttp.InvalidURL):
+    if isinstance(exc, HttpProcessingError | aiohttp.InvalidURL):
         return Upstream("The engine's answer was not HTTP.", code="bad_upstream_answer")
     return Unavailable("The engine is not reachable.", code="engine_unavailable", retry_after=2)
 

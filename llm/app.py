@@ -6,11 +6,11 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
-import aiohttp
 import msgspec
 from fastapi import FastAPI
 from yarl import URL
 
+from core.connections import Answer
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Overloaded, Unavailable
 from core.registration import Registrar
@@ -147,7 +147,7 @@ def _url(base: URL, scope: Scope) -> URL:
     return base.with_path(scope["path"]).with_query(query or None)
 
 
-def _engine_lives(response: aiohttp.ClientResponse) -> None:
+def _engine_lives(answer: Answer) -> None:
     """A 5xx is an engine that is dying or full: a 503 that says when to come again, so that others may be tried."""
-    if response.status >= 500:
-        raise Unavailable(f"The engine failed to answer ({response.status}).", code="engine_unavailable", retry_after=2)
+    if answer.status >= 500:
+        raise Unavailable(f"The engine failed to answer ({answer.status}).", code="engine_unavailable", retry_after=2)

@@ -8,9 +8,9 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-import aiohttp
 from yarl import URL
 
+from core.connections import Answer
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Unavailable
 from core.relay import Relay, read_body, request_headers
@@ -94,10 +94,10 @@ def _target(base: URL, scope: ASGIScope) -> URL:
     return url.with_query(query.decode("latin-1")) if query else url
 
 
-def _may_answer(response: aiohttp.ClientResponse) -> None:
+def _may_answer(answer: Answer) -> None:
     """A 503 is a worker that cannot answer now: another may, so it is not passed on before all were asked."""
-    if response.status == 503:
-        wait = response.headers.get("retry-after", "")
+    if answer.status == 503:
+        wait = answer.headers.get("retry-after", "")
         raise Unavailable(
             "The worker cannot answer right now.",
             code="engine_unavailable",
