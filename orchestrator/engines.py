@@ -58,7 +58,7 @@ class Engines:
             http_client=self._http,
             default_headers={"x-request-id": request_id},
         )
-        name = worker.rewrites.get(model, model) if model else worker.announcement.models[0].id
+        name = worker.rewrites.get(model, model) if model else worker.first(ability)
         with self._workers.place(worker):
             try:
                 yield client, name

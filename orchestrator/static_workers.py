@@ -1,13 +1,12 @@
 """Workers of a static list: nobody registers them, so they are asked whether they live and what they serve."""
 
 import asyncio
-import contextlib
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import aiohttp
-from pydantic import ValidationError
 
 from core.relay import Relay
 from core.wire.workers import Ability, Announcement, Kind, ServedModel
@@ -22,6 +21,10 @@ CHAT_ABILITIES: tuple[Ability, ...] = ("chat", "completions", "responses", "embe
 IMAGE_ABILITIES: tuple[Ability, ...] = ("images", "image_edits")
 STATIC_CAPACITY = 256
 ALIASES = ("qwen_instruct", "qwen_base")
+MAX_MODELS = 64  # an announcement holds no more
+
+_NAME = re.compile(r"[\w.:/@+-]{1,200}").fullmatch
+_NOT_IN_NAMES = re.compile(r"[^\w.:/@+-]")
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,11 @@ def listed(settings: OrchestratorSettings) -> list[StaticWorker]:
         "shorts": settings.interface_shorts_worker_urls,
         "scenes": settings.interface_scenes_worker_urls,
     }
-    found = [StaticWorker(url, "image", key) for url in settings.image_worker_urls]
-    found += [StaticWorker(url, "image", key, roles=(role,)) for role, urls in pools.items() for url in urls]
+    roles: dict[str, tuple[str, ...]] = {url.rstrip("/"): () for url in settings.image_worker_urls}
+    for role, urls in pools.items():
+        for url in urls:
+            roles[url.rstrip("/")] = (*roles.get(url.rstrip("/"), ()), role)
+    found = [StaticWorker(url, "image", key, of) for url, of in roles.items()]
     found += [StaticWorker(url, "selfie", key) for url in settings.interface_selfie_feature_worker_urls]
     if settings.llm_url:
         own = settings.llm_api_key.get_secret_value() if settings.llm_api_key else None
@@ -65,10 +71,16 @@ async def probe(static: Sequence[StaticWorker], pool: WorkerPool, relay: Relay) 
 
 
 async def _keep_asking(worker: StaticWorker, pool: WorkerPool, relay: Relay) -> None:
+    answered = True
     while True:
-        with contextlib.suppress(aiohttp.ClientError, TimeoutError, ValidationError, KeyError, TypeError, ValueError):
+        try:
             announcement, rewrites = await _ask(worker, relay)
             pool.add_static(announcement, worker.key, rewrites, 3 * PROBE_SECONDS)
+            answered = True
+        except (aiohttp.ClientError, TimeoutError, KeyError, TypeError, ValueError) as exc:
+            if answered:
+                log.warning("static worker does not answer", extra={"url": worker.root, "reason": repr(exc)[:300]})
+            answered = False
         await asyncio.sleep(PROBE_SECONDS)
 
 
@@ -80,16 +92,28 @@ async def _ask(worker: StaticWorker, relay: Relay) -> tuple[Announcement, dict[s
         response.raise_for_status()
         answer = await response.json(content_type=None)
     names = [] if worker.kind == "selfie" else [str(entry["id"]) for entry in answer["data"]]
-    abilities = CHAT_ABILITIES if worker.kind == "chat" else IMAGE_ABILITIES
+    return announced(worker, names)
+
+
+def announced(worker: StaticWorker, listed: Sequence[str]) -> tuple[Announcement, dict[str, str]]:
+    """The worker as if it had announced itself, and which names mean another one there.
+
+    A server may list hundreds of models, and names that no other worker could announce: the first that fit are taken.
+    """
+    names = [name for name in listed if _NAME(name)]
     aliased = worker.model or (names[0] if names else None)
+    if aliased:
+        names = [aliased, *(name for name in names if name != aliased)]
     rewrites = {alias: aliased for alias in ALIASES if aliased and alias not in names} if worker.kind == "chat" else {}
+    abilities = CHAT_ABILITIES if worker.kind == "chat" else IMAGE_ABILITIES
     models = tuple(
-        ServedModel(id=name, aliases=tuple(rewrites) if name == aliased else (), abilities=abilities) for name in names
+        ServedModel(id=name, aliases=tuple(rewrites) if name == aliased else (), abilities=abilities)
+        for name in names[:MAX_MODELS]
     )
     if worker.kind == "selfie":
         models = (ServedModel(id="faces", abilities=("faces",)),)
     announcement = Announcement(
-        id=f"static:{worker.root}",
+        id="static:" + _NOT_IN_NAMES.sub("-", worker.root)[-180:],
         kind=worker.kind,
         url=worker.root,  # type: ignore[arg-type]  # pydantic parses it
         models=models,

@@ -54,6 +54,10 @@ class Worker:
             for served in self.announcement.models
         )
 
+    def first(self, ability: Ability) -> str:
+        """The model it answers with where the caller names none."""
+        return next(model.id for model in self.announcement.models if ability in model.abilities)
+
 
 class WorkerPool:
     """Every worker that may be asked. Reads go to memory; the database is polled, and told of every heartbeat."""
