@@ -1,6 +1,7 @@
 """`make up` with another OpenAI-compatible server in vLLM's place, and with a port that is taken."""
 
 import asyncio
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -8,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import psutil
 
 from tests.e2e.studio import ROOT, free_ports, running_studio, temporary_data
 
@@ -40,9 +42,13 @@ async def test_any_openai_compatible_server_takes_vllms_place() -> None:
         with temporary_data() as data:
             async with running_studio(data, LLM_URL=url) as studio:
                 assert "Studio: What is the capital of France?" in studio.text  # the server repeats what it hears
-                assert "vLLM" not in studio.text
                 async with studio.client() as client:
                     names = {model.id async for model in client.models.list()}
+                assert "vLLM" not in studio.text
+                started = studio.processes()
+                assert await studio.stop(signal.SIGINT) == 0
+                assert "Soundstage has stopped." in studio.text
+                assert not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
         assert {"mistral-small", "qwen_instruct", "qwen_base"} <= names
 
 
