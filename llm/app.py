@@ -10,6 +10,7 @@ import msgspec
 from fastapi import FastAPI
 from yarl import URL
 
+from core.canonical import decode_messages, messages_sha256
 from core.connections import Answer
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Overloaded, Unavailable
@@ -38,10 +39,11 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class _Peek(msgspec.Struct):
-    """The two fields a worker reads of a body; the bytes themselves pass unchanged."""
+    """What a worker reads of a body; the bytes themselves pass unchanged."""
 
     model: str | None = None
     sfw_mode: bool | None = None
+    messages: msgspec.Raw = msgspec.Raw()
 
 
 _peek = msgspec.json.Decoder(_Peek).decode
@@ -71,7 +73,8 @@ class ChatWorker:
         self._running += 1
         try:
             with until_disconnect(receive):
-                await self.relay.forward("POST", _url(base, scope), headers, body, send, _engine_lives)
+                proved = _with_proof(send, peek.messages)
+                await self.relay.forward("POST", _url(base, scope), headers, body, proved, _engine_lives)
         finally:
             self._running -= 1
 
@@ -140,6 +143,20 @@ def _read(body: bytes) -> _Peek:
         raise InvalidRequest("The body is not valid JSON.", code="json_invalid") from exc
     except RecursionError as exc:
         raise InvalidRequest("The body nests too deeply.", code="json_too_deep") from exc
+
+
+def _with_proof(send: Send, messages: msgspec.Raw) -> Send:
+    """`send` with the hash of the messages that were received: the orchestrator compares it with what it sent."""
+    digest = messages_sha256(decode_messages(messages)) if messages else None
+    if digest is None:
+        return send
+
+    async def proved(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"x-messages-sha256", digest.encode())]
+        await send(message)
+
+    return proved
 
 
 def _url(base: URL, scope: Scope) -> URL:

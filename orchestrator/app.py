@@ -18,12 +18,16 @@ from core.relay import Relay, Timeouts
 from core.service import ASGIApp, Readiness, create_service
 from orchestrator import gateway, static_workers
 from orchestrator.auth import Keys, create_key
+from orchestrator.contents import Vault, contents_key
 from orchestrator.engines import Engines
 from orchestrator.epoch import Epoch
 from orchestrator.gateway import Gateway
+from orchestrator.oversight import Oversight
 from orchestrator.pipelines.base import Studio
+from orchestrator.policy_store import Policies, first_policy
 from orchestrator.recipes import RecipeRunner
 from orchestrator.routes import models, pipelines, workers
+from orchestrator.runs import RunLog
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.workers import WorkerPool
 from prompts.registry import Registry, import_recipes
@@ -61,8 +65,12 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     keys, registry, relay = Keys(pool), Registry(pool), Relay(timeouts)
     workers_pool = WorkerPool(pool, key, settings.lease_seconds, settings.interface_retry_after_cap_ms / 1000)
     engines = Engines(workers_pool, timeouts)
-    recipes = RecipeRunner(registry, engines)
-    epoch = Epoch(dsn, pool, (keys.drop, registry.drop))
+    policies = Policies(pool)
+    epoch = Epoch(dsn, pool, (keys.drop, registry.drop, policies.drop))
+    vault = Vault(pool, contents_key(settings.data_dir.resolve() / "keys" / "contents_key"))
+    runs = RunLog(pool, vault)
+    oversight = Oversight(policies, runs, epoch, refuse_mismatch=settings.proof_mismatch == "refuse")
+    recipes = RecipeRunner(registry, engines, oversight)
     orchestrator = Orchestrator(keys, registry, workers_pool, epoch, relay, engines, recipes, settings)
 
     @contextlib.asynccontextmanager
@@ -73,6 +81,7 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
             await epoch.read()
             static = static_workers.listed(settings)
             watchers = [epoch.watch(), workers_pool.poll(), static_workers.probe(static, workers_pool, relay)]
+            watchers += [runs.write(), vault.purge()]
             running = [tasks.create_task(watcher) for watcher in watchers]
             try:
                 yield
@@ -85,7 +94,7 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     api.include_router(models.router(keys, workers_pool))
     api.include_router(workers.router(keys, workers_pool))
     api.include_router(pipelines.router(keys, studio, settings.pipeline_seconds))
-    relayed = Gateway(keys, workers_pool, relay, recipes)
+    relayed = Gateway(keys, workers_pool, relay, recipes, oversight)
     routes = {path: {"POST": relayed} for path in gateway.PATHS}
     return create_service("orchestrator", api, settings, routes=routes, ready=orchestrator.ready)
 
@@ -97,6 +106,7 @@ async def _first_start(pool: Pool, settings: OrchestratorSettings) -> None:
     local, worker = read_or_make(folder / "local_api_key"), given or read_or_make(folder / "worker_key")
     await create_key(pool, "local", ["chat", "images", "pipelines", "admin"], secret=local)
     await create_key(pool, "workers", ["worker"], secret=worker)
+    await first_policy(pool)
     made = await import_recipes(pool, read_folder(SEED), author="soundstage")
     if made:
         log.info("recipes imported", extra={"releases": made})

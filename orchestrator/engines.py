@@ -45,8 +45,8 @@ class Engines:
     @contextlib.asynccontextmanager
     async def engine(
         self, model: str | None, ability: Ability, request_id: str, role: str | None = None
-    ) -> AsyncIterator[tuple[AsyncOpenAI, str]]:
-        """A client of the worker that takes this request, and the model's name there.
+    ) -> AsyncIterator[tuple[AsyncOpenAI, str, str]]:
+        """A client of the worker that takes this request, the model's name there, and the worker's id.
 
         The worker's place is held for the block; the openai client's exceptions leave it as ours.
         """
@@ -61,7 +61,7 @@ class Engines:
         name = worker.rewrites.get(model, model) if model else worker.first(ability)
         with self._workers.place(worker):
             try:
-                yield client, name
+                yield client, name, worker.id
             except openai.OpenAIError as exc:
                 raise as_ours(exc) from exc
 

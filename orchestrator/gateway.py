@@ -1,6 +1,7 @@
-"""A relayed request: authorise → admit → pick a worker → relay bytes both ways → settle.
+"""A relayed request: authorise → admit → judge → pick a worker → relay bytes both ways → settle.
 
-The body is not re-serialised; only `model` may be rewritten, and only for a worker that does not know the alias.
+The body is not re-serialised; only `model` may be rewritten, and only for a worker that does not know the alias, and an
+image's `prompt`, where the policy appends its constraints (X-Policy says so).
 A worker that fails before the first byte is left for another one; after it, the stream carries the error.
 """
 
@@ -15,9 +16,13 @@ from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Unavailable
 from core.relay import Relay, read_body, request_headers
 from core.wire.workers import Ability
+from orchestrator import said
 from orchestrator.auth import Keys, Scope
+from orchestrator.oversight import WORKER_HEADER, Caller, Marked, Oversight, caller_of
+from orchestrator.policy_floor import Surface
 from orchestrator.recipes import RecipeRunner
-from orchestrator.requests import peek, stored_prompt, with_model
+from orchestrator.requests import Peek, peek, stored_prompt, with_field, with_model
+from orchestrator.runs import Run
 from orchestrator.workers import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -38,16 +43,25 @@ PATHS: dict[str, tuple[Ability, Scope]] = {
     "/v1/images/generations": ("images", "images"),
 }
 RECIPE_PATHS = frozenset({"/v1/chat/completions"})
+JUDGED: dict[str, Surface] = {
+    "/v1/chat/completions": "text",
+    "/v1/completions": "text",
+    "/v1/responses": "text",
+    "/v1/images/generations": "image",
+}
 
 
 class Gateway:
     """The relay's raw ASGI application: one instance answers every path of PATHS."""
 
-    def __init__(self, keys: Keys, workers: WorkerPool, relay: Relay, recipes: RecipeRunner) -> None:
+    def __init__(
+        self, keys: Keys, workers: WorkerPool, relay: Relay, recipes: RecipeRunner, oversight: Oversight
+    ) -> None:
         self._keys = keys
         self._workers = workers
         self._relay = relay
         self._recipes = recipes
+        self._oversight = oversight
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
@@ -55,20 +69,64 @@ class Gateway:
         key = await self._keys.authenticate(scope["headers"])
         scope["key_id"] = key.id
         key.require(wanted_scope)
+        caller = caller_of(scope, key)
         body = await read_body(receive)
         found = peek(body)
         if path in RECIPE_PATHS:
             prompt = stored_prompt(found)
             if prompt is not None:
                 with until_disconnect(receive):
-                    await self._recipes.answer(prompt, body, scope, send)
+                    await self._recipes.answer(prompt, body, caller, send)
                 return
         if found.model is None and ability != "images":
             raise InvalidRequest("`model` is required.", param="model", code="missing_model")
         with until_disconnect(receive):
-            await self._forward(scope, body, found.model, ability, send)
+            if path in JUDGED:
+                await self._watched(scope, body, found, ability, caller, send)
+            else:
+                await self._forward(scope, body, found.model, ability, send, _may_answer)
 
-    async def _forward(self, scope: ASGIScope, body: bytes, model: str | None, ability: Ability, send: Send) -> None:
+    async def _watched(
+        self, scope: ASGIScope, body: bytes, found: Peek, ability: Ability, caller: Caller, send: Send
+    ) -> None:
+        """Judge the request, forward it with the proof on its answer, record the run however it ends."""
+        run = self._oversight.begin(caller)
+        body = await self._judge(run, body, found, caller, JUDGED[scope["path"]])
+        marked = Marked(self._oversight, run, send)
+
+        def accept(answer: Answer) -> None:
+            _may_answer(answer)
+            self._oversight.compare(run, answer.headers.get(WORKER_HEADER))
+
+        try:
+            await self._forward(scope, body, found.model, ability, marked, accept, run)
+        except BaseException as exc:  # a client that leaves, too: every run is recorded
+            marked.settle(exc)
+            raise
+        marked.settle()
+
+    async def _judge(self, run: Run, body: bytes, found: Peek, caller: Caller, surface: Surface) -> bytes:
+        """The body as it may go on. Raises Refused."""
+        says = said.read(found)
+        run.model, run.messages_sha256 = found.model, says.messages_sha256
+        if says.unread is not None:
+            self._oversight.refuse_unchecked(run, says.unread)
+        decision = await self._oversight.admit(run, caller, says.texts, surface, subject=says.subject)
+        if decision.constraints and says.texts:
+            run.constraints_added = decision.constraints
+            body = with_field(body, "prompt", f"{says.texts[0]} {decision.constraints}")
+        return body
+
+    async def _forward(
+        self,
+        scope: ASGIScope,
+        body: bytes,
+        model: str | None,
+        ability: Ability,
+        send: Send,
+        accept: Callable[[Answer], None],
+        run: Run | None = None,
+    ) -> None:
         """Ask the least loaded worker; if it fails before the first byte, another one; then give up."""
         tried: list[str] = []
         while True:
@@ -76,9 +134,11 @@ class Gateway:
             rewritten = worker.rewrites.get(model) if model else None
             sent = body if rewritten is None else with_model(body, rewritten)
             headers = request_headers(scope["headers"], scope["request_id"], worker.key)
+            if run is not None:
+                run.worker = worker.id
             with self._workers.place(worker):
                 try:
-                    await self._relay.forward("POST", _target(worker.url, scope), headers, sent, send, _may_answer)
+                    await self._relay.forward("POST", _target(worker.url, scope), headers, sent, send, accept)
                     return
                 except Unavailable as exc:
                     tried.append(worker.id)

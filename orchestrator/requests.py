@@ -26,6 +26,13 @@ class Peek(msgspec.Struct):
     model: str | None = None
     prompt: msgspec.Raw = msgspec.Raw()
     chat_template: msgspec.Raw = msgspec.Raw()
+    messages: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+    instructions: msgspec.Raw = msgspec.Raw()
+    suffix: msgspec.Raw = msgspec.Raw()
+    tools: msgspec.Raw = msgspec.Raw()
+    documents: msgspec.Raw = msgspec.Raw()
+    prompt_embeds: msgspec.Raw = msgspec.Raw()
 
 
 _peek = msgspec.json.Decoder(Peek).decode
@@ -60,13 +67,18 @@ def stored_prompt(found: Peek) -> StoredPrompt | None:
 
 def with_model(body: bytes, model: str) -> bytes:
     """The same bytes with every top-level `model` value replaced; nothing else is touched."""
+    return with_field(body, "model", model)
+
+
+def with_field(body: bytes, name: str, value: str) -> bytes:
+    """The same bytes with every top-level value of a field replaced; nothing else is touched."""
     text = body.decode("latin-1")  # one character a byte, so positions agree; JSON's own characters are ASCII
     try:
-        spans = [(start, end) for key, start, end in _top_level(text) if key == "model"]
+        spans = [(start, end) for key, start, end in _top_level(text) if key == name]
     except RecursionError as exc:
         raise _too_deep() from exc
     for start, end in reversed(spans):
-        body = body[:start] + json.dumps(model).encode() + body[end:]
+        body = body[:start] + json.dumps(value).encode() + body[end:]
     return body
 
 

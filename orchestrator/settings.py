@@ -1,5 +1,7 @@
 """The orchestrator's settings."""
 
+from typing import Literal
+
 from pydantic import Field, SecretStr
 
 from core.settings import CommaList, Settings
@@ -26,6 +28,9 @@ class OrchestratorSettings(Settings):
     interface_scenes_worker_urls: CommaList = Field((), description=_POOL)
     interface_retry_after_cap_ms: int = Field(30_000, ge=1000, description="Longest Retry-After given, milliseconds.")
     ready_needs: CommaList = Field(("chat",), description="Kinds of worker without which /readyz says no.")
+    proof_mismatch: Literal["refuse", "mark"] = Field(
+        "refuse", description="What becomes of an answer whose worker ran other messages than were sent."
+    )
     lease_seconds: float = Field(15.0, gt=0, description="A worker not heard of for this long is not routed to.")
     connect_seconds: float = Field(5.0, gt=0, description="Longest wait for a connection to a worker.")
     first_byte_seconds: float = Field(600.0, gt=0, description="Longest wait for the first byte of an answer.")

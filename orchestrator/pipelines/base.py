@@ -1,10 +1,15 @@
 """What every pipeline is given: recipes that answer with text, image engines, and who is asking."""
 
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from core.errors import Upstream
 from orchestrator.engines import Engines
+from orchestrator.oversight import Caller
 from orchestrator.recipes import RecipeRunner
+from orchestrator.runs import Run
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,28 @@ class Picture:
     model: str
 
 
+@contextlib.asynccontextmanager
+async def judged(
+    studio: Studio, prompt: str, caller: Caller, *, said: str, like: Run
+) -> AsyncIterator[tuple[Run, str]]:
+    """A run for one image step: the prompt judged together with what the caller said, since a model can put in what
+    the caller left out. Yields the run and the prompt as it may be sent, constraints appended. Raises Refused."""
+    oversight = studio.recipes.oversight
+    run = oversight.begin(caller)
+    run.recipe, run.version, run.release_sha256 = like.recipe, like.version, like.release_sha256
+    decision = await oversight.admit(run, caller, [said, prompt], "image")
+    if decision.constraints:
+        run.constraints_added = decision.constraints
+        prompt = f"{prompt} {decision.constraints}"
+    run.output_sha256 = hashlib.sha256(prompt.encode()).hexdigest()
+    status = 502
+    try:
+        yield run, prompt
+        status = 200
+    finally:
+        oversight.settle(run, status)
+
+
 async def generate(
     studio: Studio,
     prompt: str,
@@ -37,7 +64,7 @@ async def generate(
 ) -> Picture:
     """One picture of `prompt` by a worker of the pool `role`, or by any image worker where that pool is empty."""
     extra = {} if seed is None else {"seed": seed}
-    async with studio.engines.engine(None, "images", request_id, role=role) as (client, model):
+    async with studio.engines.engine(None, "images", request_id, role=role) as (client, model, _):
         answer = await client.images.generate(
             model=model,
             prompt=prompt,

@@ -6,7 +6,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from core.errors import InvalidRequest
-from orchestrator.pipelines.base import Studio, generate
+from orchestrator.oversight import Caller
+from orchestrator.pipelines.base import Studio, generate, judged
 
 EXPAND, CAPTION = "chat1to1.expand", "caption"
 POOL = "chat1to1"
@@ -44,35 +45,44 @@ class ImageAnswer(BaseModel):
     run_id: str
     model: str
     releases: list[str]
+    policy: str
+    constraints_added: str | None
+    runs: list[str]
 
 
-async def imagegen(studio: Studio, request: ImageRequest, *, request_id: str, run_id: str) -> ImageAnswer:
-    """The whole pipeline. Cancelling it ends the step that runs, wherever it runs."""
+async def imagegen(studio: Studio, request: ImageRequest, caller: Caller) -> ImageAnswer:
+    """The whole pipeline. Cancelling it ends the step that runs, wherever it runs. Raises Refused before any GPU work
+    for what was asked, and again for what the expansion made of it."""
     if request.messages is not None and request.context is not None:
         raise InvalidRequest("Send `messages` or `context`, not both.", param="context", code="both_contexts")
     context = request.context if request.messages is None else _said(request.messages)
     variables: dict[str, Any] = {"message": request.message, "context": context, "persona": request.persona}
     given = {name: value for name, value in variables.items() if value is not None}
-    prompt, expand = await studio.recipes.text(EXPAND, given, request_id)
-    prompt = prompt or request.message
-    picture = await generate(
-        studio,
-        prompt,
-        role=POOL,
-        request_id=request_id,
-        run_id=run_id,
-        release=expand.name,
-        size=request.size,
-        seed=request.seed,
-    )
-    caption, captioned = await studio.recipes.text(CAPTION, {"prompt": prompt, "message": request.message}, request_id)
+    expanded, step = await studio.recipes.text(EXPAND, given, caller, surface="image")
+    prompt = expanded or request.message
+    async with judged(studio, prompt, caller, said=request.message, like=step) as (run, prompt):
+        picture = await generate(
+            studio,
+            prompt,
+            role=POOL,
+            request_id=caller.request_id,
+            run_id=run.id,
+            release=f"{step.recipe}@{step.version}",
+            size=request.size,
+            seed=request.seed,
+        )
+        run.model, run.seed = picture.model, request.seed
+    caption, captioned = await studio.recipes.text(CAPTION, {"prompt": prompt, "message": request.message}, caller)
     return ImageAnswer(
         image_base64=picture.b64,
         caption=caption,
         prompt_used=prompt,
-        run_id=run_id,
+        run_id=run.id,
         model=picture.model,
-        releases=[expand.name, captioned.name],
+        releases=[f"{step.recipe}@{step.version}", f"{captioned.recipe}@{captioned.version}"],
+        policy=run.policy,
+        constraints_added=run.constraints_added,
+        runs=[step.id, run.id, captioned.id],
     )
 
 

@@ -1,7 +1,6 @@
 """The pipelines' public routes."""
 
 import asyncio
-import secrets
 from collections.abc import Awaitable
 from typing import Annotated, TypeVar
 
@@ -10,6 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from core.disconnect import until_disconnect
 from core.errors import UpstreamTimeout
 from orchestrator.auth import Key, Keys
+from orchestrator.oversight import caller_of
 from orchestrator.pipelines import chat1to1
 from orchestrator.pipelines.base import Studio
 from orchestrator.routes.access import needs
@@ -22,16 +22,12 @@ def router(keys: Keys, studio: Studio, longest: float) -> APIRouter:
     pipelines_key = Annotated[Key, Depends(needs(keys, "pipelines"))]
 
     @api.post("/v1/chat/1to1/imagegen")
-    async def imagegen(body: chat1to1.ImageRequest, request: Request, _: pipelines_key) -> chat1to1.ImageAnswer:
+    async def imagegen(body: chat1to1.ImageRequest, request: Request, key: pipelines_key) -> chat1to1.ImageAnswer:
         """A picture for a chat message, with a caption: expand → generate → caption."""
-        run = chat1to1.imagegen(studio, body, request_id=request.scope["request_id"], run_id=new_run_id())
-        return await attended(request, run, longest)
+        work = chat1to1.imagegen(studio, body, caller_of(request.scope, key))
+        return await attended(request, work, longest)
 
     return api
-
-
-def new_run_id() -> str:
-    return "run_" + secrets.token_hex(12)
 
 
 async def attended(request: Request, work: Awaitable[T], longest: float) -> T:

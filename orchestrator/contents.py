@@ -1,0 +1,76 @@
+"""Contents of runs: kept only where a tenant opted in, sealed with AES-256-GCM, for a stated time, erasable."""
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from core.db.pool import Pool
+from core.errors import SoundstageError
+from prompts.registry import DATABASE_AWAY
+
+log = logging.getLogger(__name__)
+
+NONCE = 12  # bytes, before the ciphertext
+PURGE_SECONDS = 600.0
+
+
+class Vault:
+    """Seals and opens contents. The run's id is bound to the ciphertext: one moved to another run does not open."""
+
+    def __init__(self, pool: Pool, key: bytes) -> None:
+        self._pool = pool
+        self._aes = AESGCM(key)
+
+    async def keep(self, connection: Any, run: str, tenant: str, plain: bytes, days: int) -> None:
+        """Within the caller's transaction; nothing where the tenant has opted out meanwhile."""
+        nonce = os.urandom(NONCE)
+        sealed = nonce + self._aes.encrypt(nonce, plain, run.encode())
+        await connection.execute(
+            "insert into run_contents (run, tenant, sealed, expires_at)"
+            " select %s, id, %s, now() + make_interval(days => %s) from tenants where id = %s and store_contents"
+            " on conflict (run) do nothing",
+            (run, sealed, days, tenant),
+        )
+
+    async def open(self, run: str) -> bytes | None:
+        """The contents of a run, if they are there and their time is not over."""
+        query = "select sealed from run_contents where run = %s and expires_at > now()"
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(query, (run,))).fetchone()
+        if row is None:
+            return None
+        sealed = bytes(row["sealed"])
+        try:
+            return self._aes.decrypt(sealed[:NONCE], sealed[NONCE:], run.encode())
+        except InvalidTag as exc:
+            raise SoundstageError("The contents were sealed with another key.", code="contents_key") from exc
+
+    async def erase(self, *, run: str | None = None, tenant: str | None = None) -> int:
+        """Erase one run's contents, or all of a tenant's. The records stay: they hold hashes only."""
+        query = "delete from run_contents where run = %s" if run else "delete from run_contents where tenant = %s"
+        async with self._pool.connection() as connection:
+            return (await connection.execute(query, (run or tenant,))).rowcount
+
+    async def purge(self) -> None:
+        """Erase what is past its time, now and then; until cancelled."""
+        while True:
+            try:
+                async with self._pool.connection() as connection:
+                    await connection.execute("delete from run_contents where expires_at <= now()")
+            except DATABASE_AWAY as exc:
+                log.warning("contents not purged; trying again", extra={"reason": str(exc)})
+            await asyncio.sleep(PURGE_SECONDS)
+
+
+def contents_key(file: Path) -> bytes:
+    """The key in the data directory (mode 0600), made on first use."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.touch(mode=0o600)
+        file.write_bytes(AESGCM.generate_key(bit_length=256))
+    return file.read_bytes()

@@ -1,0 +1,200 @@
+"""What every request passes, relayed or made by a recipe: it is judged, marked with proof, and recorded."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import Counter
+
+from core.errors import ContentPolicy, InvalidRequest, SoundstageError, Upstream
+from orchestrator import policy, policy_floor
+from orchestrator.auth import Key
+from orchestrator.epoch import Epoch
+from orchestrator.policy import Decision
+from orchestrator.policy_floor import Subject, Surface
+from orchestrator.policy_store import Policies, PolicyUnavailableError
+from orchestrator.runs import Contents, Run, RunLog, new_run_id, now
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+WORKER_HEADER = "x-messages-sha256"
+OUR_HEADERS = frozenset(
+    (
+        *(b"x-run-id", b"x-prompt-release", b"x-messages-sha256", b"x-prompt-tokens-sha256", b"x-proof"),
+        *(b"x-policy", b"x-floor", b"x-epoch-age"),
+    )
+)
+PROOFS = Counter("soundstage_proofs_total", "Messages hashes compared with the worker's.", ["outcome"])
+REFUSALS = Counter("soundstage_refusals_total", "Requests refused by policy.", ["category"])
+FLOOR = policy_floor.version()
+
+
+class Refused(ContentPolicy):
+    """A refusal by policy: its category, never what was refused."""
+
+    def __init__(self, run: Run, headers: Headers) -> None:
+        super().__init__(f"Refused by the content policy: {run.category}.", code=run.category)
+        self._headers = headers
+
+    def headers(self) -> Headers:
+        return [*super().headers(), *self._headers]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, where, and under what tier they want to be judged."""
+
+    key: Key
+    request_id: str
+    route: str
+    session: str
+    asked_tier: int | None = None
+
+
+def caller_of(scope: MutableMapping[str, Any], key: Key) -> Caller:
+    """From a request: `X-Content-Tier` lowers the tier, `X-Session-Id` makes a canary stick to a session."""
+    asked: int | None = None
+    session = key.id
+    for name, value in scope["headers"]:
+        if name == b"x-content-tier":
+            asked = _tier(value)
+        elif name == b"x-session-id":
+            session = value[:200].decode("latin-1")
+    return Caller(key, scope["request_id"], scope["path"], session, asked)
+
+
+class Oversight:
+    """Judges by policy, compares hashes, keeps runs. One for each process."""
+
+    def __init__(self, policies: Policies, runs: RunLog, epoch: Epoch, *, refuse_mismatch: bool) -> None:
+        self.policies = policies
+        self.runs = runs
+        self._epoch = epoch
+        self._refuse_mismatch = refuse_mismatch
+
+    def begin(self, caller: Caller) -> Run:
+        return Run(
+            id=new_run_id(),
+            at=now(),
+            tenant=caller.key.tenant,
+            key_id=caller.key.id,
+            request_id=caller.request_id,
+            route=caller.route,
+            floor=FLOOR,
+            began=time.perf_counter(),
+        )
+
+    async def admit(
+        self,
+        run: Run,
+        caller: Caller,
+        texts: Sequence[str],
+        surface: Surface,
+        *,
+        recipe_tier: int | None = None,
+        policy_version: int | None = None,
+        subject: Subject = Subject(),  # noqa: B008 - a frozen value
+    ) -> Decision:
+        """Judge what is about to be sent. Raises Refused, which is recorded by hash and reason."""
+        try:
+            standing = await self.policies.standing(caller.key.tenant)
+            rules = standing.rules
+            if policy_version is not None:
+                rules = rules + await self.policies.pinned(policy_version)
+        except PolicyUnavailableError:
+            found = Decision("refuse", policy.GENERAL, policy.CHECK_FAILED, "unknown")
+        else:
+            tier = policy.tier_in_force(caller.key.max_tier, standing.max_tier, recipe_tier, caller.asked_tier)
+            found = policy.decide(texts, tier=tier, surface=surface, rules=rules, subject=subject)
+        run.policy, run.tier, run.decision, run.category = found.policy, found.tier, found.action, found.category
+        if found.action == "refuse":
+            self._refuse(run, texts)
+        return found
+
+    def refuse_unchecked(self, run: Run, field: str) -> None:
+        """Token ids and embeddings hold text that no check can read. Raises Refused."""
+        run.decision, run.category = "refuse", policy.CHECK_FAILED
+        self._refuse(run, [field])
+
+    def _refuse(self, run: Run, texts: Sequence[str]) -> None:
+        REFUSALS.labels(run.category).inc()
+        if run.messages_sha256 is None:
+            run.messages_sha256 = hashlib.sha256("\x1f".join(texts).encode("utf-8", "replace")).hexdigest()
+        self.settle(run, ContentPolicy.status)
+        raise Refused(run, self.headers(run))
+
+    def compare(self, run: Run, reported: str | None) -> None:
+        """The worker's hash of what it received with ours of what was sent. Raises Upstream where so configured."""
+        if run.messages_sha256 is None:
+            return
+        run.proof = "unverified" if reported is None else "verified"
+        if reported is not None and reported != run.messages_sha256:
+            run.proof = "mismatch"
+            log.error("the worker ran other messages than were sent", extra={"run": run.id, "worker": run.worker})
+        PROOFS.labels(run.proof).inc()
+        if run.proof == "mismatch" and self._refuse_mismatch:
+            raise Upstream("The worker did not run the messages that were sent.", code="proof_mismatch")
+
+    def headers(self, run: Run) -> Headers:
+        """What is known of a run now."""
+        category = f"; category={run.category}" if run.category else ""
+        said = f"{run.policy}; tier={run.tier}; decision={run.decision}{category}"
+        found = [
+            (b"x-run-id", run.id.encode()),
+            (b"x-policy", said.encode("ascii", "replace")),
+            (b"x-floor", run.floor.encode()),
+            (b"x-epoch-age", b"%.3f" % self._epoch.age),
+        ]
+        if run.recipe is not None:
+            found.append((b"x-prompt-release", f"{run.recipe}@{run.version}".encode()))
+        if run.messages_sha256 is not None and run.decision != "refuse":
+            found.append((b"x-messages-sha256", run.messages_sha256.encode()))
+            found.append((b"x-proof", run.proof.encode()))
+        if run.prompt_tokens_sha256 is not None:
+            found.append((b"x-prompt-tokens-sha256", run.prompt_tokens_sha256.encode()))
+        return found
+
+    def settle(self, run: Run, status: int, contents: Contents | None = None, days: int = 0) -> None:
+        """The run has ended: it is recorded, once."""
+        if run.status == 0:
+            run.status = status
+            run.milliseconds = (time.perf_counter() - run.began) * 1000
+            self.runs.add(run, contents, days)
+
+
+class Marked:
+    """`send` with the run's headers on the answer, and the hash of its bytes taken as they pass."""
+
+    def __init__(self, oversight: Oversight, run: Run, send: Send) -> None:
+        self._oversight = oversight
+        self._run = run
+        self._send = send
+        self._digest = hashlib.sha256()
+        self.status = 0
+
+    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            kept = [pair for pair in message["headers"] if pair[0] not in OUR_HEADERS]
+            message["headers"] = kept + self._oversight.headers(self._run)
+        else:
+            self._digest.update(message["body"])
+        await self._send(message)
+
+    def settle(self, error: BaseException | None = None, contents: Contents | None = None, days: int = 0) -> None:
+        """Record the run with the answer's status, or with that of what ended it before it began."""
+        status = self.status or (error.status if isinstance(error, SoundstageError) else 499)
+        self._run.answer_sha256 = self._digest.hexdigest() if self.status else None
+        self._oversight.settle(self._run, status, contents, days)
+
+
+def _tier(value: bytes) -> int:
+    if value not in (b"0", b"1", b"2"):
+        raise InvalidRequest("X-Content-Tier is 0, 1 or 2.", param="X-Content-Tier", code="invalid_tier")
+    return int(value)

@@ -1,0 +1,133 @@
+"""Run records: what was sent and answered, by hash. Written in batches off the hot path, at most 200 ms behind."""
+
+import asyncio
+import logging
+import os
+from collections import deque
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from prometheus_client import Counter, Gauge
+
+from core.db.pool import Pool
+from orchestrator.contents import Vault
+from prompts.registry import DATABASE_AWAY
+
+log = logging.getLogger(__name__)
+
+BATCH_SECONDS = 0.1
+RETRY_SECONDS = 1.0
+BATCH = 500
+MAX_WAITING = 20_000
+DROPPED = Counter("soundstage_runs_dropped_total", "Run records that were not kept: the database was away too long.")
+WAITING = Gauge("soundstage_runs_waiting", "Run records that are not written yet.")
+
+_INSERT = "insert into runs select * from json_populate_recordset(null::runs, %s::json) on conflict (id) do nothing"
+
+
+class Run(msgspec.Struct, kw_only=True):
+    """One run as it is kept; the columns of the table of the same name."""
+
+    id: str
+    at: datetime
+    tenant: str
+    key_id: str
+    request_id: str
+    route: str
+    floor: str
+    recipe: str | None = None
+    version: int | None = None
+    label: str | None = None
+    release_sha256: str | None = None
+    policy: str = "none"
+    tier: int = 0
+    decision: str = "allow"
+    category: str | None = None
+    constraints_added: str | None = None
+    model: str | None = None
+    worker: str | None = None
+    sampling: dict[str, Any] | None = None
+    seed: int | None = None
+    variables_sha256: str | None = None
+    messages_sha256: str | None = None
+    proof: str = "none"
+    prompt_tokens_sha256: str | None = None
+    output_sha256: str | None = None
+    answer_sha256: str | None = None
+    status: int = 0
+    milliseconds: float = 0.0
+    began: float = 0.0  # on the performance counter; no column: the database leaves it out
+
+
+class Contents(msgspec.Struct):
+    """What a run was about, kept only where its tenant opted in."""
+
+    variables: dict[str, Any]
+    history: list[Any]
+    output: str | None = None
+
+
+def new_run_id() -> str:
+    return "run_" + os.urandom(12).hex()
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class RunLog:
+    """Takes records at once and writes them soon. Bounded: when full, the oldest is dropped and counted."""
+
+    def __init__(self, pool: Pool, vault: Vault) -> None:
+        self._pool = pool
+        self._vault = vault
+        self._waiting: deque[tuple[Run, Contents | None, int]] = deque()
+        self._wake = asyncio.Event()
+        self._writing = asyncio.Lock()
+
+    def add(self, run: Run, contents: Contents | None = None, days: int = 0) -> None:
+        """Never waits. `contents` is sealed and kept for `days`."""
+        if len(self._waiting) >= MAX_WAITING:
+            self._waiting.popleft()
+            DROPPED.inc()
+        self._waiting.append((run, contents, days))
+        self._wake.set()
+
+    async def write(self) -> None:
+        """Until cancelled; then what is left is written."""
+        try:
+            while True:
+                await self._wake.wait()
+                await asyncio.sleep(BATCH_SECONDS)
+                self._wake.clear()
+                if not await self.flush():
+                    self._wake.set()
+                    await asyncio.sleep(RETRY_SECONDS)
+        finally:
+            await self.flush()
+
+    async def flush(self) -> bool:
+        """Write all that waits; False where the database is away: then it goes on waiting."""
+        async with self._writing:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                try:
+                    await self._insert(batch)
+                except DATABASE_AWAY as exc:
+                    self._waiting.extendleft(reversed(batch))
+                    log.warning(
+                        "runs not written; trying again", extra={"waiting": len(self._waiting), "why": str(exc)}
+                    )
+                    return False
+                finally:
+                    WAITING.set(len(self._waiting))
+            return True
+
+    async def _insert(self, batch: list[tuple[Run, Contents | None, int]]) -> None:
+        records = msgspec.json.encode([run for run, _, _ in batch]).decode()
+        async with self._pool.connection() as connection, connection.transaction():
+            await connection.execute(_INSERT, (records,))
+            for run, contents, days in batch:
+                if contents is not None:
+                    await self._vault.keep(connection, run.id, run.tenant, msgspec.json.encode(contents), days)
