@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from core.settings import SettingsError
-from core.wire.workers import Ability, ServedModel
+from core.wire.workers import Ability, Name, ServedModel
 
 BUNDLED = Path(__file__).with_name("models.toml")
 
@@ -20,13 +20,13 @@ class Model(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str
+    id: Name
     source: str
     licence: str
     role: Role
     abilities: tuple[Ability, ...]
-    max_model_len: int
-    aliases: tuple[str, ...] = ()
+    max_model_len: int = Field(ge=1)
+    aliases: tuple[Name, ...] = ()
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = {}
 
@@ -40,16 +40,18 @@ class Model(BaseModel):
 
 
 def read(file: Path, data_dir: Path) -> dict[str, Model]:
-    """The catalogue by model id. Raises SettingsError where an entry is wrong."""
-    with file.open("rb") as source:
-        tables = tomllib.load(source)["models"]
+    """The catalogue by model id. Raises SettingsError where the file or an entry is wrong."""
     try:
-        return {
-            name: Model(id=name, **{**table, "source": table["source"].format(data_dir=data_dir.resolve())})
-            for name, table in tables.items()
-        }
-    except (ValidationError, KeyError) as exc:
+        tables = tomllib.loads(file.read_text("utf-8"))["models"]
+        models = [Model(**{"id": name, **table}) for name, table in tables.items()]
+    except OSError as exc:
+        raise SettingsError(f"LLM_CATALOGUE: {file}: {exc.strerror}") from exc
+    except KeyError as exc:
+        raise SettingsError(f"{file.name}: it has no [models]") from exc
+    except (ValueError, AttributeError, TypeError) as exc:
         raise SettingsError(f"{file.name}: {exc}") from exc
+    folder = str(data_dir.resolve())
+    return {m.id: m.model_copy(update={"source": m.source.replace("{data_dir}", folder)}) for m in models}
 
 
 def choose(catalogue: Mapping[str, Model], wanted: Sequence[str], *, has_gpu: bool) -> list[Model]:
@@ -61,7 +63,7 @@ def choose(catalogue: Mapping[str, Model], wanted: Sequence[str], *, has_gpu: bo
     unknown = [name for name in names if name not in catalogue]
     if unknown:
         raise SettingsError(f"LLM_MODELS: not in the catalogue: {', '.join(unknown)}; it has {', '.join(catalogue)}")
-    chosen = [catalogue[name] for name in names]
+    chosen = [catalogue[name] for name in dict.fromkeys(names)]
     taken: dict[str, str] = {}
     for model in chosen:
         for name in model.names:
