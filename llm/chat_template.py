@@ -3,6 +3,7 @@
 A pure worker must not: `without_default_system` takes that text out and proves by rendering that it is gone.
 """
 
+from os.path import commonprefix
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError
@@ -26,10 +27,20 @@ def render(template: str, messages: list[dict[str, Any]], **extra: Any) -> str:
 
 
 def default_system(template: str) -> str:
-    """The text that the template puts before a lone user message beyond that message's own turn; "" if none."""
-    content = _PROBE[0]["content"]
-    first, between, tail = render(template, [*_PROBE, *_PROBE], add_generation_prompt=False).split(content)
-    head = between.removeprefix(tail)  # what opens a user turn, read off the second of two equal turns
+    """The text that the template puts before a lone user message beyond that message's own turn; "" if none.
+
+    Raises ChatTemplateError where the template cannot be rendered, or does not show a message's text just once.
+    """
+    user, answer = _PROBE[0], {"role": "assistant", "content": "-"}
+    try:
+        try:
+            first, between, tail = _around(template, [user, user])
+            head = between.removeprefix(tail)  # what opens a user turn, read off the second of two equal turns
+        except TemplateError:  # it wants users and assistants by turns
+            first, between, _ = _around(template, [user, answer, user])
+            head = commonprefix([first[::-1], between[::-1]])[::-1]  # noqa: RUF071 - texts, not paths
+    except (TemplateError, ValueError) as exc:
+        raise ChatTemplateError(f"the chat template cannot be examined: {exc}") from exc
     return first.removesuffix(head)
 
 
@@ -45,6 +56,11 @@ def without_default_system(template: str) -> str:
     if default_system(bare) or (words and words in _with_tools(bare)):
         raise ChatTemplateError("the chat template's default system message could not be removed")
     return bare
+
+
+def _around(template: str, messages: list[dict[str, Any]]) -> list[str]:
+    """The rendered text before, between and after the probe's words."""
+    return render(template, messages, add_generation_prompt=False).split(_PROBE[0]["content"])
 
 
 def _text_of(block: str) -> str:
