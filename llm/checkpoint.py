@@ -31,7 +31,12 @@ async def resolve(source: str, python: Path, hf_token: str | None = None) -> Pat
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **({"HF_TOKEN": hf_token} if hf_token else {})},
     )
-    out, err = await process.communicate()
+    try:
+        out, err = await process.communicate()
+    finally:
+        if process.returncode is None:  # cancelled: the worker stops
+            process.kill()
+            await process.wait()
     folder = Path(out.decode().strip().splitlines()[-1]) if process.returncode == 0 and out.strip() else None
     if folder is None or not folder.is_dir():
         raise CheckpointError(f"{source} could not be downloaded: {err.decode(errors='replace')[-500:]}")
