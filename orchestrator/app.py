@@ -26,7 +26,8 @@ from orchestrator.oversight import Oversight
 from orchestrator.pipelines.base import Studio
 from orchestrator.policy_store import Policies, first_policy
 from orchestrator.recipes import RecipeRunner
-from orchestrator.routes import models, pipelines, workers
+from orchestrator.routes import models, moderations, pipelines, policies, prompts, tenants, workers
+from orchestrator.routes import runs as run_routes
 from orchestrator.runs import RunLog
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.workers import WorkerPool
@@ -65,11 +66,11 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     keys, registry, relay = Keys(pool), Registry(pool), Relay(timeouts)
     workers_pool = WorkerPool(pool, key, settings.lease_seconds, settings.interface_retry_after_cap_ms / 1000)
     engines = Engines(workers_pool, timeouts)
-    policies = Policies(pool)
-    epoch = Epoch(dsn, pool, (keys.drop, registry.drop, policies.drop))
+    in_force = Policies(pool)
+    epoch = Epoch(dsn, pool, (keys.drop, registry.drop, in_force.drop))
     vault = Vault(pool, contents_key(settings.data_dir.resolve() / "keys" / "contents_key"))
     runs = RunLog(pool, vault)
-    oversight = Oversight(policies, runs, epoch, refuse_mismatch=settings.proof_mismatch == "refuse")
+    oversight = Oversight(in_force, runs, epoch, refuse_mismatch=settings.proof_mismatch == "refuse")
     recipes = RecipeRunner(registry, engines, oversight)
     orchestrator = Orchestrator(keys, registry, workers_pool, epoch, relay, engines, recipes, settings)
 
@@ -94,6 +95,11 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     api.include_router(models.router(keys, workers_pool))
     api.include_router(workers.router(keys, workers_pool))
     api.include_router(pipelines.router(keys, studio, settings.pipeline_seconds))
+    api.include_router(moderations.router(keys, in_force))
+    api.include_router(policies.router(keys, pool))
+    api.include_router(prompts.router(keys, pool, registry, engines))
+    api.include_router(tenants.router(keys, pool, vault))
+    api.include_router(run_routes.router(keys, pool, runs, vault, registry, recipes))
     relayed = Gateway(keys, workers_pool, relay, recipes, oversight)
     routes = {path: {"POST": relayed} for path in gateway.PATHS}
     return create_service("orchestrator", api, settings, routes=routes, ready=orchestrator.ready)

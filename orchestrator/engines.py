@@ -1,7 +1,8 @@
 """Engines behind the openai client: a worker is picked like for any other request, its place held while it works."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import httpx2
 import openai
@@ -41,6 +42,17 @@ class Engines:
 
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
+
+    async def count_tokens(self, model: str, messages: Sequence[dict[str, Any]], request_id: str) -> int:
+        """How many tokens the messages are to the engine, its chat template included."""
+        async with self.engine(model, "tokenize", request_id) as (client, name, _):
+            body = {"model": name, "messages": list(messages), "add_generation_prompt": True}
+            url = str(client.base_url).removesuffix("/").removesuffix("/v1") + "/tokenize"
+            answer: Any = await client.post(url, body=body, cast_to=object)
+        count = answer.get("count") if isinstance(answer, dict) else None
+        if not isinstance(count, int):
+            raise Upstream("The engine's answer could not be read.", code="bad_upstream_answer")
+        return count
 
     @contextlib.asynccontextmanager
     async def engine(

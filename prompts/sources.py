@@ -106,7 +106,7 @@ def _read(folder: Path, table: Mapping[str, Any], shared: Mapping[str, str]) -> 
     for entry in table["messages"]:
         file = entry.get("template")
         body = (folder / file).read_text("utf-8") if file else None
-        name = f"{folder.name}/{file.removesuffix('.j2')}" if file else None
+        name = entry.get("name") or f"{folder.name}/{file.removesuffix('.j2')}" if file else None
         messages.append(MessageSource(entry["role"], name, body))
     used = {name for message in messages for name in includes.names(message.body or "")}
     return RecipeSource(

@@ -1,0 +1,78 @@
+"""POST /v1/moderations, in OpenAI's shape: what the floor and the lists of the policy in force say of a text."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, Field
+
+from core.errors import ContentPolicy
+from orchestrator import policy, policy_floor
+from orchestrator.auth import Key, Keys
+from orchestrator.policy_store import Policies, PolicyUnavailableError
+from orchestrator.routes.access import needs
+from orchestrator.runs import new_run_id
+
+# OpenAI's categories; what the studio has no list for is never flagged.
+CATEGORIES = (
+    *("sexual", "sexual/minors", "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit"),
+    *("illicit/violent", "self-harm", "self-harm/intent", "self-harm/instructions", "violence", "violence/graphic"),
+)
+
+
+class Part(BaseModel):
+    """A part of a multi-modal input. A picture is not looked at here."""
+
+    type: str
+    text: str | None = Field(None, max_length=100_000)
+
+
+class ModerationRequest(BaseModel):
+    """`tier` is the tier to judge at; the key's own where none is given."""
+
+    input: Annotated[str, Field(max_length=100_000)] | list[Annotated[str, Field(max_length=100_000)] | Part] = Field()
+    model: str | None = None
+    tier: int | None = Field(None, ge=0, le=2)
+
+
+def router(keys: Keys, policies: Policies) -> APIRouter:
+    api = APIRouter(tags=["policy"])
+    chat_key = Annotated[Key, Depends(needs(keys, "chat"))]
+
+    @api.post("/v1/moderations")
+    async def moderations(body: ModerationRequest, key: chat_key) -> dict[str, Any]:
+        """One result for each text."""
+        try:
+            standing = await policies.standing(key.tenant)
+        except PolicyUnavailableError as exc:
+            raise ContentPolicy("The check failed, so the answer is no.", code=policy.CHECK_FAILED) from exc
+        tier = policy.tier_in_force(key.max_tier, standing.max_tier, body.tier)
+        found = [policy.decide([text], tier=tier, surface="text", rules=standing.rules) for text in _texts(body)]
+        return {
+            "id": new_run_id().replace("run_", "modr_"),
+            "model": f"soundstage-floor-{policy_floor.version()}",
+            "results": [_result(decision) for decision in found],
+        }
+
+    return api
+
+
+def _texts(body: ModerationRequest) -> list[str]:
+    given = [body.input] if isinstance(body.input, str) else body.input
+    return [part if isinstance(part, str) else part.text or "" for part in given]
+
+
+def _result(decision: policy.Decision) -> dict[str, Any]:
+    flagged = decision.action == "refuse"
+    categories = dict.fromkeys(CATEGORIES, False)
+    if flagged and decision.category:
+        categories[decision.category] = True
+        categories["sexual"] = categories["sexual"] or decision.category.startswith("sexual/")
+    return {
+        "flagged": flagged,
+        "categories": categories,
+        "category_scores": {name: float(hit) for name, hit in categories.items()},
+        "category_applied_input_types": {name: ["text"] for name in categories},
+        "decision": decision.action,
+        "category": decision.category,
+        "tier": decision.tier,
+    }

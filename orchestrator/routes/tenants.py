@@ -1,0 +1,54 @@
+"""/v1/tenants: how high a tenant's tier is, and whether the contents of its runs are kept."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+
+from core.db.pool import Pool
+from core.errors import NotFound
+from orchestrator.auth import Key, Keys
+from orchestrator.contents import Vault
+from orchestrator.routes.access import needs
+from prompts.store import Writer, changing
+
+
+class TenantChange(BaseModel):
+    """What is left out stays as it is. Opting out erases what was kept."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_tier: int | None = Field(None, ge=0, le=2)
+    store_contents: bool | None = None
+    contents_days: int | None = Field(None, ge=1, le=3650)
+
+
+def router(keys: Keys, pool: Pool, vault: Vault) -> APIRouter:
+    api = APIRouter(prefix="/v1/tenants", tags=["tenants"])
+    admin_key = Annotated[Key, Depends(needs(keys, "admin"))]
+
+    @api.put("/{tenant}")
+    async def change(tenant: str, body: TenantChange, key: admin_key) -> dict[str, Any]:
+        query = (
+            "insert into tenants (id, max_tier, store_contents, contents_days)"
+            " values (%(id)s, coalesce(%(max_tier)s, 1), coalesce(%(store_contents)s, false),"
+            " coalesce(%(contents_days)s, 30)) on conflict (id) do update set"
+            " max_tier = coalesce(%(max_tier)s, tenants.max_tier),"
+            " store_contents = coalesce(%(store_contents)s, tenants.store_contents),"
+            " contents_days = coalesce(%(contents_days)s, tenants.contents_days) returning *"
+        )
+        async with changing(pool, Writer(key.id)) as connection:
+            row = await (await connection.execute(query, {"id": tenant, **body.model_dump()})).fetchone()
+        assert row is not None
+        erased = 0 if row["store_contents"] else await vault.erase(tenant=tenant)
+        return {**row, "contents_erased": erased}
+
+    @api.get("/{tenant}")
+    async def one(tenant: str, _: admin_key) -> dict[str, Any]:
+        async with pool.connection() as connection:
+            row = await (await connection.execute("select * from tenants where id = %s", (tenant,))).fetchone()
+        if row is None:
+            raise NotFound("There is no such tenant.", code="tenant_not_found")
+        return row
+
+    return api
