@@ -74,6 +74,22 @@ async def test_nobody_watches_afterwards() -> None:
     assert asyncio.all_tasks() == before
 
 
+async def test_a_message_in_the_turn_in_which_the_work_ends_is_dropped_quietly() -> None:
+    """uvicorn says `http.disconnect` when the answer is out, which is when most work ends."""
+    client, complaints = Client(), list[object]()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    try:
+        with until_disconnect(client.receive):
+            await soon(client.watched.wait())
+            client.say(LEFT)
+        for _ in range(3):
+            await asyncio.sleep(0)
+    finally:
+        loop.set_exception_handler(None)
+    assert complaints == []
+
+
 async def test_a_cancellation_from_elsewhere_stays_one() -> None:
     client = Client()
 
