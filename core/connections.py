@@ -24,14 +24,12 @@ BODILESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS"))
 class Answer:
     """An answer whose head has come. Its connection goes back to the pool at the body's end, or is closed."""
 
-    __slots__ = ("_connection", "content", "headers", "length", "raw_headers", "status")
+    __slots__ = ("_connection", "content", "headers", "raw_headers", "status")
 
     def __init__(self, connection: Connection, message: RawResponseMessage, content: StreamReader) -> None:
         self.status: int = message.code
         self.headers: CIMultiDictProxy[str] = message.headers
         self.raw_headers = message.raw_headers
-        length = message.headers.get("content-length")
-        self.length = int(length) if length else None  # the parser has refused what is no number
         self.content = content
         self._connection = connection
         content.on_eof(self._end)

@@ -138,22 +138,20 @@ class Relay:
         due, idle = self._loop.time, self.timeouts.idle
         never = NOT_RETURNED_WITHOUT_BODY if answer.status in (204, 304) else NOT_RETURNED
         headers = _end_to_end(answer.raw_headers, never)
-        length = answer.length
-        done, tail = 0, b"\n\n"
+        done, tail, more = 0, b"\n\n", True
         try:
             exchange.sending = True
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             exchange.sending = False
-            while chunk := await answer.content.readany():
+            while more:
+                chunk = await answer.content.readany()
+                more = not answer.content.at_eof()
                 done += len(chunk)
                 tail = chunk[-4:] if len(chunk) > 3 else (tail + chunk)[-4:]
                 exchange.sending = True
-                await send({"type": "http.response.body", "body": chunk, "more_body": done != length})
+                await send({"type": "http.response.body", "body": chunk, "more_body": more})
                 exchange.sending = False
                 exchange.due = due() + idle
-            if done != length or done == 0:
-                exchange.sending = True
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (aiohttp.ClientError, asyncio.CancelledError) as exc:
             if isinstance(exc, asyncio.CancelledError):
                 if not exchange.expired:
@@ -195,18 +193,36 @@ async def read_body(receive: Receive, timeout: float = Timeouts.body) -> bytes:
 
     Raises RequestTimeout, and ClientDisconnected when the client leaves before it has sent all.
     """
-    parts = []
+    task, late = asyncio.current_task(), False
+    assert task is not None
+
+    def expire() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+
+    timer = asyncio.get_running_loop().call_later(timeout, expire)
     try:
-        async with asyncio.timeout(timeout):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnected
-                parts.append(message.get("body", b""))
-                if not message.get("more_body"):
-                    return b"".join(parts)
-    except TimeoutError:
+        return await _whole(receive)
+    except asyncio.CancelledError:
+        if not late:
+            raise
         raise RequestTimeout(f"The request body did not arrive within {timeout:g} s.", code="body_timeout") from None
+    finally:
+        timer.cancel()
+        if late:
+            task.uncancel()
+
+
+async def _whole(receive: Receive) -> bytes:
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
 
 
 def _end_to_end(raw: RawHeaders, never: frozenset[bytes]) -> list[tuple[bytes, bytes]]:

@@ -31,6 +31,7 @@ from core.errors import (
     SoundstageError,
     internal,
 )
+from core.http_protocol import HttpProtocol
 from core.settings import Settings
 
 Scope = MutableMapping[str, Any]
@@ -306,13 +307,14 @@ def server_config(app: ASGIApp) -> uvicorn.Config:
     """uvicorn as every service runs it."""
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=HttpProtocol,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
     )
