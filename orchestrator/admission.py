@@ -1,13 +1,12 @@
 """What happens when every worker is full. Pure: how long a caller is told to wait."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 SMOOTHING = 0.1
 FIRST_GUESS_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class ServiceTime:
+class ServiceTime(NamedTuple):
     """A moving mean of how long a request holds its place, in seconds."""
 
     mean: float = FIRST_GUESS_SECONDS

@@ -5,6 +5,7 @@ image's `prompt`, where the policy appends its constraints (X-Policy says so).
 A worker that fails before the first byte is left for another one; after it, the stream carries the error.
 """
 
+import functools
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -150,8 +151,13 @@ class Gateway:
 def _target(base: URL, scope: ASGIScope) -> URL:
     """The worker's address of the same path."""
     query: bytes = scope["query_string"]
-    url = base.joinpath(scope["path"].lstrip("/"))
+    url = _joined(base, scope["path"])
     return url.with_query(query.decode("latin-1")) if query else url
+
+
+@functools.lru_cache(1024)
+def _joined(base: URL, path: str) -> URL:
+    return base.joinpath(path.lstrip("/"))
 
 
 def _may_answer(answer: Answer) -> None:

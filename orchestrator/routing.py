@@ -1,11 +1,10 @@
 """Which worker takes a request. Pure: values in, a decision out."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A live worker that can do what is asked: how much it is doing now, and how much it takes at once."""
 
     id: str

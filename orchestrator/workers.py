@@ -43,16 +43,24 @@ class Worker:
     outstanding: int = 0
     service: admission.ServiceTime = field(default_factory=admission.ServiceTime)
 
-    @property
-    def id(self) -> str:
-        return self.announcement.id
+    def __post_init__(self) -> None:
+        self.announced(self.announcement)
+
+    def announced(self, announcement: Announcement) -> None:
+        """Take what it says of itself now, in the form in which every request asks for it."""
+        self.announcement = announcement
+        self.id = announcement.id
+        self.open = announcement.ready and not announcement.draining
+        self._answers = {
+            (name, ability)
+            for served in announcement.models
+            for name in (None, served.id, *served.aliases)
+            for ability in served.abilities
+        }
 
     def serves(self, model: str | None, ability: Ability) -> bool:
         """Whether it answers for `model` (None: any) with `ability`."""
-        return any(
-            ability in served.abilities and (model is None or model == served.id or model in served.aliases)
-            for served in self.announcement.models
-        )
+        return (model, ability) in self._answers
 
     def first(self, ability: Ability) -> str:
         """The model it answers with where the caller names none."""
@@ -77,7 +85,8 @@ class WorkerPool:
         return [w for w in self._workers.values() if w.live_until > now]
 
     def usable(self) -> list[Worker]:
-        return [w for w in self.live() if w.announcement.ready and not w.announcement.draining]
+        now = time.monotonic()
+        return [w for w in self._workers.values() if w.open and w.live_until > now]
 
     def models(self) -> dict[str, tuple[ServedModel, bool]]:
         """Every model name that a usable worker answers to -> (model, whether the name is an alias)."""
@@ -134,7 +143,8 @@ class WorkerPool:
         if worker is None:
             worker = self._workers[announcement.id] = Worker(announcement, url, self._key, until)
             log.info("worker joined", extra={"worker": announcement.id, "url": str(announcement.url)})
-        worker.announcement, worker.url = announcement, url
+        worker.announced(announcement)
+        worker.url = url
         worker.live_until = max(worker.live_until, until)
         for model in announcement.models:
             for name in (model.id, *model.aliases):
@@ -185,7 +195,7 @@ class WorkerPool:
     def _count(self) -> None:
         for kind in ("chat", "image", "selfie"):
             mine = [w for w in self.live() if w.announcement.kind == kind]
-            ready = sum(w.announcement.ready and not w.announcement.draining for w in mine)
+            ready = sum(w.open for w in mine)
             WORKERS.labels(kind, "ready").set(ready)
             WORKERS.labels(kind, "not_ready").set(len(mine) - ready)
 
