@@ -32,6 +32,10 @@ class ImageSettings(WorkerSettings):
     image_compile: bool = Field(False, description="Compile the transformer's blocks; shapes are padded to buckets.")
     image_preview: Literal["matrix", "vae"] = Field("matrix", description="How unfinished images are shown.")
     image_preview_decoder: Path | None = Field(None, description="An AutoencoderTiny folder that shows them instead.")
+    image_lora_dir: Path | None = Field(
+        None, description="A folder of LoRA files; `lora` names one without .safetensors."
+    )
+    image_lora_max: int = Field(4, ge=1, description="Most adapters loaded at once; the least recently used goes.")
     image_threads: int = Field(0, ge=0, le=1024, description="CPU threads of the model; 0 leaves PyTorch's choice.")
     image_roles: CommaList = Field((), description="Pools to serve: profile, chat1to1, shorts, scenes; unset: any.")
 

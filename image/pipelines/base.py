@@ -92,6 +92,12 @@ class StepPipeline(Protocol):
     def row_tokens(self, request: ImageRequest, text_tokens: int) -> int:
         """Length of the request's row in a transformer call."""
 
+    def check_adapter(self, name: str | None) -> None:
+        """Raises InvalidRequest for an adapter that cannot be used."""
+
+    def use_adapter(self, name: str | None) -> None:
+        """The weights of the next transformer calls: with an adapter, or without."""
+
     def encode(self, prompts: Sequence[Tokens]) -> list[torch.Tensor]:
         """One (L, D) embedding a prompt."""
 

@@ -87,6 +87,8 @@ def _zimage(folder: Path, model: str, device: str, dtype: torch.dtype, settings:
         encoder = tuning.encoder_in_4_bits(folder, device, dtype)
     pipeline = ZImage.load(folder, model, device, dtype, encoder)
     tuning.apply(pipeline, settings)
+    if settings.image_lora_dir:
+        pipeline.adapters_from(settings.image_lora_dir, settings.image_lora_max)
     pipeline.show_with(_preview(pipeline, settings, device, dtype))
     return pipeline
 

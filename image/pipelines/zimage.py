@@ -20,6 +20,7 @@ from diffusers.pipelines.z_image.pipeline_z_image import (
 
 from core.errors import InvalidRequest
 from image.pipelines import memory, previews
+from image.pipelines.adapters import Adapters
 from image.pipelines.base import Kept, Pixels, Row, Schedule, Start, Tokens
 from image.pipelines.pixels import as_levels, as_pixels
 from image.pipelines.previews import Preview
@@ -48,6 +49,8 @@ class ZImage:
             raise ValueError("only deterministic flow matching from sigma 1 to 0 can be stepped")
         self._device: torch.device = self.transformer.device
         self._pixels_a_patch: int = stock.vae_scale_factor * PATCH
+        self._stock = stock
+        self._adapters = Adapters(stock, None, 1)
         self._decoder = previews.through_vae(stock.vae)
         self._preview = previews.through_matrix(stock.vae, stock.vae_scale_factor)
         self.max_side: int = min(self.transformer.config.axes_lens[1:]) * self._pixels_a_patch
@@ -63,6 +66,16 @@ class ZImage:
         for part in (stock.text_encoder, stock.transformer, stock.vae):
             part.requires_grad_(False).eval()
         return cls(stock, model)
+
+    def adapters_from(self, folder: Path, most: int) -> None:
+        """Where adapters lie, and how many are loaded at once."""
+        self._adapters = Adapters(self._stock, folder, most)
+
+    def check_adapter(self, name: str | None) -> None:
+        self._adapters.check(name)
+
+    def use_adapter(self, name: str | None) -> None:
+        self._adapters.use(name)
 
     def show_with(self, preview: Preview) -> None:
         """How unfinished images are shown."""

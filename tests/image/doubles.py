@@ -45,6 +45,12 @@ class Wrapped:
     def preview(self, latents: Sequence[torch.Tensor]) -> list[Pixels]:
         return self.inner.preview(latents)
 
+    def check_adapter(self, name: str | None) -> None:
+        self.inner.check_adapter(name)
+
+    def use_adapter(self, name: str | None) -> None:
+        self.inner.use_adapter(name)
+
     def state_bytes(self, request: ImageRequest, text_tokens: int) -> int:
         return self.inner.state_bytes(request, text_tokens)
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from image.request import RequestId
 from image.scheduler import Budget, Candidate, Decision, schedule
+from image.shares import Shares
 
 ROOMY = Budget(tokens=10_000, residents=16, padding=10_000, patience=4)
 SMALL, LARGE = 1_120, 4_192  # row lengths of 512² and 1024²
@@ -153,7 +154,7 @@ budgets = st.builds(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(loads, budgets)
 def test_any_step_keeps_the_bounds(load: list[Candidate], budget: Budget) -> None:
     decision = schedule(load, budget)
@@ -169,7 +170,7 @@ def test_any_step_keeps_the_bounds(load: list[Candidate], budget: Budget) -> Non
     assert decision == schedule(reversed(load), budget)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(budgets)
 def test_a_large_image_ends_though_small_ones_keep_coming(budget: Budget) -> None:
     """There are always seven small images besides; the large one still ends within a stated bound."""
@@ -191,3 +192,96 @@ def test_a_large_image_ends_though_small_ones_keep_coming(budget: Budget) -> Non
             live[id] = stepped
             if not stepped.steps_left:
                 del live[id]
+
+
+def of(tenant: str, id: int, arrived: int = 0) -> Candidate:
+    return replace(candidate(id, arrived=arrived), tenant=tenant)
+
+
+def test_a_tenant_with_many_does_not_hold_up_a_tenant_with_one() -> None:
+    """Served equally: the burst's second waits for the other's first."""
+    load = [*(of("many", i) for i in range(5)), of("one", 9, arrived=100)]
+    decision = schedule(load, replace(ROOMY, tokens=2 * SMALL))
+    assert decision.step == (0, 9)
+
+
+def test_who_was_served_less_goes_first() -> None:
+    load = [of("served", 0), of("new", 1, arrived=100)]
+    assert schedule(load, replace(ROOMY, tokens=SMALL), {"served": SMALL, "new": 0}).step == (1,)
+
+
+def test_a_priority_shrinks_or_grows_what_work_looks_like() -> None:
+    tight = replace(ROOMY, tokens=SMALL)
+    low, high = replace(candidate(1), priority="low"), replace(candidate(2), priority="high")
+    assert schedule([candidate(0), low, high], tight).step == (2,)
+    assert [r.id for r in schedule([candidate(0), low, high], tight).reasons] == [2, 0, 1]
+    old_low = replace(low, arrived=-3 * 4 * 8 * SMALL - 1)  # it has waited for its share
+    assert schedule([candidate(0), old_low], tight).step == (1,)
+
+
+def test_a_deadline_that_comes_near_is_met_first() -> None:
+    tight = replace(ROOMY, tokens=SMALL)
+    pressed = replace(candidate(1, arrived=50), deadline=9 * SMALL)
+    assert schedule([candidate(0), pressed], tight).step == (1,)
+    assert schedule([candidate(0), replace(pressed, deadline=10**9)], tight).step == (0,)
+
+
+def test_memory_as_measured_decides_who_comes_in() -> None:
+    waiting = [replace(candidate(i, resident=False), bytes=40) for i in range(1, 4)]
+    decision = schedule([candidate(0), *waiting], replace(ROOMY, bytes=100))
+    assert decision.step == (0, 1, 2)
+    assert verdicts(decision)[3] == "no memory"
+    alone = schedule(waiting, replace(ROOMY, bytes=10))  # with nobody in, one may try
+    assert alone.step == (1,)
+
+
+def test_exact_requests_and_adapters_do_not_mix() -> None:
+    exact, ink = replace(candidate(1), alone=True), replace(candidate(2), adapter="ink")
+    decision = schedule([candidate(0), exact, ink, candidate(3)], ROOMY)
+    assert decision.step == (0, 3)
+    assert verdicts(decision) == {0: "leads", 1: "wants to be alone", 2: "other adapter", 3: "joins"}
+    leading = schedule([replace(exact, arrived=-(10**6)), candidate(3)], ROOMY)
+    assert verdicts(leading) == {1: "leads", 3: "leader is alone"}
+
+
+def test_what_only_waits_to_be_decoded_takes_a_slot_and_no_step() -> None:
+    done = candidate(0, steps=0)
+    assert schedule([done], ROOMY).step == ()
+    decision = schedule([done, candidate(1, resident=False)], replace(ROOMY, residents=1))
+    assert verdicts(decision) == {0: "finishing", 1: "no slot"}
+
+
+@settings(deadline=None, max_examples=10)
+@given(budgets)
+def test_newcomers_without_end_do_not_starve_an_older_tenant(budget: Budget) -> None:
+    """Seven others with small images at any time, each a new tenant; the large one's tenant was here first."""
+    large = replace(candidate(0, 640, steps=5, resident=False), tenant="first")
+    shares, live, clock, id = Shares(), {large.id: large}, 0, 0
+    bound = (16 * large.remaining // 64 + 100) * max(budget.tokens, large.tokens)
+    while large.id in live:
+        while len(live) < 8:
+            id += 1
+            small = replace(candidate(id, 64, steps=2, arrived=clock, resident=False), tenant=f"t{id}")
+            live[small.id] = small
+        shares.here(live.values())
+        decision = schedule(live.values(), budget, shares.served)
+        shares.charge(live[i] for i in decision.step)
+        clock += decision.cost
+        assert clock <= bound
+        for i in decision.step:
+            live[i] = replace(live[i], steps_left=live[i].steps_left - 1, resident=True)
+            if not live[i].steps_left:
+                del live[i]
+
+
+def test_a_tenant_that_comes_back_has_saved_nothing_up() -> None:
+    shares = Shares()
+    a, b = of("a", 0), of("b", 1)
+    shares.here([a])
+    shares.charge([a, a, a])
+    shares.here([a, b])
+    assert shares.served == {"a": 3 * SMALL, "b": 3 * SMALL}
+    shares.charge([b])
+    shares.here([b])
+    shares.here([a, b])
+    assert shares.served == {"a": 4 * SMALL, "b": 4 * SMALL}

@@ -20,7 +20,6 @@ from image.whole_engine import WholeEngine
 from tests.fakes.serving import serving
 from tests.image.asking import GENERATIONS, get, gradient, picture, post, post_form, ready, settings
 
-
 # diffusers' own, with numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

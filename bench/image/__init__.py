@@ -1,0 +1,1 @@
+"""What step-level batching of mixed sizes is worth, measured."""
