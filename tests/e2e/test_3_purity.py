@@ -9,7 +9,7 @@ from tests.e2e.studio import ROOT, Studio
 
 WORDS = (
     *("sky", "boat", "lamp", "river", "green", "seven", "morning", "paper", "quietly"),
-    *("über", "naïve", "東京", "🙂", "{{x}}", "</s>", "system:"),
+    *("über", "naïve", "東京", "🙂", "{{x}}", "<b>bold</b>", "system:"),
 )
 
 
