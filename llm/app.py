@@ -139,7 +139,7 @@ def _read(body: bytes) -> _Peek:
         return _peek(body)
     except msgspec.ValidationError as exc:
         raise InvalidRequest(f"The body is not as it should be: {exc}", code="invalid_body") from exc
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise InvalidRequest("The body is not valid JSON.", code="json_invalid") from exc
     except RecursionError as exc:
         raise InvalidRequest("The body nests too deeply.", code="json_too_deep") from exc
