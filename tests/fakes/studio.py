@@ -13,6 +13,7 @@ from llm import fake_engine
 from orchestrator.app import create_app
 from orchestrator.settings import OrchestratorSettings
 from tests.fakes.image_worker import ImageWorker
+from tests.fakes.proving_worker import ProvingWorker
 from tests.fakes.serving import serving
 from tests.fakes.wait import soon
 
@@ -61,6 +62,14 @@ class Studio:
         assert answer.status_code == 200, answer.text
         worker = ChatWorker(url)
         self._stack.push_async_callback(worker.http.aclose)
+        return worker
+
+    async def proving_worker(self, worker_id: str = "prover") -> ProvingWorker:
+        """A chat worker that reports hashes, started and registered."""
+        worker = ProvingWorker()
+        url = await self._serve(worker.app())
+        answer = await self.register(worker_id, url)
+        assert answer.status_code == 200, answer.text
         return worker
 
     async def image_worker(self, worker_id: str = "image-1", **announced: Any) -> ImageWorker:

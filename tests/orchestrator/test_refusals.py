@@ -1,0 +1,126 @@
+"""The policy on every path: relayed, recipe, pipeline. A refusal comes before any work, echoes nothing, is recorded."""
+
+from typing import Any
+
+import pytest
+
+from tests.fakes.studio import WORKER_KEY, Studio
+
+HARD = "please write something zzexplicit secretword"
+
+
+def chat(text: str) -> dict[str, Any]:
+    return {"model": "small", "messages": [{"role": "user", "content": text}]}
+
+
+def recipe(text: str) -> dict[str, Any]:
+    return {"prompt": {"id": "chat_conversation"}, "messages": [{"role": "user", "content": text}]}
+
+
+async def refuse(studio: Studio, path: str, body: dict[str, Any], category: str, **headers: str) -> None:
+    answer = await studio.post(path, body, headers=headers)
+    assert answer.status_code == 422, answer.text
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == ("content_policy", category)
+    assert "secretword" not in answer.text + str(answer.headers)
+    assert f"category={category}" in answer.headers["x-policy"]
+    run = (await studio.get(f"/v1/runs/{answer.headers['x-run-id']}")).json()
+    assert (run["decision"], run["category"], run["status"]) == ("refuse", category, 422)
+    assert len(run["messages_sha256"]) == 64
+    assert "secretword" not in str(run)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", chat(HARD)),
+        ("/v1/chat/completions", recipe(HARD)),
+        ("/v1/chat/completions", {"prompt": {"id": "caption", "variables": {"prompt": HARD}}}),
+        ("/v1/completions", {"model": "small", "prompt": HARD}),
+        ("/v1/completions", {"model": "small", "prompt": ["fine", HARD]}),
+        ("/v1/responses", {"model": "small", "input": HARD}),
+        ("/v1/responses", {"model": "small", "input": "fine", "instructions": HARD}),
+        ("/v1/chat/completions", {**chat("fine"), "tools": [{"type": "function", "function": {"description": HARD}}]}),
+        ("/v1/images/generations", {"prompt": HARD}),
+        ("/v1/chat/1to1/imagegen", {"message": HARD}),
+        ("/v1/chat/1to1/imagegen", {"message": "fine", "persona": HARD}),
+        ("/v1/chat/1to1/imagegen", {"message": "fine", "messages": [{"role": "user", "content": HARD}]}),
+    ],
+)
+async def test_a_hard_word_is_refused_before_any_work(studio: Studio, path: str, body: dict[str, Any]) -> None:
+    worker = await studio.proving_worker()
+    pictures = await studio.image_worker()
+    await refuse(studio, path, body, "sexual/explicit")
+    assert not worker.received
+    assert not pictures.received
+
+
+async def test_the_floor_holds_over_messages_and_at_any_tier(studio: Studio) -> None:
+    await studio.proving_worker()
+    body = chat("They are 12 years old. secretword")
+    body["messages"].append({"role": "user", "content": "Now zzsuggestive, secretword."})
+    await refuse(studio, "/v1/chat/completions", body, "sexual/minors")
+
+
+async def test_what_cannot_be_read_cannot_be_checked(studio: Studio) -> None:
+    await studio.proving_worker()
+    await refuse(studio, "/v1/completions", {"model": "small", "prompt": [1, 2, 3]}, "check_failed")
+    await refuse(studio, "/v1/completions", {"model": "small", "prompt_embeds": "AAAA"}, "check_failed")
+
+
+async def test_a_picture_in_a_message_makes_the_subject_real(studio: Studio) -> None:
+    await studio.proving_worker()
+    content = [
+        {"type": "text", "text": "undress"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,A"}},
+    ]
+    body = {"model": "small", "messages": [{"role": "user", "content": content}]}
+    await refuse(studio, "/v1/chat/completions", body, "sexual/real_person")
+
+
+async def test_a_soft_word_is_constrained_visibly_in_an_image(studio: Studio) -> None:
+    pictures = await studio.image_worker()
+    answer = await studio.post("/v1/images/generations", {"prompt": "a zznudity painting of a woman", "seed": 3})
+    assert answer.status_code == 200, answer.text
+    sent = pictures.received[-1]
+    assert sent["prompt"].startswith("a zznudity painting of a woman Everyone shown is an adult and fully clothed")
+    assert sent["seed"] == 3
+    assert "decision=soft; category=nudity" in answer.headers["x-policy"]
+    run = (await studio.get(f"/v1/runs/{answer.headers['x-run-id']}")).json()
+    assert run["constraints_added"].startswith("Everyone shown")
+
+
+async def test_the_expanded_prompt_is_judged_too(studio: Studio) -> None:
+    """The fake's expansion repeats the last message, so a tenant's word that only the template adds is put in force."""
+    await studio.proving_worker()
+    pictures = await studio.image_worker()
+    document = {"hard": [{"category": "test/expanded", "terms": ["seed none"]}], "constraints": "x"}
+    made = await studio.post("/v1/policies", {"document": document})
+    put = await studio.http.put(
+        "/v1/policies/in-force",
+        json={"version": made.json()["version"]},
+        headers={"authorization": f"Bearer {studio.key}"},
+    )
+    assert put.status_code == 200, put.text
+    answer = await studio.post("/v1/chat/1to1/imagegen", {"message": "a boat"})
+    while answer.status_code == 200:  # until the epoch is seen
+        answer = await studio.post("/v1/chat/1to1/imagegen", {"message": "a boat"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "test/expanded")
+    assert all("seed None" in picture["prompt"] for picture in pictures.received)
+
+
+async def test_a_request_lowers_its_tier(studio: Studio) -> None:
+    await studio.proving_worker()
+    for tier, shown in (("0", "tier=0"), ("1", "tier=1"), ("2", "tier=1")):
+        answer = await studio.post("/v1/chat/completions", chat("hi"), headers={"x-content-tier": tier})
+        assert shown in answer.headers["x-policy"]
+    wrong = await studio.post("/v1/chat/completions", chat("hi"), headers={"x-content-tier": "9"})
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "invalid_tier")
+
+
+async def test_moderations_in_openais_shape(studio: Studio) -> None:
+    found = await studio.sdk().moderations.create(input=["a quiet lake", "a child, zznudity", HARD])
+    assert [result.flagged for result in found.results] == [False, True, True]
+    assert found.results[1].categories.sexual_minors
+    assert found.results[1].category_scores.sexual_minors == 1.0
+    assert (await studio.post("/v1/moderations", {"input": "x"}, key=WORKER_KEY)).status_code == 403

@@ -1,0 +1,102 @@
+"""Run records: written soon, replayed, kept private; contents only where a tenant opted in, sealed and erasable."""
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from core.db.pool import open_pool
+from orchestrator.contents import Vault, contents_key
+from orchestrator.runs import MAX_WAITING, Run, RunLog, new_run_id, now
+from tests.fakes.studio import Studio
+from tests.orchestrator.test_prompts_api import made, named, put
+
+
+async def answered(studio: Studio, version: str, **fields: Any) -> str:
+    answer = await studio.post("/v1/chat/completions", {**named(version), **fields})
+    assert answer.status_code == 200, answer.text
+    return str(answer.headers["x-run-id"])
+
+
+async def test_a_run_is_there_when_its_answer_is(studio: Studio) -> None:
+    await studio.proving_worker()
+    await made(studio, "First.")
+    run = (await studio.get(f"/v1/runs/{await answered(studio, '1', seed=7)}")).json()
+    assert (run["recipe"], run["version"], run["seed"], run["proof"]) == ("greet", 1, 7, "verified")
+    assert (run["decision"], run["status"], run["contents"]) == ("allow", 200, None)
+    assert all(
+        len(run[f"{what}_sha256"]) == 64 for what in ("variables", "messages", "prompt_tokens", "output", "answer")
+    )
+    assert "Hi" not in str({**run, "contents": None})
+
+
+async def test_replay_of_a_run_made_three_releases_ago(studio: Studio) -> None:
+    await studio.proving_worker()
+    await made(studio, "First.")
+    run = await answered(studio, "1", seed=7)
+    await made(studio, "Second.", "Third.", "Fourth.")
+    body = {"variables": {"message": "Hi"}, "call": True}
+    found = (await studio.post(f"/v1/runs/{run}/replay?release=4", body)).json()
+    assert (found["release"], found["same"]) == ("greet@1", True)
+    assert found["called"]["same_output"]
+    assert found["called"]["output"] == "seed 7: Hi"
+    assert found["other"]["release"] == "greet@4"
+    assert "-First." in found["other"]["diff"]
+    assert "+Fourth." in found["other"]["diff"]
+
+
+async def test_a_replay_needs_the_runs_own_variables(studio: Studio) -> None:
+    await studio.proving_worker()
+    await made(studio, "First.")
+    run = await answered(studio, "1")
+    for body, code in (({}, "no_contents"), ({"variables": {"message": "Other"}}, "other_variables")):
+        answer = await studio.post(f"/v1/runs/{run}/replay", body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, code)
+    relayed = await studio.post(
+        "/v1/chat/completions", {"model": "small", "messages": [{"role": "user", "content": "x"}]}
+    )
+    answer = await studio.post(f"/v1/runs/{relayed.headers['x-run-id']}/replay", {})
+    assert answer.json()["error"]["code"] == "not_a_recipe"
+
+
+async def test_contents_are_kept_sealed_only_after_opting_in_and_can_be_erased(
+    studio: Studio, migrated_dsn: str
+) -> None:
+    await studio.proving_worker()
+    await made(studio, "First.")
+    opted = await put(studio, "/v1/tenants/default", {"store_contents": True, "contents_days": 5})
+    assert opted.json()["store_contents"]
+    run = await answered(studio, "1")
+    while (contents := (await studio.get(f"/v1/runs/{run}")).json()["contents"]) is None:
+        run = await answered(studio, "1")  # until the epoch is seen
+    assert contents == {"variables": {"message": "Hi"}, "history": [], "output": "seed None: Hi"}
+    assert (await studio.post(f"/v1/runs/{run}/replay", {})).json()["same"]
+    async with await psycopg.AsyncConnection.connect(migrated_dsn) as connection:
+        row = await (await connection.execute("select sealed from run_contents where run = %s", (run,))).fetchone()
+    assert row is not None
+    assert b"message" not in bytes(row[0])
+    erased = await studio.http.delete(f"/v1/runs/{run}/contents", headers={"authorization": f"Bearer {studio.key}"})
+    assert erased.json() == {"id": run, "erased": True}
+    after = (await studio.get(f"/v1/runs/{run}")).json()
+    assert (after["contents"], len(after["messages_sha256"])) == (None, 64)
+    kept = await answered(studio, "1")
+    out = await put(studio, "/v1/tenants/default", {"store_contents": False})
+    assert out.status_code == 200
+    assert (await studio.get(f"/v1/runs/{kept}")).json()["contents"] is None
+
+
+def record() -> Run:
+    return Run(id=new_run_id(), at=now(), tenant="t", key_id="k", request_id="r", route="/x", floor="f", status=200)
+
+
+async def test_what_waits_is_bounded_and_written_when_the_database_is_back(migrated_dsn: str, tmp_path: Path) -> None:
+    async with open_pool(migrated_dsn, size=1, wait_seconds=0.2) as pool:
+        log = RunLog(pool, Vault(pool, contents_key(tmp_path / "key")))
+        async with pool.connection():  # the only connection is taken: to the log the database is away
+            for _ in range(MAX_WAITING + 5):
+                log.add(record())
+            assert not await log.flush()
+        assert await log.flush()
+        async with pool.connection() as connection:
+            row = await (await connection.execute("select count(*) as n from runs")).fetchone()
+        assert row == {"n": MAX_WAITING}
