@@ -12,7 +12,7 @@ def chosen() -> dict[str, int]:
     found = {}
     for name, default in DEFAULTS.items():
         text = os.environ.get(name) or str(default)
-        if not text.isdigit() or not 0 < int(text) < 65536:
+        if not (text.isascii() and text.isdigit()) or not 0 < int(text) < 65536:
             sys.exit(f"{name}={text} is not a port.")
         found[name] = int(text)
     taken = sorted(found.values())
@@ -24,11 +24,12 @@ def chosen() -> dict[str, int]:
 def check(ports: dict[str, int], host: str) -> None:
     """Exit with a sentence if any is taken."""
     for name, port in ports.items():
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        bound = host if name == "PORT" else "127.0.0.1"
+        family = socket.AF_INET6 if ":" in bound else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                sock.bind((host if name == "PORT" else "127.0.0.1", port))
+                sock.bind((bound, port))
             except OSError as exc:
                 sys.exit(f"Port {port} cannot be used ({exc.strerror}). Stop what uses it, or choose another: {name}=…")
 

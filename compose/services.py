@@ -50,7 +50,7 @@ def _service(
     command = Command(
         name=module,
         argv=(sys.executable, "-m", module),
-        env={**env, "PORT": str(port)},
+        env={**env, "PORT": str(port), "PUBLIC_URL": reached_at(host, port)},  # on loopback, whatever a pod says
         log_path=data / "logs" / f"{module}.log",
         grace=20.0,
     )
