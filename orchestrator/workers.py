@@ -1,11 +1,10 @@
 """The pool of workers: leases in Postgres, what each is doing now, and who may be asked for what."""
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +64,23 @@ class Worker:
     def first(self, ability: Ability) -> str:
         """The model it answers with where the caller names none."""
         return next(model.id for model in self.announcement.models if ability in model.abilities)
+
+
+class Place:
+    """One more at a worker while the block runs. Every request passes here; a generator costs three times as much."""
+
+    __slots__ = ("_started", "_worker")
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def __enter__(self) -> None:
+        self._worker.outstanding += 1
+        self._started = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._worker.outstanding -= 1
+        self._worker.service = self._worker.service.after(time.monotonic() - self._started)
 
 
 class WorkerPool:
@@ -221,16 +237,9 @@ class WorkerPool:
         """Whether a usable worker is left that was not tried."""
         return any(w.serves(model, ability) and w.id not in tried for w in self.usable())
 
-    @contextlib.contextmanager
-    def place(self, worker: Worker) -> Iterator[None]:
+    def place(self, worker: Worker) -> "Place":
         """One place at a worker, for as long as the block runs; how long that was feeds Retry-After."""
-        worker.outstanding += 1
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            worker.outstanding -= 1
-            worker.service = worker.service.after(time.monotonic() - started)
+        return Place(worker)
 
     def _full(self, able: list[Worker]) -> Overloaded:
         wait = min(admission.retry_after(w.service, w.outstanding, w.announcement.capacity, self._cap) for w in able)
