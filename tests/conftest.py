@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 import uvloop
+from hypothesis import settings
 from psycopg import sql
 
 from core.db.embedded import embedded_postgres
@@ -18,6 +19,9 @@ from core.db.migrate import migrate
 from tests.fakes.upstream import Upstream, recording_upstream
 
 _numbers = itertools.count(1)
+
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+settings.load_profile("unhurried")
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], Any]]:
