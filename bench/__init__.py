@@ -1,0 +1,1 @@
+"""Measurements: each folder is one claim of speed, with the script that shows it."""

@@ -1,0 +1,90 @@
+"""One sample is one contestant under one load for a few seconds; samples are taken in rounds and their medians kept."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bench.relay.contestants import Contestant
+from bench.relay.load import Order
+from bench.relay.processes import LoadGenerator
+from bench.relay.traffic import Kind
+
+WARM_SHARE = 0.2  # of a sample's length, before it begins
+
+
+@dataclass(frozen=True)
+class Case:
+    kind: Kind
+    concurrency: int
+
+    @property
+    def title(self) -> str:
+        what = {
+            "json": "JSON",
+            "sse": "SSE, 22 events written back to back",
+            "sse-paced": "SSE, 22 events 1 ms apart",
+        }[self.kind]
+        return f"{what}, concurrency {self.concurrency}"
+
+
+CASES = (Case("json", 1), Case("json", 16), Case("sse", 1), Case("sse", 16), Case("sse-paced", 16))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """CPU in µs a request, latencies in ms. `added_ms` is p50 less that of the same round without a proxy."""
+
+    cpu_us: float
+    p50_ms: float
+    p99_ms: float
+    added_ms: float
+    per_second: float
+    reads: float
+
+
+Samples = dict[str, list[Sample]]
+"""Of one case: a contestant's title -> its sample of each round."""
+
+
+async def take(
+    contestants: Sequence[Contestant], load: LoadGenerator, rounds: int, seconds: float, say: Callable[[str], None]
+) -> dict[Case, Samples]:
+    """Round by round and case by case, every contestant in turn, so that a slow minute is everyone's.
+
+    The first contestant is the engine itself.
+    """
+    found: dict[Case, Samples] = {case: {c.title: [] for c in contestants} for case in CASES}
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        for case in CASES:
+            without_proxy = 0.0
+            for contestant in contestants:
+                sample = await _sample(contestant, case, load, seconds, without_proxy)
+                without_proxy = without_proxy or sample.p50_ms
+                found[case][contestant.title].append(sample)
+    return found
+
+
+async def _sample(
+    contestant: Contestant, case: Case, load: LoadGenerator, seconds: float, without_proxy: float
+) -> Sample:
+    order = Order(contestant.server.port, contestant.key, case.kind, case.concurrency, seconds)
+    await load.run(Order(order.port, order.key, order.kind, order.concurrency, seconds * WARM_SHARE))
+    before = contestant.server.cpu_seconds()
+    figures = await load.run(order)
+    cpu = contestant.server.cpu_seconds() - before
+    added = figures.p50_ms - without_proxy if without_proxy else 0.0
+    return Sample(
+        cpu_us=round(cpu / figures.requests * 1e6, 1),
+        p50_ms=figures.p50_ms,
+        p99_ms=figures.p99_ms,
+        added_ms=round(added, 4),
+        per_second=round(figures.requests / figures.seconds, 1),
+        reads=figures.reads,
+    )
+
+
+def median(samples: Sequence[Sample]) -> Sample:
+    """Of each figure by itself."""
+    names = Sample.__dataclass_fields__
+    return Sample(**{name: statistics.median(getattr(sample, name) for sample in samples) for name in names})
