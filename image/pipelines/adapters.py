@@ -24,10 +24,6 @@ class Adapters:
         self._loaded: OrderedDict[str, None] = OrderedDict()
         self._active: str | None = None
 
-    @property
-    def loaded(self) -> list[str]:
-        return list(self._loaded)
-
     def check(self, name: str | None) -> None:
         """Raises InvalidRequest for a name without a file."""
         if name is not None and (self._folder is None or not self._file(self._folder, name).is_file()):

@@ -130,4 +130,4 @@ def test_anything_in_any_order(pipeline: ZImage, stock: Stock) -> None:
     kind = type("Bound", (Machine,), {"pipeline": pipeline, "stock": stock})
     from hypothesis.stateful import run_state_machine_as_test
 
-    run_state_machine_as_test(kind, settings=settings(max_examples=15, stateful_step_count=25, deadline=None))
+    run_state_machine_as_test(kind, settings=settings(max_examples=8, stateful_step_count=20, deadline=None))
