@@ -169,7 +169,10 @@ async def test_a_row_that_is_not_understood_is_passed_over(
 
 
 async def test_without_the_database_work_goes_on_from_memory(migrated_dsn: str, tmp_path: Path) -> None:
-    async with cable(migrated_dsn, tmp_path) as line, studio_over(line.dsn, tmp_path) as studio:
+    async with (
+        cable(migrated_dsn, tmp_path) as line,
+        studio_over(line.dsn, tmp_path, lease_seconds=600) as studio,
+    ):
         worker = await studio.chat_worker("w-1")
         recipe = {"prompt": {"id": "chat_conversation"}, "messages": CHAT["messages"]}
         assert (await studio.post("/v1/chat/completions", recipe)).status_code == 200
