@@ -129,10 +129,12 @@ class RecipeRunner:
         """The messages, judged: what the caller sent and what the template made of it."""
         messages = release.render(variables, history)
         run.messages_sha256 = messages_sha256(messages)
-        texts = [*strings(dict(variables)), *strings(messages)]
-        await self.oversight.admit(
-            run, caller, texts, surface, recipe_tier=release.tier, policy_version=release.policy_version
-        )
+        sent = [*strings(dict(variables)), *strings(list(history))]
+        # First alone: what a template says of its own (that everyone is an adult) must not speak for the caller.
+        for texts in (sent, [*sent, *strings(messages)]):
+            await self.oversight.admit(
+                run, caller, texts, surface, recipe_tier=release.tier, policy_version=release.policy_version
+            )
         return messages
 
     async def _days(self, caller: Caller, contents: Contents) -> int:
