@@ -21,18 +21,26 @@ def messages_sha256(messages: Any) -> str | None:
     """Of decoded messages; None where they have no canonical form."""
     try:
         if isinstance(messages, list) and all(map(_is_plain, messages)):
-            return hashlib.sha256(_sorted(messages)).hexdigest()
+            return _plain_sha256(messages)
         return sha256(messages)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError):
         return None
 
 
-def decode_messages(raw: bytes | msgspec.Raw) -> Any:
-    """Messages of a body that is known to be JSON, the plain kind faster."""
+def read_messages(raw: bytes | msgspec.Raw) -> tuple[Any, str | None, bool]:
+    """Messages of a body that is known to be JSON, their hash, and whether they are plain: objects of strings."""
     try:
-        return _plain(raw)
+        messages = _plain(raw)
     except msgspec.ValidationError:
-        return _any(raw)
+        other = _any(raw)
+        return other, messages_sha256(other), False
+    if "".join(set().union(*messages)).isascii():
+        return messages, _plain_sha256(messages), True
+    return messages, messages_sha256(messages), True
+
+
+def _plain_sha256(messages: list[dict[str, str]]) -> str:
+    return hashlib.sha256(_sorted(messages)).hexdigest()
 
 
 def _is_plain(message: Any) -> bool:

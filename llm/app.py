@@ -10,7 +10,7 @@ import msgspec
 from fastapi import FastAPI
 from yarl import URL
 
-from core.canonical import decode_messages, messages_sha256
+from core.canonical import read_messages
 from core.connections import Answer
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Overloaded, Unavailable
@@ -147,7 +147,7 @@ def _read(body: bytes) -> _Peek:
 
 def _with_proof(send: Send, messages: msgspec.Raw) -> Send:
     """`send` with the hash of the messages that were received: the orchestrator compares it with what it sent."""
-    digest = messages_sha256(decode_messages(messages)) if messages else None
+    digest = read_messages(messages)[1] if messages else None
     if digest is None:
         return send
 

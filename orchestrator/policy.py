@@ -15,12 +15,24 @@ from core.errors import InvalidRequest
 from orchestrator import policy_floor as floor
 from orchestrator import policy_text
 from orchestrator.policy_floor import Scan, Subject, Surface
-from orchestrator.policy_lexicon import ATTIRE, CLINICAL, MINOR, NUDITY, REAL, SUGGESTIVE, UNDRESS
+from orchestrator.policy_lexicon import (
+    ADULT,
+    ATTIRE,
+    CLINICAL,
+    FICTION,
+    INFORMATION,
+    MINOR,
+    NUDITY,
+    REAL,
+    SUGGESTIVE,
+    UNDRESS,
+)
 
 Action = Literal["allow", "soft", "refuse"]
 GENERAL, SUGGESTIVE_TIER, ADULT_TIER = 0, 1, 2
 MAX_TERMS = 20_000
 CHECK_FAILED = "check_failed"
+RISKY = ~(ADULT | INFORMATION | FICTION)  # flags that by themselves mean nothing
 
 
 @dataclass(frozen=True)
@@ -102,6 +114,8 @@ def decide(
     scans = [floor.scan(text) for text in texts if text]
     flags = reduce(or_, (scan.flags for scan in scans), subject.flags)
     asked = min(tier, subject.tier)
+    if not flags & RISKY and not rules.hard and not rules.soft:
+        return Decision("allow", asked, None, rules.name)
     # Judged at what was asked for: that age is unclear must refuse above tier 0, not lower the tier and pass.
     category = floor.violation(flags, asked if subject.age == "unknown" else tier, surface)
     in_force = GENERAL if flags & (MINOR | REAL) else asked

@@ -77,15 +77,13 @@ def read(text: str) -> Words:
     plain = plain_form(text)
     words = _WORD.findall(plain)
     readings: set[str] = set()
-    for chunk in plain.split():
-        if not chunk.isalpha():
-            readings |= _disguised(chunk[:MAX_CHUNK])
+    for chunk in itertools.filterfalse(str.isalpha, plain.split()):
+        readings |= _disguised(chunk[:MAX_CHUNK])
     if sum(map((1).__eq__, map(len, words))) > 2:
         for match in _SPACED.finditer(plain):
             readings.update(_run_readings(match[0]))
-    for found in map(_squeezed, words):
-        if found:
-            readings.update(found)
+    for found in filter(None, map(_squeezed, words)):
+        readings.update(found)
     return Words(plain, words, frozenset(readings))
 
 

@@ -2,17 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
-from core.canonical import decode_messages, messages_sha256
+from core.canonical import read_messages
 from core.errors import InvalidRequest
 from orchestrator.policy_floor import Subject
 from orchestrator.requests import Peek
 from prompts import control_tokens
 
 _OTHERS = ("prompt", "input", "instructions", "suffix", "tools", "documents")
+_others = attrgetter(*_OTHERS)
 _REAL = Subject(real=True)
 _NOBODY = Subject()
 _decode = msgspec.json.Decoder().decode
@@ -35,16 +37,17 @@ def read(found: Peek) -> Said:
     """
     said = Said()
     if found.messages:
-        messages = decode_messages(found.messages)
-        said.messages_sha256 = messages_sha256(messages)
-        _collect(messages, said)
-        forged = next((token for token in map(control_tokens.find_in_text, said.texts) if token), None)
+        messages, said.messages_sha256, plain = read_messages(found.messages)
+        if plain:
+            said.texts = [text for message in messages for name, text in message.items() if name != "role"]
+        else:
+            _collect(messages, said)
+        forged = next(filter(None, map(control_tokens.find_in_text, said.texts)), None)
         if forged:
             raise InvalidRequest(
                 f"A message holds the control token {forged!r}.", param="messages", code="control_token"
             )
-    for name in _OTHERS:
-        raw = getattr(found, name)
+    for name, raw in zip(_OTHERS, _others(found), strict=True):
         if raw:
             value = _decode(raw)
             _collect(value, said)

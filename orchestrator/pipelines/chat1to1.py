@@ -57,7 +57,7 @@ async def imagegen(studio: Studio, request: ImageRequest, caller: Caller) -> Ima
         raise InvalidRequest("Send `messages` or `context`, not both.", param="context", code="both_contexts")
     context = request.context if request.messages is None else _said(request.messages)
     variables: dict[str, Any] = {"message": request.message, "context": context, "persona": request.persona}
-    given = {name: value for name, value in variables.items() if value is not None}
+    given = {name: value for name, value in variables.items() if value}
     expanded, step = await studio.recipes.text(EXPAND, given, caller, surface="image")
     prompt = expanded or request.message
     async with judged(studio, prompt, caller, said=request.message, like=step) as (run, prompt):
