@@ -1,7 +1,7 @@
 """Requests to engines over aiohttp's pooled connections, without the objects its client makes for each of them.
 
 A relay knows the bytes of its request and wants those of the answer. aiohttp connects, pools, speaks TLS and parses;
-its ClientSession on top would cost as much again (see bench/results/relay.md), so the request's head is written here.
+its ClientSession on top would cost more than the rest of the relay (bench/relay), so the request is written here.
 """
 
 import asyncio

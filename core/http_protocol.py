@@ -1,6 +1,6 @@
 """uvicorn's HTTP protocol, but the head of an answer leaves with the first bytes of its body where they are there.
 
-uvicorn writes each ASGI message at once, and a write on a socket costs more than all of the relay's own work.
+uvicorn writes each ASGI message at once, and writes on sockets are the dearest thing that the relay does.
 """
 
 import asyncio
