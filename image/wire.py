@@ -28,7 +28,7 @@ class _Body(BaseModel):
     guidance: float | None = None
     exact: bool | None = Field(None, description="Run with no other image beside it: the same bytes every time.")
     lora: AdapterName | None = Field(None, description="A loaded adapter to draw with.")
-    prompt_in_metadata: bool | None = Field(None, description="Write the prompt into the picture's metadata.")
+    prompt_in_metadata: bool | None = Field(None, description="Whether the picture's metadata holds the prompt.")
 
 
 class ImagesBody(_Body):
@@ -66,7 +66,7 @@ class ImagesBody(_Body):
         if self.stream and self.response_format == "url":
             raise _invalid("response_format", "A stream carries b64_json only.")
         if self.stream and self.n not in (None, 1):
-            raise _invalid("n", "A stream carries one image: its events do not say which they belong to.")
+            raise _invalid("n", "A stream carries one image: its events name none.")
 
     def requests(
         self,

@@ -45,13 +45,21 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def messages(tree: ast.AST) -> Iterator[int]:
-    """Lines where a message is written down: a dict whose `role` is a fixed system, assistant or developer."""
+    """Lines where a message is written down: a dict whose `role` is a fixed system, assistant or developer.
+
+    One whose content has not a single letter is no prompt: the chat template's probes are such.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
-            for key, value in zip(node.keys, node.values, strict=True):
-                named = isinstance(key, ast.Constant) and key.value == "role"
-                if named and isinstance(value, ast.Constant) and value.value in ROLES:
-                    yield node.lineno
+            fixed = {
+                key.value: value.value if isinstance(value, ast.Constant) else None
+                for key, value in zip(node.keys, node.values, strict=True)
+                if isinstance(key, ast.Constant)
+            }
+            content = fixed.get("content", "")
+            silent = isinstance(content, str) and content and not any(map(str.isalpha, content))
+            if fixed.get("role") in ROLES and not silent:
+                yield node.lineno
 
 
 def complaints(source: str) -> list[str]:
@@ -89,6 +97,7 @@ def test_a_worker_folder_holds_no_file_that_could_carry_a_prompt(folder: str) ->
     [
         'SYSTEM = "You are a helpful assistant."',
         'x = [{"role": "system", "content": text}]',
+        'x = {"role": "system", "content": "Be kind."}',
         'prompt = prompt + ", masterpiece, best quality"',
         'prompt = f"{prompt}, highly detailed"',
         'NEGATIVE = "worst quality, bad anatomy"',
