@@ -54,26 +54,26 @@ async def postgres_server() -> AsyncIterator[str]:
 @pytest.fixture
 async def postgres_dsn(postgres_server: str) -> AsyncIterator[str]:
     """A fresh, empty database."""
-    async with _database(postgres_server) as dsn:
+    async with fresh_database(postgres_server) as dsn:
         yield dsn
 
 
 @pytest.fixture
 async def migrated_dsn(postgres_server: str, _migrated: str) -> AsyncIterator[str]:
     """A fresh database with the project's tables: a copy of one that was migrated once."""
-    async with _database(postgres_server, template=_migrated) as dsn:
+    async with fresh_database(postgres_server, template=_migrated) as dsn:
         yield dsn
 
 
 @pytest.fixture(scope="session")
 async def _migrated(postgres_server: str) -> AsyncIterator[str]:
-    async with _database(postgres_server) as dsn:
+    async with fresh_database(postgres_server) as dsn:
         await migrate(dsn)
         yield urlsplit(dsn).path[1:]
 
 
 @asynccontextmanager
-async def _database(server: str, template: str = "template0") -> AsyncIterator[str]:
+async def fresh_database(server: str, template: str = "template0") -> AsyncIterator[str]:
     name = f"test_{next(_numbers)}"
     create = sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
     drop = sql.SQL("drop database {} with (force)").format(sql.Identifier(name))
