@@ -1,0 +1,73 @@
+"""Policies from the database: versions, which is in force, and what happens when they cannot be read."""
+
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from core.db.pool import open_pool
+from core.errors import Conflict
+from orchestrator.auth import Key
+from orchestrator.contents import Vault, contents_key
+from orchestrator.epoch import Epoch
+from orchestrator.oversight import Caller, Oversight, Refused
+from orchestrator.policy_store import Policies, PolicyUnavailableError, first_policy, put_in_force, save_policy
+from orchestrator.runs import RunLog
+from prompts.store import Writer
+
+KEY = Key("k", "default", frozenset({"chat"}), 1, None)
+WRITER = Writer("key_test")
+
+
+async def test_a_tenants_policy_adds_to_everyones(migrated_dsn: str) -> None:
+    async with open_pool(migrated_dsn) as pool:
+        await first_policy(pool)
+        await first_policy(pool)
+        own = Writer("key_test", "default")
+        version, created = await save_policy(pool, {"hard": [{"category": "own", "terms": ["zzown"]}]}, own)
+        assert (version, created) == (1, True)
+        assert await save_policy(pool, {"hard": [{"category": "own", "terms": ["zzown"]}]}, own) == (1, False)
+        await put_in_force(pool, version, own)
+        standing = await Policies(pool).standing("default")
+        assert standing.rules.name == "policy@1+default/policy@1"
+        assert [rule.category for rule in standing.rules.hard] == ["own"]
+
+
+async def test_optimistic_concurrency(migrated_dsn: str) -> None:
+    async with open_pool(migrated_dsn) as pool:
+        await first_policy(pool)
+        version, _ = await save_policy(pool, {"constraints": "other"}, WRITER)
+        assert (await put_in_force(pool, version, WRITER, revision=1))["revision"] == 2
+        with pytest.raises(Conflict):
+            await put_in_force(pool, 1, WRITER, revision=1)
+        with pytest.raises(Conflict, match="does not exist"):
+            await put_in_force(pool, 99, WRITER)
+
+
+async def test_policies_that_cannot_be_read_refuse_everything(migrated_dsn: str, tmp_path: Path) -> None:
+    async with open_pool(migrated_dsn, wait_seconds=0.2) as pool:
+        policies = Policies(pool)
+        with pytest.raises(PolicyUnavailableError):  # none in force
+            await policies.standing("default")
+        await first_policy(pool)
+        await policies.standing("default")
+        log = RunLog(pool, Vault(pool, contents_key(tmp_path / "key")))
+        oversight = Oversight(policies, log, Epoch(migrated_dsn, pool, ()), refuse_mismatch=True)
+        caller = Caller(KEY, "r", "/v1/chat/completions", "s")
+        await pool.close()
+        assert (await oversight.admit(oversight.begin(caller), caller, ["hello"], "text")).action == "allow"
+        policies.drop()
+        with pytest.raises(Refused) as raised:
+            await oversight.admit(oversight.begin(caller), caller, ["hello"], "text")
+        assert raised.value.code == "check_failed"
+
+
+async def test_a_key_may_hold_the_adult_tier_only_with_an_age_assurance(migrated_dsn: str) -> None:
+    insert = (
+        "insert into api_keys (id, tenant, name, sha256, scopes, max_tier, age_assured_at)"
+        " values (%s, 'default', 'n', %s, '{chat}', 2, %s)"
+    )
+    async with await psycopg.AsyncConnection.connect(migrated_dsn, autocommit=True) as connection:
+        with pytest.raises(psycopg.errors.CheckViolation):
+            await connection.execute(insert, ("a", b"a" * 32, None))
+        await connection.execute(insert, ("b", b"b" * 32, "2026-01-01"))
