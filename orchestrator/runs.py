@@ -16,7 +16,7 @@ from prompts.registry import DATABASE_AWAY
 
 log = logging.getLogger(__name__)
 
-BATCH_SECONDS = 0.1
+BATCH_SECONDS = 0.15
 RETRY_SECONDS = 1.0
 BATCH = 500
 MAX_WAITING = 20_000
@@ -126,8 +126,12 @@ class RunLog:
 
     async def _insert(self, batch: list[tuple[Run, Contents | None, int]]) -> None:
         records = msgspec.json.encode([run for run, _, _ in batch]).decode()
-        async with self._pool.connection() as connection, connection.transaction():
-            await connection.execute(_INSERT, (records,))
-            for run, contents, days in batch:
-                if contents is not None:
+        kept = [(run, contents, days) for run, contents, days in batch if contents is not None]
+        async with self._pool.connection() as connection:
+            if not kept:  # one statement commits by itself: one round trip, not three
+                await connection.execute(_INSERT, (records,))
+                return
+            async with connection.transaction():
+                await connection.execute(_INSERT, (records,))
+                for run, contents, days in kept:
                     await self._vault.keep(connection, run.id, run.tenant, msgspec.json.encode(contents), days)

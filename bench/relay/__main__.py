@@ -46,6 +46,7 @@ async def measured(rounds: int, seconds: float, *, with_peers: bool) -> Report:
         engine = await stack.enter_async_context(running("engine", python("bench.relay.engine", port), port, folder))
         load = await stack.enter_async_context(load_generator())
         entered = [await stack.enter_async_context(start(engine, folder)) for start in contestants.OURS]
+        entered.insert(2, contestants.relay_alone(entered[1]))
         for peer, start in contestants.PEERS if with_peers else ():
             try:
                 _require(peer)

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.relay.peers import LITELLM, VLLM_ROUTER, Peer
@@ -17,11 +17,12 @@ from core.wire.workers import Announcement
 
 @dataclass(frozen=True)
 class Contestant:
-    """`key` is the bearer token it is asked with."""
+    """`key` is the bearer token it is asked with, `path` where."""
 
     title: str
     server: Server
     key: str = "unused"
+    path: str = "/v1/chat/completions"
 
 
 Start = Callable[[Server, Path], AbstractAsyncContextManager[Contestant]]
@@ -52,8 +53,13 @@ async def soundstage(engine: Server, folder: Path) -> AsyncIterator[Contestant]:
             await asyncio.wait([heartbeat])
 
 
+def relay_alone(studio: Contestant) -> Contestant:
+    """The same orchestrator on a path that is neither judged nor proved nor recorded: keys, routing, metrics, log."""
+    return replace(studio, title="Soundstage, relay alone", path="/v1/embeddings")
+
+
 def _announcement(url: str) -> Announcement:
-    models = [{"id": name, "abilities": ["chat"]} for name in (MODEL, PACED_MODEL)]
+    models = [{"id": name, "abilities": ["chat", "embeddings"]} for name in (MODEL, PACED_MODEL)]
     return Announcement.model_validate({"id": "bench", "kind": "chat", "url": url, "models": models, "capacity": 1024})
 
 

@@ -27,6 +27,7 @@ class Order:
 
     port: int
     key: str
+    path: str
     kind: Kind
     concurrency: int
     seconds: float
@@ -113,7 +114,7 @@ async def run(order: Order) -> Figures:
     """Raises LoadError."""
     body = request_body(order.kind)
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{order.port}\r\nAuthorization: Bearer {order.key}\r\n"
+        f"POST {order.path} HTTP/1.1\r\nHost: 127.0.0.1:{order.port}\r\nAuthorization: Bearer {order.key}\r\n"
         "Content-Type: application/json\r\nAccept: application/json\r\nUser-Agent: bench\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )

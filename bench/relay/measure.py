@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.relay.contestants import Contestant
 from bench.relay.load import Order
@@ -68,8 +68,8 @@ async def take(
 async def _sample(
     contestant: Contestant, case: Case, load: LoadGenerator, seconds: float, without_proxy: float
 ) -> Sample:
-    order = Order(contestant.server.port, contestant.key, case.kind, case.concurrency, seconds)
-    await load.run(Order(order.port, order.key, order.kind, order.concurrency, seconds * WARM_SHARE))
+    order = Order(contestant.server.port, contestant.key, contestant.path, case.kind, case.concurrency, seconds)
+    await load.run(replace(order, seconds=seconds * WARM_SHARE))
     before = contestant.server.cpu_seconds()
     figures = await load.run(order)
     cpu = contestant.server.cpu_seconds() - before

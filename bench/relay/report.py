@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.relay.measure import Case, Sample, Samples, median
 
-OURS, DIRECT, FLOOR = "Soundstage", "direct", "bare ASGI + aiohttp"
+OURS, ALONE, DIRECT, FLOOR = "Soundstage", "Soundstage, relay alone", "direct", "bare ASGI + aiohttp"
 FLOOR_WHERE_BUDGETS_WERE_SET = {"json": 119, "sse": 159}
 """µs a request of the barest relay on the machine for which the design's budgets were written."""
 
@@ -68,15 +68,18 @@ class Report:
             "For a machine as fast as the one the budgets were set on, by the bare relay's figures there:",
             "",
         ]
-        lines += [f"- {kind}: {us:.0f} µs" for kind, us in self.scaled().items()]
+        lines += [f"- {name}: {us:.0f} µs" for name, us in self.scaled().items()]
         return "\n".join(lines) + "\n"
 
     def scaled(self) -> dict[str, float]:
         """Our CPU at concurrency 16 on such a machine, if the bare relay's share of it stays the same."""
         json_16, sse_16 = self.medians(Case("json", 16)), self.medians(Case("sse", 16))
         return {
-            kind: round(medians[OURS].cpu_us * FLOOR_WHERE_BUDGETS_WERE_SET[kind] / medians[FLOOR].cpu_us, 1)
+            f"{kind}, {title}": round(
+                medians[title].cpu_us * FLOOR_WHERE_BUDGETS_WERE_SET[kind] / medians[FLOOR].cpu_us, 1
+            )
             for kind, medians in (("json", json_16), ("sse", sse_16))
+            for title in (ALONE, OURS)
         }
 
     def _table(self, case: Case) -> list[str]:
@@ -98,7 +101,8 @@ class Report:
 
 INTRODUCTION = """\
 What it costs to stand between a caller and an engine. Soundstage is the whole orchestrator: keys, limits, admission,
-routing, retries, timeouts, policy, proof, run records in Postgres, metrics, access log. `bare ASGI + aiohttp` relays
+routing, retries, timeouts, policy, proof, run records in Postgres, metrics, access log. `Soundstage, relay alone` is
+the same process asked at `/v1/embeddings`, which has no judging, proof or run record. `bare ASGI + aiohttp` relays
 and does nothing else, so it is the floor of the same Python. CPU is user and system time of the proxy's process and
 its children; the database server's own is not in it. The engine behind is a stand-in that answers at once; no two
 requests say the same. `direct` is the engine without a proxy. Run it: `.venv/bin/python -m bench.relay --peers`."""
@@ -109,6 +113,8 @@ def budgets(report: Report) -> list[Budget]:
     json_16, sse_16 = report.medians(Case("json", 16)), report.medians(Case("sse", 16))
     json_1, sse_1 = report.medians(Case("json", 1)), report.medians(Case("sse", 1))
     found = [
+        _at_most("relay alone, CPU of a JSON request", json_16[ALONE].cpu_us, 150, "µs"),
+        _at_most("relay alone, CPU of an SSE request of 22 events", sse_16[ALONE].cpu_us, 200, "µs"),
         _at_most("CPU of a JSON request", json_16[OURS].cpu_us, 150, "µs"),
         _at_most("CPU of an SSE request of 22 events", sse_16[OURS].cpu_us, 200, "µs"),
         _at_most("added p50 at concurrency 1, JSON", json_1[OURS].added_ms, 0.5, "ms"),

@@ -10,7 +10,7 @@ import pytest
 from bench.relay.measure import CASES
 
 pytestmark = pytest.mark.e2e
-OURS = ["direct", "Soundstage", "FastAPI + httpx", "bare ASGI + aiohttp"]
+OURS = ["direct", "Soundstage", "Soundstage, relay alone", "FastAPI + httpx", "bare ASGI + aiohttp"]
 
 
 async def test_a_tiny_run_reports_every_case_and_contestant(tmp_path: Path) -> None:
