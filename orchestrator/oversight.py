@@ -33,6 +33,7 @@ OUR_HEADERS = frozenset(
 PROOFS = Counter("soundstage_proofs_total", "Messages hashes compared with the worker's.", ["outcome"])
 REFUSALS = Counter("soundstage_refusals_total", "Requests refused by policy.", ["category"])
 FLOOR = policy_floor.version()
+_FLOOR_HEADER = (b"x-floor", FLOOR.encode())
 
 
 class Refused(ContentPolicy):
@@ -148,7 +149,7 @@ class Oversight:
         found = [
             (b"x-run-id", run.id.encode()),
             (b"x-policy", said.encode("ascii", "replace")),
-            (b"x-floor", run.floor.encode()),
+            _FLOOR_HEADER,
             (b"x-epoch-age", b"%.3f" % self._epoch.age),
         ]
         if run.recipe is not None:

@@ -11,6 +11,8 @@ from functools import reduce
 from operator import or_
 from typing import Any, Literal
 
+import msgspec
+
 from core.errors import InvalidRequest
 from orchestrator import policy_floor as floor
 from orchestrator import policy_text
@@ -64,8 +66,7 @@ class Rules:
         return Rules(name, self.hard + other.hard, self.soft + other.soft, " ".join(texts))
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What was decided. `constraints` is the text to append to an image prompt, only where the action is `soft`."""
 
     action: Action

@@ -18,6 +18,8 @@ from operator import or_
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from orchestrator import policy_lexicon as lexicon
 from orchestrator import policy_text
 from orchestrator.policy_lexicon import (
@@ -69,8 +71,7 @@ _PAIRS = frozenset(lexicon.PHRASES)
 _GIVEN = frozenset(_GIVEN_NAMES.split())
 
 
-@dataclass(frozen=True)
-class Scan:
+class Scan(msgspec.Struct, frozen=True):
     """What a text means to the floor (flags), and its words, for the lists of a policy."""
 
     flags: int

@@ -8,8 +8,9 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
+
+import msgspec
 
 # Each group: letters of other scripts that look like the first, Latin one.
 _LOOKALIKES = (
@@ -54,7 +55,9 @@ _CONFUSABLE = _table()
 _LEET = str.maketrans("013456789@$!|+€£", "oieasgtbgasiiteL".lower())
 _LEET_L = str.maketrans("013456789@$!|+€£", "oleasgtbgasllteL".lower())
 
-_WORD = re.compile(r"[a-z]+")
+_LOWER = frozenset(b"abcdefghijklmnopqrstuvwxyz")
+_ONLY_LETTERS = bytes(byte if byte in _LOWER else 0x20 for byte in range(256))
+_is_letter = frozenset("abcdefghijklmnopqrstuvwxyz").__contains__
 _SPACED = re.compile(r"(?<![a-z0-9])[a-z0-9@$!](?:[\W_]{1,3}[a-z0-9@$!](?![a-z0-9])){2,}")
 _REPEATED = re.compile(r"([a-z])\1{2,}")
 _LETTERS = re.compile(r"[^a-z]+")
@@ -63,8 +66,7 @@ MAX_CHUNK = 64  # characters; what is longer is no word
 SHORTEST_INSIDE = 4  # letters of a word looked for inside a run of spaced letters
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(msgspec.Struct, frozen=True):
     """What a text says: its plain form, its words in order, and further readings of words that were disguised."""
 
     plain: str
@@ -75,11 +77,11 @@ class Words:
 def read(text: str) -> Words:
     """The words of `text`, and what its disguised ones may mean."""
     plain = plain_form(text)
-    words = _WORD.findall(plain)
+    words = plain.encode("ascii", "replace").translate(_ONLY_LETTERS).decode("ascii").split()
     readings: set[str] = set()
     for chunk in itertools.filterfalse(str.isalpha, plain.split()):
         readings |= _disguised(chunk[:MAX_CHUNK])
-    if sum(map((1).__eq__, map(len, words))) > 2:
+    if sum(map(_is_letter, words)) > 2:
         for match in _SPACED.finditer(plain):
             readings.update(_run_readings(match[0]))
     for found in filter(None, map(_squeezed, words)):
