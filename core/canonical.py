@@ -39,6 +39,20 @@ def read_messages(raw: bytes | msgspec.Raw) -> tuple[Any, str | None, bool]:
     return messages, messages_sha256(messages), True
 
 
+def responses_messages(given: Any, instructions: Any) -> Any:
+    """The messages that the `input` and `instructions` of /v1/responses stand for, as an engine makes them of both."""
+    messages = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    if isinstance(instructions, str) and instructions and isinstance(messages, list):
+        return [{"role": "system", "content": instructions}, *messages]
+    return messages
+
+
+def read_responses(given: bytes | msgspec.Raw, instructions: bytes | msgspec.Raw) -> tuple[Any, str | None]:
+    """Messages of a /v1/responses body that is known to be JSON, and their hash."""
+    messages = responses_messages(_any(given), _any(instructions) if instructions else None)
+    return messages, messages_sha256(messages)
+
+
 def _plain_sha256(messages: list[dict[str, str]]) -> str:
     return hashlib.sha256(_sorted(messages)).hexdigest()
 

@@ -10,7 +10,7 @@ import msgspec
 from fastapi import FastAPI
 from yarl import URL
 
-from core.canonical import read_messages
+from core.canonical import read_messages, read_responses
 from core.connections import Answer
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Overloaded, Unavailable
@@ -44,6 +44,8 @@ class _Peek(msgspec.Struct):
     model: str | None = None
     sfw_mode: bool | None = None
     messages: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+    instructions: msgspec.Raw = msgspec.Raw()
 
 
 _peek = msgspec.json.Decoder(_Peek).decode
@@ -73,7 +75,7 @@ class ChatWorker:
         self._running += 1
         try:
             with until_disconnect(receive):
-                proved = _with_proof(send, peek.messages)
+                proved = _with_proof(send, _messages_sha256(scope["path"], peek))
                 await self.relay.forward("POST", _url(base, scope), headers, body, proved, _engine_lives)
         finally:
             self._running -= 1
@@ -145,9 +147,15 @@ def _read(body: bytes) -> _Peek:
         raise InvalidRequest("The body nests too deeply.", code="json_too_deep") from exc
 
 
-def _with_proof(send: Send, messages: msgspec.Raw) -> Send:
-    """`send` with the hash of the messages that were received: the orchestrator compares it with what it sent."""
-    digest = read_messages(messages)[1] if messages else None
+def _messages_sha256(path: str, peek: _Peek) -> str | None:
+    """Of the messages that were received: the orchestrator compares it with what it sent."""
+    if path == "/v1/responses":
+        return read_responses(peek.input, peek.instructions)[1] if peek.input else None
+    return read_messages(peek.messages)[1] if peek.messages else None
+
+
+def _with_proof(send: Send, digest: str | None) -> Send:
+    """`send` with the hash of the messages on the answer."""
     if digest is None:
         return send
 

@@ -53,6 +53,7 @@ class Engine:
         self.loads = 0
         self.checkpoint: Path | None = None
         self.chat_template: Path | None = None
+        self.control_tokens: tuple[str, ...] | None = None
         self._python, self._module, self._data_dir = python, module, data_dir
         self._session = session
         self._start_seconds = start_seconds

@@ -47,7 +47,7 @@ class FakeEngine:
         self.running = 0
         self.aborted = 0
         self.received: list[dict[str, Any]] = []
-        self._ids = itertools.count(1)
+        self.ids = itertools.count(1)
 
     async def tokens(self, words: list[str]) -> AsyncIterator[str]:
         """The answer's words at the set pace. Raises ConnectionError where it is set to break off."""
@@ -59,17 +59,19 @@ class FakeEngine:
             await asyncio.sleep(self.behaviour.token_seconds)
 
     def answer_words(self, body: dict[str, Any]) -> list[str]:
-        if "messages" in body:
-            content = body["messages"][-1].get("content") if body["messages"] else ""
+        said = body.get("messages", body.get("input"))
+        if isinstance(said, list):
+            content = said[-1].get("content") if said else ""
             text = content if isinstance(content, str) else ""
         else:
-            text = str(body.get("prompt", ""))
-        limit = body.get("max_tokens") or body.get("max_completion_tokens") or DEFAULT_COMPLETION_TOKENS
+            text = str(body.get("prompt", said or ""))
+        limits = (body.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"))
+        limit = next(filter(None, limits), DEFAULT_COMPLETION_TOKENS)
         return (text.split() or ["nothing"])[: int(limit)]
 
     def envelope(self, body: dict[str, Any], *, chunk: bool) -> dict[str, Any]:
         kind = ("chat.completion" if "messages" in body else "text_completion") + (".chunk" if chunk else "")
-        return {"id": f"fake-{next(self._ids)}", "object": kind, "created": int(time.time()), "model": self.names[0]}
+        return {"id": f"fake-{next(self.ids)}", "object": kind, "created": int(time.time()), "model": self.names[0]}
 
 
 def create_app(names: list[str], key: str | None = None) -> FastAPI:
@@ -99,6 +101,7 @@ def create_app(names: list[str], key: str | None = None) -> FastAPI:
 
     @api.post("/v1/chat/completions")
     @api.post("/v1/completions")
+    @api.post("/v1/responses")
     async def generate(request: Request) -> Response:
         return await _generate(engine, request)
 
@@ -143,6 +146,8 @@ async def _whole(engine: FakeEngine, body: dict[str, Any], request: Request) -> 
         return Response(status_code=499)
     finally:
         engine.running -= 1
+    if "input" in body:
+        return JSONResponse(_response(engine, body, words, text))
     part = {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
     choice = {"index": 0, **part, "finish_reason": "stop", "logprobs": None}
     return JSONResponse({**engine.envelope(body, chunk=False), "choices": [choice], "usage": _usage(body, words)})
@@ -150,23 +155,61 @@ async def _whole(engine: FakeEngine, body: dict[str, Any], request: Request) -> 
 
 async def _stream(engine: FakeEngine, body: dict[str, Any]) -> AsyncIterator[bytes]:
     words = engine.answer_words(body)
-    envelope = engine.envelope(body, chunk=True)
-    chat = "messages" in body
     engine.running += 1
     done = False
     try:
-        async for token in engine.tokens(words):
-            part = {"delta": {"content": token}} if chat else {"text": token}
-            yield _event({**envelope, "choices": [{"index": 0, **part, "finish_reason": None}]})
-        last: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
-        yield _event({**envelope, "choices": [{"index": 0, **last, "finish_reason": "stop"}]})
-        if (body.get("stream_options") or {}).get("include_usage"):
-            yield _event({**envelope, "choices": [], "usage": _usage(body, words)})
-        yield b"data: [DONE]\n\n"
+        async for event in _response_events(engine, body, words) if "input" in body else _chunks(engine, body, words):
+            yield event
         done = True
     finally:
         engine.running -= 1
         engine.aborted += not done
+
+
+async def _chunks(engine: FakeEngine, body: dict[str, Any], words: list[str]) -> AsyncIterator[bytes]:
+    envelope = engine.envelope(body, chunk=True)
+    chat = "messages" in body
+    async for token in engine.tokens(words):
+        part = {"delta": {"content": token}} if chat else {"text": token}
+        yield _event({**envelope, "choices": [{"index": 0, **part, "finish_reason": None}]})
+    last: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+    yield _event({**envelope, "choices": [{"index": 0, **last, "finish_reason": "stop"}]})
+    if (body.get("stream_options") or {}).get("include_usage"):
+        yield _event({**envelope, "choices": [], "usage": _usage(body, words)})
+    yield b"data: [DONE]\n\n"
+
+
+async def _response_events(engine: FakeEngine, body: dict[str, Any], words: list[str]) -> AsyncIterator[bytes]:
+    """The events of /v1/responses that carry text, and the first and the last."""
+    begun = _response(engine, body, [], "")
+    sent = ""
+    yield _named({"type": "response.created", "sequence_number": 0, "response": {**begun, "status": "in_progress"}})
+    at = {"item_id": begun["output"][0]["id"], "output_index": 0, "content_index": 0}
+    async for token in engine.tokens(words):
+        sent += token
+        yield _named({"type": "response.output_text.delta", "sequence_number": 1, "delta": token, "logprobs": [], **at})
+    whole = {**_response(engine, body, words, sent), "id": begun["id"]}
+    yield _named({"type": "response.completed", "sequence_number": 2, "response": whole})
+
+
+def _response(engine: FakeEngine, body: dict[str, Any], words: list[str], text: str) -> dict[str, Any]:
+    number = next(engine.ids)
+    content: list[dict[str, Any]] = [{"type": "output_text", "text": text, "annotations": [], "logprobs": None}]
+    item = {"id": f"msg-{number}", "type": "message", "role": "assistant", "status": "completed", "content": content}
+    usage = _usage(body, words)
+    return {
+        **{"id": f"resp-{number}", "object": "response", "created_at": int(time.time()), "model": engine.names[0]},
+        **{"status": "completed", "output": [item], "tools": [], "tool_choice": "auto", "parallel_tool_calls": True},
+        "usage": {
+            "input_tokens": usage["prompt_tokens"],
+            "output_tokens": usage["completion_tokens"],
+            "total_tokens": usage["total_tokens"],
+        },
+    }
+
+
+def _named(event: dict[str, Any]) -> bytes:
+    return f"event: {event['type']}\n".encode() + _event(event)
 
 
 def _event(value: dict[str, Any]) -> bytes:

@@ -9,6 +9,7 @@ import aiohttp
 
 from core.errors import InvalidRequest, NotFound
 from core.wire.workers import ServedModel
+from llm import control_tokens
 from llm.catalogue import Model
 from llm.checkpoint import CheckpointError, pure_chat_template, resolve
 from llm.engine import Engine
@@ -66,7 +67,11 @@ class Supervisor:
 
     def served(self) -> tuple[ServedModel, ...]:
         """The models that answer now."""
-        return tuple(engine.model.served() for engine in self.engines if engine.state == "ready")
+        return tuple(
+            engine.model.served().model_copy(update={"control_tokens": engine.control_tokens})
+            for engine in self.engines
+            if engine.state == "ready"
+        )
 
     async def _keep(self, engine: Engine) -> None:
         """Make the checkpoint local, however long that takes, then run the engine."""
@@ -83,4 +88,6 @@ class Supervisor:
         folder = await resolve(engine.model.source, self._settings.vllm_python, token)
         into: Path = self._settings.data_dir.resolve() / "engines" / engine.model.id / "chat_template.jinja"
         engine.chat_template = pure_chat_template(folder, into)
+        template = engine.chat_template.read_text("utf-8") if engine.chat_template else None
+        engine.control_tokens = control_tokens.of_checkpoint(folder, template)
         engine.checkpoint = folder

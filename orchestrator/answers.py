@@ -3,6 +3,7 @@ when it begins, and the rest in a last SSE comment, which every SDK skips."""
 
 import hashlib
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 import httpx2
@@ -17,6 +18,14 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 PASSED_HEADERS = frozenset({"content-type", "content-encoding"})
 
 
+@dataclass
+class Found:
+    """What is read of an answer, or of one event of its stream: its text, and the prompt's token ids."""
+
+    text: str | None = None
+    token_ids: list[int] | None = None
+
+
 class _Delta(msgspec.Struct):
     content: str | None = None
 
@@ -27,53 +36,114 @@ class _Choice(msgspec.Struct):
     delta: _Delta | None = None
 
 
-class _Answer(msgspec.Struct):
-    """What is read of a completion or of one event of its stream."""
-
+class _Completion(msgspec.Struct):
     choices: list[_Choice] = []
     prompt_token_ids: list[int] | None = None
 
 
-_read = msgspec.json.Decoder(_Answer).decode
+class _Text(msgspec.Struct):
+    type: str = ""
+    text: str = ""
 
 
-async def pass_on(response: httpx2.Response, run: Run, send: Send, *, ids_wanted: bool) -> str:
-    """Send the engine's answer on; the text of its first choice, and its hashes in `run`."""
+class _Item(msgspec.Struct):
+    type: str = ""
+    content: list[_Text] | None = None
+
+
+class _Raw(msgspec.Struct):
+    tokens: list[int] | None = None
+
+
+class _Response(msgspec.Struct):
+    output: list[_Item] = []
+    input_messages: list[_Raw] | None = None
+
+
+class _ResponseEvent(msgspec.Struct):
+    type: str = ""
+    delta: Any = None
+    response: _Response | None = None
+
+
+_completion = msgspec.json.Decoder(_Completion).decode
+_response = msgspec.json.Decoder(_Response).decode
+_response_event = msgspec.json.Decoder(_ResponseEvent).decode
+
+
+def _of_completion(data: bytes) -> Found:
+    """Of its first choice."""
+    answer = _completion(data)
+    first = next((choice for choice in answer.choices if choice.index == 0), _Choice())
+    said = first.message or first.delta
+    return Found(said.content if said else None, answer.prompt_token_ids)
+
+
+def _of_response(data: bytes) -> Found:
+    """All its output texts together, as the SDK's `output_text` gives them."""
+    answer = _response(data)
+    parts = [part for item in answer.output if item.type == "message" for part in item.content or ()]
+    return Found("".join(part.text for part in parts if part.type == "output_text"), _tokens(answer))
+
+
+def _of_response_event(data: bytes) -> Found:
+    event = _response_event(data)
+    said = event.delta if event.type == "response.output_text.delta" and isinstance(event.delta, str) else None
+    return Found(said, _tokens(event.response) if event.response else None)
+
+
+def _tokens(response: _Response) -> list[int] | None:
+    """The token ids of the one prompt; none where the engine went through several."""
+    raw = response.input_messages or []
+    return raw[0].tokens if len(raw) == 1 else None
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How one API's answers are read. `added` are the fields that only the proof asked for."""
+
+    whole: Callable[[bytes], Found]
+    event: Callable[[bytes], Found]
+    added: tuple[str, ...]
+
+    def read(self, body: bytes, run: Run) -> str:
+        """The text of an answer; its hashes go into `run`. Raises Upstream."""
+        try:
+            found = self.whole(body)
+        except msgspec.DecodeError as exc:
+            raise Upstream("The engine's answer could not be read.", code="bad_upstream_answer") from exc
+        _prove(run, found.token_ids, found.text or "")
+        return found.text or ""
+
+    def bare(self, body: bytes) -> bytes:
+        """The answer without what only the proof asked for."""
+        answer: dict[str, Any] = msgspec.json.decode(body)
+        for part in (answer, *answer.get("choices", ())):
+            for name in self.added:
+                part.pop(name, None)
+        return msgspec.json.encode(answer)
+
+
+CHAT = Reader(_of_completion, _of_completion, ("prompt_token_ids", "token_ids"))
+RESPONSES = Reader(_of_response, _of_response_event, ("input_messages", "output_messages"))
+
+
+async def pass_on(response: httpx2.Response, run: Run, send: Send, reader: Reader, *, ids_wanted: bool) -> str:
+    """Send the engine's answer on; its text, and its hashes in `run`."""
     stream = response.headers.get("content-type", "").startswith("text/event-stream")
     headers = [(k.encode(), v.encode()) for k, v in response.headers.items() if k in PASSED_HEADERS]
     start = {"type": "http.response.start", "status": response.status_code, "headers": headers}
     if stream:
         await send(start)
-        return await _stream(response, run, send)
+        return await _stream(response, run, send, reader)
     body = await response.aread()
-    text = read(body, run)
+    text = reader.read(body, run)
     if not ids_wanted:
-        body = without_token_ids(body)
+        body = reader.bare(body)
     start["headers"] = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send(start)
     await send({"type": "http.response.body", "body": body, "more_body": False})
     return text
-
-
-def read(body: bytes, run: Run) -> str:
-    """The text of a completion's first choice; its hashes go into `run`. Raises Upstream."""
-    try:
-        answer = _read(body)
-    except msgspec.DecodeError as exc:
-        raise Upstream("The engine's answer could not be read.", code="bad_upstream_answer") from exc
-    first = next((choice for choice in answer.choices if choice.index == 0), _Choice())
-    text = (first.message.content if first.message else None) or ""
-    _prove(run, answer.prompt_token_ids, text)
-    return text
-
-
-def without_token_ids(body: bytes) -> bytes:
-    """The answer without what only the proof asked for."""
-    answer: dict[str, Any] = msgspec.json.decode(body)
-    for part in (answer, *answer.get("choices", ())):
-        for name in ("prompt_token_ids", "token_ids"):
-            part.pop(name, None)
-    return msgspec.json.encode(answer)
 
 
 def _prove(run: Run, token_ids: list[int] | None, text: str) -> None:
@@ -82,18 +152,18 @@ def _prove(run: Run, token_ids: list[int] | None, text: str) -> None:
     run.output_sha256 = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-async def _stream(response: httpx2.Response, run: Run, send: Send) -> str:
+async def _stream(response: httpx2.Response, run: Run, send: Send, reader: Reader) -> str:
     """The engine's bytes as they come; an engine that breaks off leaves an error event."""
-    reader = _Events()
+    events = _Events(reader)
     try:
         async for chunk in response.aiter_raw():
-            reader.feed(chunk)
+            events.feed(chunk)
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     except httpx2.HTTPError as exc:
         late = isinstance(exc, httpx2.TimeoutException)
         await send({"type": "http.response.body", "body": error_event(late), "more_body": True})
-    text = "".join(reader.text)
-    _prove(run, reader.token_ids, text)
+    text = "".join(events.text)
+    _prove(run, events.token_ids, text)
     await send({"type": "http.response.body", "body": proof_comment(run), "more_body": False})
     return text
 
@@ -111,11 +181,12 @@ def proof_comment(run: Run) -> bytes:
 
 
 class _Events:
-    """Reads a stream beside its passing: the first choice's text and the prompt's token ids."""
+    """Reads a stream beside its passing: its text and the prompt's token ids."""
 
-    def __init__(self) -> None:
+    def __init__(self, reader: Reader) -> None:
         self.text: list[str] = []
         self.token_ids: list[int] | None = None
+        self._read = reader.event
         self._rest = b""
 
     def feed(self, chunk: bytes) -> None:
@@ -126,10 +197,9 @@ class _Events:
 
     def _event(self, data: bytes) -> None:
         try:
-            event = _read(data)
+            found = self._read(data)
         except msgspec.DecodeError:
-            return  # not a chunk of a completion: passed on all the same
-        self.token_ids = event.prompt_token_ids or self.token_ids
-        for choice in event.choices:
-            if choice.index == 0 and choice.delta and choice.delta.content:
-                self.text.append(choice.delta.content)
+            return  # not what was expected: passed on all the same
+        self.token_ids = found.token_ids or self.token_ids
+        if found.text:
+            self.text.append(found.text)

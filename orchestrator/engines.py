@@ -8,6 +8,7 @@ import httpx2
 import openai
 from openai import AsyncOpenAI
 
+from core.control_tokens import Tokens
 from core.errors import (
     BY_STATUS,
     InvalidRequest,
@@ -42,6 +43,10 @@ class Engines:
 
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
+
+    def control_tokens(self, model: str) -> Tokens:
+        """What may not stand in a message to this model."""
+        return self._workers.control_tokens(model)
 
     async def count_tokens(self, model: str, messages: Sequence[dict[str, Any]], request_id: str) -> int:
         """How many tokens the messages are to the engine, its chat template included."""

@@ -43,7 +43,8 @@ PATHS: dict[str, tuple[Ability, Scope]] = {
     "/detokenize": ("tokenize", "chat"),
     "/v1/images/generations": ("images", "images"),
 }
-RECIPE_PATHS = frozenset({"/v1/chat/completions"})
+RESPONSES = "/v1/responses"
+RECIPE_PATHS = frozenset({"/v1/chat/completions", RESPONSES})
 JUDGED: dict[str, Surface] = {
     "/v1/chat/completions": "text",
     "/v1/completions": "text",
@@ -108,7 +109,8 @@ class Gateway:
 
     async def _judge(self, run: Run, body: bytes, found: Peek, caller: Caller, surface: Surface) -> bytes:
         """The body as it may go on. Raises Refused."""
-        says = said.read(found)
+        tokens = self._workers.control_tokens(found.model)
+        says = said.read(found, tokens, responses=caller.route == RESPONSES)
         run.model, run.messages_sha256 = found.model, says.messages_sha256
         if says.unread is not None:
             self._oversight.refuse_unchecked(run, says.unread)

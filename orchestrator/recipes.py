@@ -1,27 +1,22 @@
 """A recipe: the caller names a prompt instead of sending one. Resolve → render → judge → call the model → prove."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any
 
 import msgspec
-from openai.types.chat import ChatCompletionMessageParam
 
 from core.canonical import messages_sha256, sha256
-from core.errors import InvalidRequest
-from orchestrator import answers
+from orchestrator import answers, dialects
 from orchestrator.engines import Engines
 from orchestrator.oversight import WORKER_HEADER, Caller, Marked, Oversight
 from orchestrator.policy_floor import Surface
 from orchestrator.requests import StoredPrompt
 from orchestrator.runs import Contents, Run
-from orchestrator.said import strings
+from orchestrator.said import no_forged_turn, strings
 from prompts.registry import PRODUCTION, Registry
 from prompts.render import Message, Release
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-# Fields of a body that a recipe decides, or that are not the engine's.
-OWN_FIELDS = frozenset({"model", "messages", "prompt", "chat_template"})
 
 
 class RecipeRunner:
@@ -35,24 +30,27 @@ class RecipeRunner:
     async def answer(self, prompt: StoredPrompt, body: bytes, caller: Caller, send: Send) -> None:
         """Answer on raw ASGI, JSON or SSE, with the proof of what made it."""
         sent: dict[str, Any] = msgspec.json.decode(body)
-        history = _history(sent.get("messages"))
-        run, release = await self._begin(prompt.id, prompt.version, prompt.variables, caller)
-        messages = await self._render(run, release, prompt.variables, history, caller, "text")
-        request = {**release.sampling, **{k: v for k, v in sent.items() if k not in OWN_FIELDS}}
-        ids_wanted = bool(request.get("return_token_ids"))
+        speech = dialects.of_route(caller.route)
+        history = speech.history(sent)
+        fields = {name: value for name, value in sent.items() if name not in speech.own}
+        variables = dialects.variables(prompt.variables)
+        run, release = await self._begin(prompt.id, prompt.version, variables, caller)
+        messages = await self._render(run, release, variables, history, caller, "text", fields)
+        request = {**speech.sampling(release.sampling), **fields}
+        ids_wanted = any(request.get(name) for name in speech.ids)
         run.sampling, run.seed = _sampling(request), request.get("seed")
         marked = Marked(self.oversight, run, send)
-        contents = Contents(prompt.variables, history)
+        contents = Contents(variables, history)
         days = await self._days(caller, contents)
         try:
-            async with self._engines.engine(release.model, "chat", caller.request_id) as (client, model, worker):
+            engine = self._engines.engine(release.model, speech.ability, caller.request_id)
+            async with engine as (client, model, worker):
                 run.worker, run.model = worker, model
-                call = client.chat.completions.with_streaming_response.create(
-                    model=model, messages=_typed(messages), extra_body={**request, "return_token_ids": True}
-                )
-                async with call as response:
+                async with speech.call(client, model, messages, request) as response:
                     self.oversight.compare(run, response.headers.get(WORKER_HEADER))
-                    contents.output = await answers.pass_on(response.http_response, run, marked, ids_wanted=ids_wanted)
+                    contents.output = await answers.pass_on(
+                        response.http_response, run, marked, speech.reader, ids_wanted=ids_wanted
+                    )
         except BaseException as exc:  # a client that leaves, too: every run is recorded
             marked.settle(exc, contents if days else None, days)
             raise
@@ -77,12 +75,9 @@ class RecipeRunner:
         try:
             async with self._engines.engine(release.model, "chat", caller.request_id) as (client, model, worker):
                 run.worker, run.model = worker, model
-                body = {**release.sampling, "return_token_ids": True}
-                raw = await client.chat.completions.with_raw_response.create(
-                    model=model, messages=_typed(messages), extra_body=body
-                )
-                self.oversight.compare(run, raw.headers.get(WORKER_HEADER))
-                contents.output = answers.read(raw.http_response.content, run)
+                async with dialects.CHAT.call(client, model, messages, release.sampling) as response:
+                    self.oversight.compare(run, response.headers.get(WORKER_HEADER))
+                    contents.output = dialects.CHAT.reader.read(await response.read(), run)
                 status = 200
         finally:
             self.oversight.settle(run, status, contents if days else None, days)
@@ -93,16 +88,15 @@ class RecipeRunner:
         again = self.oversight.begin(caller)
         again.recipe, again.version, again.release_sha256 = release.recipe, release.version, release.sha256
         again.sampling, again.seed, again.variables_sha256 = run.sampling, run.seed, run.variables_sha256
+        again.control_tokens = run.control_tokens
+        speech = dialects.of_route(run.route)
         again.messages_sha256 = messages_sha256(messages)
         await self.oversight.admit(again, caller, list(strings(messages)), "text", recipe_tier=release.tier)
-        async with self._engines.engine(release.model, "chat", caller.request_id) as (client, model, worker):
+        async with self._engines.engine(release.model, speech.ability, caller.request_id) as (client, model, worker):
             again.worker, again.model = worker, model
-            body = {**(run.sampling or {}), "return_token_ids": True, "stream": False}
-            raw = await client.chat.completions.with_raw_response.create(
-                model=model, messages=_typed(messages), extra_body=body
-            )
-            self.oversight.compare(again, raw.headers.get(WORKER_HEADER))
-            output = answers.read(raw.http_response.content, again)
+            async with speech.call(client, model, messages, {**(run.sampling or {}), "stream": False}) as response:
+                self.oversight.compare(again, response.headers.get(WORKER_HEADER))
+                output = speech.reader.read(await response.read(), again)
         self.oversight.settle(again, 200)
         return output, again
 
@@ -125,11 +119,15 @@ class RecipeRunner:
         history: Sequence[Message],
         caller: Caller,
         surface: Surface,
+        fields: Mapping[str, Any] | None = None,
     ) -> list[Message]:
-        """The messages, judged: what the caller sent and what the template made of it."""
-        messages = release.render(variables, history)
+        """The messages, judged: what the caller sent, other fields too, and what the template made of it."""
+        tokens, seen = self._engines.control_tokens(release.model), set[str]()
+        no_forged_turn(tokens.find(dialects.shown(fields or {})), "tools")
+        messages = release.render(variables, history, tokens, seen)
+        run.control_tokens = tokens.recorded(seen)
         run.messages_sha256 = messages_sha256(messages)
-        sent = [*strings(dict(variables)), *strings(list(history))]
+        sent = [*strings(dict(variables)), *strings(list(history)), *strings(dict(fields or {}))]
         # First alone: what a template says of its own (that everyone is an adult) must not speak for the caller.
         for texts in (sent, [*sent, *strings(messages)]):
             await self.oversight.admit(
@@ -145,17 +143,3 @@ class RecipeRunner:
 
 def _sampling(request: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in request.items() if name not in ("stream", "stream_options")}
-
-
-def _typed(messages: list[Message]) -> Iterable[ChatCompletionMessageParam]:
-    """The SDK's name for what the registry renders and the caller sends: passed on as it is."""
-    return cast(Iterable[ChatCompletionMessageParam], messages)
-
-
-def _history(messages: Any) -> list[Message]:
-    """The caller's own messages, which follow or go into the recipe's."""
-    if messages is None:
-        return []
-    if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
-        raise InvalidRequest("`messages` must be a list of messages.", param="messages", code="invalid_messages")
-    return messages

@@ -13,11 +13,19 @@ _decode_value = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode  # a
 
 
 class StoredPrompt(msgspec.Struct):
-    """A recipe by name, in the shape of OpenAI's stored prompts. `version` is a label or a version number."""
+    """A recipe by name, in the shape of OpenAI's stored prompts. `version` is a label (`production`) or a number."""
 
     id: str
     version: str = "production"
     variables: dict[str, Any] = {}
+
+
+class _Sent(msgspec.Struct):
+    """The same as SDKs send it: what is not given may be null."""
+
+    id: str
+    version: str | None = None
+    variables: dict[str, Any] | None = None
 
 
 class Peek(msgspec.Struct):
@@ -32,11 +40,13 @@ class Peek(msgspec.Struct):
     suffix: msgspec.Raw = msgspec.Raw()
     tools: msgspec.Raw = msgspec.Raw()
     documents: msgspec.Raw = msgspec.Raw()
+    chat_template_kwargs: msgspec.Raw = msgspec.Raw()
+    previous_input_messages: msgspec.Raw = msgspec.Raw()
     prompt_embeds: msgspec.Raw = msgspec.Raw()
 
 
 _peek = msgspec.json.Decoder(Peek).decode
-_stored = msgspec.json.Decoder(StoredPrompt).decode
+_stored = msgspec.json.Decoder(_Sent).decode
 
 
 def peek(body: bytes) -> Peek:
@@ -60,9 +70,10 @@ def stored_prompt(found: Peek) -> StoredPrompt | None:
     if not bytes(raw).startswith(b"{"):
         return None
     try:
-        return _stored(raw)
+        sent = _stored(raw)
     except msgspec.ValidationError as exc:
         raise InvalidRequest(f"prompt: {exc}", param="prompt", code="invalid_prompt") from exc
+    return StoredPrompt(sent.id, sent.version or "production", sent.variables or {})
 
 
 def with_model(body: bytes, model: str) -> bytes:

@@ -49,6 +49,7 @@ class Run(msgspec.Struct, kw_only=True):
     worker: str | None = None
     sampling: dict[str, Any] | None = None
     seed: int | None = None
+    control_tokens: list[str] | None = None  # those of the model that were set apart; None: by the common forms
     variables_sha256: str | None = None
     messages_sha256: str | None = None
     proof: str = "none"

@@ -7,14 +7,18 @@ from typing import Any
 
 import msgspec
 
-from core.canonical import read_messages
+from core.canonical import read_messages, read_responses
+from core.control_tokens import COMMON, Tokens
 from core.errors import InvalidRequest
 from orchestrator.policy_floor import Subject
 from orchestrator.requests import Peek
-from prompts import control_tokens
 
-_OTHERS = ("prompt", "input", "instructions", "suffix", "tools", "documents")
+_OTHERS = ("prompt", "suffix", "tools", "documents", "chat_template_kwargs", "previous_input_messages")
 _others = attrgetter(*_OTHERS)
+_WHOLE_TEXTS = frozenset(("prompt", "suffix"))  # a completion's: the whole text for the model, the caller's own
+ROLES = frozenset(("system", "user", "assistant", "tool", "developer", "function"))
+_USUAL_KEYS = frozenset(("role", "type", "content", "text", "name", "parameters", "properties", "description"))
+_FILES = frozenset(("url", "image_url", "data", "file_data", "audio_url", "video_url"))
 _REAL = Subject(real=True)
 _NOBODY = Subject()
 _decode = msgspec.json.Decoder().decode
@@ -30,46 +34,58 @@ class Said:
     unread: str | None = None
 
 
-def read(found: Peek) -> Said:
-    """Everything a body says. Raises InvalidRequest (`control_token`) where a message would forge a turn.
+def read(found: Peek, tokens: Tokens = COMMON, *, responses: bool = False) -> Said:
+    """Everything a body says; `responses`: a body of /v1/responses. `tokens` are the asked model's control tokens.
 
-    A completion's `prompt` may hold control tokens: it is the whole text for the model, and the caller's own.
+    Raises InvalidRequest (`control_token`) where a message would forge a turn. A completion's `prompt` may hold them:
+    it is the whole text for the model, and the caller's own.
     """
     said = Said()
-    if found.messages:
+    if responses and found.input:
+        messages, said.messages_sha256 = read_responses(found.input, found.instructions)
+        _collect(messages, said)
+        no_forged_turn(tokens.find(messages), "input")
+    elif found.messages:
         messages, said.messages_sha256, plain = read_messages(found.messages)
         if plain:
-            said.texts = [text for message in messages for name, text in message.items() if name != "role"]
+            said.texts = [
+                text for message in messages for name, text in message.items() if name != "role" or text not in ROLES
+            ]
+            no_forged_turn(next(filter(None, map(tokens.find_in_text, said.texts)), None), "messages")
         else:
             _collect(messages, said)
-        forged = next(filter(None, map(control_tokens.find_in_text, said.texts)), None)
-        if forged:
-            raise InvalidRequest(
-                f"A message holds the control token {forged!r}.", param="messages", code="control_token"
-            )
+            no_forged_turn(tokens.find(messages), "messages")
     for name, raw in zip(_OTHERS, _others(found), strict=True):
         if raw:
             value = _decode(raw)
             _collect(value, said)
-            if name in ("prompt", "input") and _holds_numbers(value):
+            if name not in _WHOLE_TEXTS:
+                no_forged_turn(tokens.find(value), name)
+            elif _holds_numbers(value):
                 said.unread = name
     if bytes(found.prompt_embeds) not in (b"", b"null"):
         said.unread = "prompt_embeds"
     return said
 
 
-def strings(value: Any) -> Iterator[str]:
-    """Every string of a JSON value, keys and embedded files left out."""
+def no_forged_turn(forged: str | None, param: str) -> None:
+    if forged:
+        raise InvalidRequest(f"`{param}` holds the control token {forged!r}.", param=param, code="control_token")
+
+
+def strings(value: Any, key: str = "") -> Iterator[str]:
+    """Every string of a JSON value that a model may be shown: names of fields too, embedded files not."""
     if isinstance(value, str):
-        if not value.startswith("data:"):
+        if not (key in _FILES and value.startswith("data:")) and not (key == "role" and value in ROLES):
             yield value
     elif isinstance(value, dict):
-        for key, inner in value.items():
-            if key not in ("role", "type"):
-                yield from strings(inner)
+        for name, inner in value.items():
+            if name not in _USUAL_KEYS and name not in _FILES:
+                yield name
+            yield from strings(inner, name)
     elif isinstance(value, list):
         for inner in value:
-            yield from strings(inner)
+            yield from strings(inner, key)
 
 
 def _collect(value: Any, said: Said) -> None:

@@ -14,6 +14,8 @@ from psycopg.types.json import Jsonb
 from pydantic import ValidationError
 from yarl import URL
 
+from core import control_tokens
+from core.control_tokens import Tokens
 from core.db.pool import Pool
 from core.errors import NotFound, Overloaded, Unavailable
 from core.wire.workers import Ability, Announcement, Lease, ServedModel
@@ -61,6 +63,10 @@ class Worker:
         """Whether it answers for `model` (None: any) with `ability`."""
         return (model, ability) in self._answers
 
+    def control_tokens(self, model: str) -> list[tuple[str, ...] | None]:
+        """Those of each model here that answers to this name."""
+        return [m.control_tokens for m in self.announcement.models if model == m.id or model in m.aliases]
+
     def first(self, ability: Ability) -> str:
         """The model it answers with where the caller names none."""
         return next(model.id for model in self.announcement.models if ability in model.abilities)
@@ -93,6 +99,7 @@ class WorkerPool:
         self._cap = retry_after_cap
         self._workers: dict[str, Worker] = {}
         self._served: dict[tuple[str, Ability], float] = {}  # until when a name is remembered
+        self._tokens: dict[str, Tokens] = {}  # of each name that is served; dropped when an announcement differs
 
     # -- who is there ---------------------------------------------------------------------------------------------
 
@@ -156,6 +163,8 @@ class WorkerPool:
         until = time.monotonic() + seconds
         url = URL(str(announcement.url).rstrip("/"))
         worker = self._workers.get(announcement.id)
+        if worker is None or worker.announcement.models != announcement.models:
+            self._tokens = {}
         if worker is None:
             worker = self._workers[announcement.id] = Worker(announcement, url, self._key, until)
             log.info("worker joined", extra={"worker": announcement.id, "url": str(announcement.url)})
@@ -232,6 +241,16 @@ class WorkerPool:
         if able or model is None or self._away(model, ability):
             raise Unavailable(f"No worker for {ability} can answer right now.", code="no_worker", retry_after=2)
         raise self._unknown(model, ability)
+
+    def control_tokens(self, model: str | None) -> Tokens:
+        """What must not stand in a message to this model: of every worker here that answers to the name."""
+        found = self._tokens.get(model or "")
+        if found is None:
+            sets = [tokens for w in self._workers.values() for tokens in w.control_tokens(model or "")]
+            found = control_tokens.of_several(sets)
+            if sets:  # a name that nobody serves is not remembered: callers could fill the memory with them
+                self._tokens[model or ""] = found
+        return found
 
     def others(self, model: str | None, ability: Ability, tried: Collection[str]) -> bool:
         """Whether a usable worker is left that was not tried."""

@@ -1,7 +1,10 @@
 """Labels: a name for a release, moved in one statement, rolled back in one call, with a canary where wanted."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+from psycopg.types.json import Jsonb
 
 from core.db.pool import Pool
 from core.errors import Conflict, NotFound
@@ -10,25 +13,22 @@ from prompts.store import Connection, Writer, changing
 
 @dataclass(frozen=True)
 class Target:
-    """Where a label goes: a version, and a second one for `canary_percent` of keys or sessions."""
+    """Where a label goes: a version, and others for some percent each of keys or sessions, at most 99 together."""
 
     version: int
-    canary_version: int | None = None
-    canary_percent: int | None = None
+    canaries: Mapping[int, int] = field(default_factory=dict)
 
 
-_COLUMNS = (
-    "recipe, name, tenant, version, canary_version, canary_percent, protected, revision, author, note, updated_at"
-)
+_COLUMNS = "recipe, name, tenant, version, canaries, protected, revision, author, note, updated_at"
 _MOVE = f"""
-update labels set version = %(version)s, canary_version = %(canary_version)s, canary_percent = %(canary_percent)s,
-                  author = %(author)s, note = %(note)s, protected = coalesce(%(protected)s, protected)
+update labels set version = %(version)s, canaries = %(canaries)s, author = %(author)s,
+                  note = %(note)s, protected = coalesce(%(protected)s, protected)
  where recipe = %(recipe)s and name = %(name)s and tenant is not distinct from %(tenant)s
    and revision = coalesce(%(revision)s, revision) returning {_COLUMNS}
 """  # noqa: S608 - constants only
 _MAKE = f"""
-insert into labels (recipe, name, tenant, version, canary_version, canary_percent, author, note, protected)
-values (%(recipe)s, %(name)s, %(tenant)s, %(version)s, %(canary_version)s, %(canary_percent)s, %(author)s, %(note)s,
+insert into labels (recipe, name, tenant, version, canaries, author, note, protected)
+values (%(recipe)s, %(name)s, %(tenant)s, %(version)s, %(canaries)s, %(author)s, %(note)s,
         coalesce(%(protected)s, false)) on conflict on constraint one_label do nothing returning {_COLUMNS}
 """  # noqa: S608 - constants only
 
@@ -52,7 +52,7 @@ async def move(
     """
     values = {
         **{"recipe": recipe, "name": name, "tenant": writer.tenant, "author": writer.actor, "note": note},
-        **asdict(target),
+        **{"version": target.version, "canaries": Jsonb(dict(target.canaries)) if target.canaries else None},
         **{"revision": revision, "protected": protected},
     }
     async with changing(pool, writer) as connection:
@@ -70,7 +70,7 @@ async def move(
 async def roll_back(pool: Pool, recipe: str, name: str, writer: Writer, *, confirm: bool = False) -> dict[str, Any]:
     """Back to the release the label named before this one. Raises NotFound, Conflict (`nothing_before`)."""
     query = (
-        "select version, canary_version, canary_percent from label_moves where recipe = %s and name = %s"
+        "select version, canaries from label_moves where recipe = %s and name = %s"
         " and tenant is not distinct from %s and version is not null order by id desc"
     )
     async with pool.connection() as connection:
@@ -79,10 +79,10 @@ async def roll_back(pool: Pool, recipe: str, name: str, writer: Writer, *, confi
         raise NotFound(f"The recipe `{recipe[:100]}` has no label `{name[:100]}`.", code="label_not_found")
     now = rows[0]
     before = next((row for row in rows if row != now and row["version"] != now["version"]), None)
-    if before is None and now["canary_version"] is None:
+    if before is None and now["canaries"] is None:
         raise Conflict("The label never named another release.", code="nothing_before")
     # With a canary running, ending it is the rollback; else the release before.
-    target = Target(now["version"] if now["canary_version"] is not None else (before or now)["version"])
+    target = Target(now["version"] if now["canaries"] is not None else (before or now)["version"])
     return await move(pool, recipe, name, target, writer, note="rollback", confirm=confirm)
 
 
@@ -100,7 +100,7 @@ async def remove(pool: Pool, recipe: str, name: str, writer: Writer, *, confirm:
 
 
 async def _release_exists(connection: Connection, recipe: str, target: Target, writer: Writer) -> None:
-    wanted = {target.version, *([target.canary_version] if target.canary_version is not None else [])}
+    wanted = {target.version, *target.canaries}
     query = (
         "select count(*) as found from releases where recipe = %s and version = any(%s)"
         " and (tenant is null or tenant is not distinct from %s)"

@@ -10,9 +10,9 @@ from typing import Any
 
 from jinja2 import Environment, TemplateSyntaxError, meta, nodes
 
+from core import control_tokens
 from core.errors import InvalidRequest
 from prompts import cost, positions
-from prompts.control_tokens import CONTROL_TOKEN
 
 MAX_BODY = 32_768  # characters
 MAX_TOKENS = 3_000  # lexer tokens
@@ -125,8 +125,9 @@ class _Lint:
             self._refuse(node, "an include names one template, and an included one includes nothing")
         if isinstance(node, nodes.Include) and node.ignore_missing:
             self._refuse(node, "`ignore missing` is not allowed")
-        text = node.data if isinstance(node, nodes.TemplateData) else getattr(node, "value", None)
-        if isinstance(node, nodes.TemplateData | nodes.Const) and isinstance(text, str) and CONTROL_TOKEN.search(text):
+        text = node.data if isinstance(node, nodes.TemplateData) else None
+        text = node.value if isinstance(node, nodes.Const) else text
+        if isinstance(text, str) and control_tokens.COMMON.find_in_text(text):
             self._refuse(node, "holds a control token; a message's role is not written in its text")
 
     def _loop(self, node: nodes.For, scope: cost.Scope) -> cost.Scope:

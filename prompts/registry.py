@@ -28,7 +28,7 @@ MAX_CACHED = 20_000
 DATABASE_AWAY = (psycopg.OperationalError, psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests, OSError)
 
 _LABEL = """
-select version, canary_version, canary_percent from labels
+select version, canaries from labels
  where recipe = %(recipe)s and name = %(wanted)s and (tenant is null or tenant = %(tenant)s)
  order by tenant nulls last limit 1
 """
@@ -48,17 +48,24 @@ select m.role, t.body, (select jsonb_object_agg(i.included, it.body) from templa
 
 @dataclass(frozen=True)
 class _Choice:
-    """What a label names now: one release, or two of which a caller gets the same one every time."""
+    """What a label names now: one release, or several by weight, of which a caller gets the same one every time.
+
+    `canaries` are releases with the percent of callers that get them, in the order of their versions.
+    """
 
     main: Release
-    canary: Release | None = None
-    percent: int = 0
+    canaries: tuple[tuple[Release, int], ...] = ()
 
     def of(self, sticky: str) -> Release:
-        if self.canary is None:
+        if not self.canaries:
             return self.main
         digest = hashlib.sha256(f"{self.main.recipe}\x1f{sticky}".encode()).digest()
-        return self.canary if int.from_bytes(digest[:4]) % 100 < self.percent else self.main
+        place = int.from_bytes(digest[:4]) % 100
+        for release, percent in self.canaries:
+            if place < percent:
+                return release
+            place -= percent
+        return self.main
 
 
 class Registry:
@@ -114,10 +121,9 @@ class Registry:
                 version = int(wanted) if wanted.isdecimal() and len(wanted) < 10 else 0
                 return _Choice(await self._release(connection, recipe, version, tenant, wanted))
             main = await self._release(connection, recipe, label["version"], tenant, wanted)
-            if label["canary_version"] is None:
-                return _Choice(main)
-            canary = await self._release(connection, recipe, label["canary_version"], tenant, wanted)
-            return _Choice(main, canary, label["canary_percent"])
+            weights = sorted((int(version), percent) for version, percent in (label["canaries"] or {}).items())
+            canaries = [(await self._release(connection, recipe, v, tenant, wanted), percent) for v, percent in weights]
+            return _Choice(main, tuple(canaries))
 
     async def _release(self, connection: Any, recipe: str, version: int, tenant: str | None, wanted: str) -> Release:
         found = self._compiled.get((recipe, version))

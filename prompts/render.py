@@ -9,8 +9,9 @@ from jinja2.exceptions import SecurityError
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from core.control_tokens import COMMON, Tokens
 from core.errors import InvalidRequest
-from prompts import control_tokens, lint
+from prompts import lint
 
 MAX_OUTPUT = 200_000  # characters a message may render to
 
@@ -66,14 +67,22 @@ class Release:
     def name(self) -> str:
         return f"{self.recipe}@{self.version}"
 
-    def render(self, variables: Mapping[str, Any], history: Sequence[Message] = ()) -> list[Message]:
+    def render(
+        self,
+        variables: Mapping[str, Any],
+        history: Sequence[Message] = (),
+        tokens: Tokens = COMMON,
+        seen: set[str] | None = None,
+    ) -> list[Message]:
         """The messages for an engine: each template rendered once, the history where the release puts it, else last.
 
+        `tokens` are the control tokens of the model that is asked; those that were set apart are added to `seen`.
         Raises InvalidRequest: variables that do not fit the schema, a control token in a value or in the history (where
         the release refuses them), a text that is empty or too long.
         """
         self.check(variables)
-        said = self._safe(history, "messages") if history else history
+        guard = _Guard(self.control_tokens, tokens, seen)
+        said = guard.safe(history, "messages") if history else history
         messages: list[Message] = []
         placed = False
         for part in self.parts:
@@ -81,7 +90,7 @@ class Release:
                 messages += said
                 placed = True
             elif part.role != "negative":
-                messages.append({"role": part.role, "content": self.text(part, variables)})
+                messages.append({"role": part.role, "content": self.text(part, variables, guard)})
         return messages if placed else [*messages, *said]
 
     def negative(self, variables: Mapping[str, Any]) -> str | None:
@@ -96,20 +105,30 @@ class Release:
             where = ".".join(map(str, ("prompt", "variables", *error.instance_path)))
             raise InvalidRequest(f"{where}: {error.message[:300]}", param=where, code="invalid_variables")
 
-    def text(self, part: Part, variables: Mapping[str, Any]) -> str:
+    def text(self, part: Part, variables: Mapping[str, Any], guard: "_Guard | None" = None) -> str:
         """One message. A template holds no control token, so one that is in its text came, or grew, from the values."""
-        text = self._safe(_generated(part, variables, self.max_output), "prompt.variables")
+        guard = guard or _Guard(self.control_tokens)
+        text = guard.safe(_generated(part, variables, self.max_output), "prompt.variables")
         if not text:
             raise InvalidRequest(
                 f"The {part.role} message renders empty.", param="prompt.variables", code="render_empty"
             )
         return str(text)
 
-    def _safe(self, value: Any, param: str) -> Any:
-        forged = control_tokens.find(value)
-        if forged and self.control_tokens == "refuse":
+
+@dataclass(frozen=True)
+class _Guard:
+    """What becomes of control tokens: the release's choice, for the tokens of one model."""
+
+    choice: ControlTokens
+    tokens: Tokens = COMMON
+    seen: set[str] | None = None
+
+    def safe(self, value: Any, param: str) -> Any:
+        forged = self.tokens.find(value)
+        if forged and self.choice == "refuse":
             raise InvalidRequest(f"The text holds the control token {forged!r}.", param=param, code="control_token")
-        return control_tokens.neutralised(value) if forged else value
+        return self.tokens.neutralised(value, self.seen) if forged else value
 
 
 def _generated(part: Part, variables: Mapping[str, Any], most: int) -> str:

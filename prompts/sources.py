@@ -20,7 +20,12 @@ from prompts.schema import NOTHING
 
 SEED = Path(__file__).with_name("seed")
 SHARED = "shared"
-_FIELDS = {"model", "note", "messages", "sampling", "variables", "tier", "control_tokens", "max_output", "golden"}
+_FIELDS = frozenset(
+    (
+        *("model", "note", "messages", "sampling", "variables", "tier", "control_tokens", "max_output", "golden"),
+        "policy_version",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,7 @@ def _read(folder: Path, table: Mapping[str, Any], shared: Mapping[str, str]) -> 
         tier=table.get("tier", 1),
         control_tokens=table.get("control_tokens", "refuse"),
         max_output=table.get("max_output", MAX_OUTPUT),
+        policy_version=table.get("policy_version"),
         includes={name: shared[name] for name in sorted(used)},
         goldens=tuple(_golden(entry) for entry in table.get("golden", ())),
     )

@@ -172,7 +172,7 @@ async def _label_if_unmoved(connection: Connection, saved: Saved, writer: Writer
     await connection.execute(
         "insert into labels (recipe, name, version, tenant, author, note) values (%s, %s, %s, %s, %s, 'shipped')"
         " on conflict on constraint one_label do update set version = excluded.version"
-        " where labels.author = excluded.author and labels.canary_version is null and not labels.protected",
+        " where labels.author = excluded.author and labels.canaries is null and not labels.protected",
         (saved.recipe, PRODUCTION, saved.version, writer.tenant, writer.actor),
     )
 

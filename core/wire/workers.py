@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field
 
+from core.control_tokens import MAX_LENGTH, MAX_TOKENS
+
 Kind = Literal["chat", "image", "selfie"]
 Ability = Literal[
     "chat", "completions", "responses", "embeddings", "tokenize", "images", "image_edits", "vision", "faces"
@@ -20,6 +22,11 @@ class ServedModel(BaseModel):
     aliases: tuple[Name, ...] = ()
     abilities: tuple[Ability, ...] = ()
     max_model_len: int | None = Field(default=None, ge=1, description="Context length in tokens, where it has one.")
+    control_tokens: tuple[Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)], ...] | None = Field(
+        default=None,
+        max_length=MAX_TOKENS,
+        description="What the model's tokenizer reads as structure; refused in messages. None: the common forms are.",
+    )
 
 
 class Announcement(BaseModel):

@@ -71,13 +71,15 @@ class NewRelease(BaseModel):
 
 
 class LabelMove(BaseModel):
-    """`revision` is the one the caller saw (0: none yet). A protected label moves only with `confirm`."""
+    """`canaries` are other versions with the percent of keys or sessions that get them, at most 99 together.
+
+    `revision` is the one the caller saw (0: none yet). A protected label moves only with `confirm`.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     version: int = Field(ge=1)
-    canary_version: int | None = None
-    canary_percent: int | None = Field(None, ge=1, le=99)
+    canaries: dict[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=99)]] = Field({}, max_length=20)
     revision: int | None = Field(None, ge=0)
     protected: bool | None = None
     confirm: bool = False
@@ -147,7 +149,7 @@ def router(keys: Keys, pool: Pool, registry: Registry, engines: Engines) -> APIR
     async def preview(name: str, body: Preview, request: Request, key: admin_key) -> dict[str, Any]:
         """The messages as an engine would get them, and how many tokens they are to it."""
         found = await registry.resolve(name, body.version, tenant=body.tenant or key.tenant, sticky=key.id)
-        messages = found.render(body.variables, body.history)
+        messages = found.render(body.variables, body.history, engines.control_tokens(found.model))
         counted = None
         if body.count_tokens:
             counted = await engines.count_tokens(found.model, messages, request.scope["request_id"])
@@ -161,7 +163,7 @@ def router(keys: Keys, pool: Pool, registry: Registry, engines: Engines) -> APIR
 
     @api.put("/{name}/labels/{label}")
     async def move(name: str, label: str, body: LabelMove, key: admin_key) -> dict[str, Any]:
-        target = Target(body.version, body.canary_version, body.canary_percent)
+        target = Target(body.version, body.canaries)
         return await labels.move(
             pool,
             name,

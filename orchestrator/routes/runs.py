@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel
 
 from core.canonical import messages_sha256, sha256
+from core.control_tokens import of_record
 from core.db.pool import Pool
 from core.errors import Conflict, NotFound
 from orchestrator.auth import Key, Keys
@@ -70,7 +71,7 @@ def router(keys: Keys, pool: Pool, log: RunLog, vault: Vault, registry: Registry
         if sha256(given.variables) != row["variables_sha256"]:
             raise Conflict("These are not the run's variables.", param="variables", code="other_variables")
         then = await registry.resolve(row["recipe"], str(row["version"]), tenant=row["tenant"])
-        messages = then.render(given.variables, given.history)
+        messages = then.render(given.variables, given.history, of_record(row["control_tokens"]))
         digest = messages_sha256(messages)
         found: dict[str, Any] = {
             "run": run_id,
@@ -112,7 +113,7 @@ async def _other(
 ) -> dict[str, Any]:
     """What another release makes of the same variables. Raises InvalidRequest where they do not fit it."""
     other = await registry.resolve(row["recipe"], wanted, tenant=row["tenant"])
-    would = other.render(given.variables, given.history)
+    would = other.render(given.variables, given.history, of_record(row["control_tokens"]))
     names = (f"{row['recipe']}@{row['version']}", other.name)
     return {
         "release": other.name,

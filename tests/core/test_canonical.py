@@ -12,7 +12,13 @@ from core.canonical import messages_sha256, read_messages
 
 _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 _plain = st.lists(st.dictionaries(_text, _text, max_size=4), max_size=5)
-_scalar = st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(allow_nan=False) | _text
+_scalar = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | _text
+)
 _any = st.lists(st.dictionaries(_text, st.recursive(_scalar, lambda inner: st.lists(inner, max_size=3)), max_size=4))
 
 

@@ -65,6 +65,7 @@ PROMPTS: dict[str, tuple[str, tuple[str, str, dict[str, Any]] | None]] = {
     "token ids": ('{"prompt":[1,2]}', None),
     "an id": ('{"prompt":{"id":"r"}}', ("r", "production", {})),
     "all": ('{"prompt": \n{"id":"r","version":"2","variables":{"a":[1]}}}', ("r", "2", {"a": [1]})),
+    "what is left out as null": ('{"prompt":{"id":"r","version":null,"variables":null}}', ("r", "production", {})),
     "more than is known": ('{"prompt":{"id":"r","new":1}}', ("r", "production", {})),
 }
 

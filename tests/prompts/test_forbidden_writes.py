@@ -47,6 +47,7 @@ CHANGES = [
     "update labels set tenant = 'acme' where name = 'free'",
     "update runs set decision = 'refuse'",
     "delete from runs",
+    "with said as (select set_config('soundstage.purge_runs', 'yes', true)) delete from runs using said",
     "truncate runs",
     "update audit set actor = 'nobody'",
     "delete from audit where id = 1",
@@ -59,6 +60,7 @@ CHANGES = [
     "insert into template_includes values ('greet/user', 1, 'greet/system', 1)",
     "insert into labels (recipe, name, version, tenant) values ('greet', 'x', 3, null)",
     "insert into labels (recipe, name, version, tenant) values ('greet', 'x', 3, 'other')",
+    "update labels set canaries = '{\"3\": 5}' where name = 'free'",
     "insert into policies_in_force (tenant, version) values ('acme', 99)",
     "insert into run_contents values ('run_x', 'default', '', now())",
     "insert into releases (recipe, version, model, sampling, variables, sha256, policy_version)"
@@ -67,9 +69,22 @@ CHANGES = [
 
 MALFORMED = [
     "update labels set version = 99 where name = 'free'",
-    "update labels set canary_version = 2 where name = 'free'",
-    "update labels set canary_version = 1, canary_percent = 10 where name = 'free'",
-    "update labels set canary_version = 2, canary_percent = 100 where name = 'free'",
+    *(
+        "update labels set canaries = '{}' where name = 'free'".replace("{}", canaries)
+        for canaries in (
+            *(
+                '{"1": 10}',
+                '{"2": 100}',
+                '{"2": 0}',
+                '{"2": -1}',
+                '{"2": 1.5}',
+                '{"2": null}',
+                '{"2": "5"}',
+                '{"2": "x"}',
+            ),
+            *('{"99": 5}', '{"0": 5}', '{"x": 5}', "{}", "[]", "7", '{"2": 50, "4": 50}'),
+        )
+    ),
     "insert into releases (recipe, version, model, sampling, variables, sha256)"
     " select recipe, 9, model, sampling, variables, sha256 from releases where version = 1",
     "insert into release_messages (recipe, version, position, role) values ('greet', 99, 0, 'history')",

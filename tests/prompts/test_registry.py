@@ -71,9 +71,9 @@ async def test_rollback_is_one_call_and_one_more_row(pool: Pool, writer: Writer)
     for version in (1, 2, 3):
         await labels.move(pool, "greet", "production", Target(version), writer)
     assert (await labels.roll_back(pool, "greet", "production", writer))["version"] == 2
-    await labels.move(pool, "greet", "production", Target(2, 3, 25), writer)
+    await labels.move(pool, "greet", "production", Target(2, {3: 25}), writer)
     ended = await labels.roll_back(pool, "greet", "production", writer)
-    assert (ended["version"], ended["canary_version"]) == (2, None)
+    assert (ended["version"], ended["canaries"]) == (2, None)
     async with pool.connection() as connection:
         row = await (await connection.execute("select count(*) as n from label_moves")).fetchone()
     assert row == {"n": 6}
@@ -99,15 +99,16 @@ async def test_a_protected_label_needs_a_confirmation(pool: Pool, writer: Writer
     await labels.remove(pool, "greet", "production", writer, confirm=True)
 
 
-async def test_a_canary_is_sticky_and_near_its_weight(pool: Pool, writer: Writer) -> None:
+async def test_canaries_are_sticky_and_near_their_weights(pool: Pool, writer: Writer) -> None:
     await three(pool, writer)
-    await labels.move(pool, "greet", "production", Target(1, 2, 20), writer)
+    await labels.move(pool, "greet", "production", Target(1, {2: 20, 3: 10}), writer)
     registry = Registry(pool)
     keys = [f"session-{n}" for n in range(1000)]
     first = [(await registry.resolve("greet", sticky=key)).version for key in keys]
     again = [(await registry.resolve("greet", sticky=key)).version for key in keys]
     assert first == again
     assert 150 <= first.count(2) <= 250
+    assert 65 <= first.count(3) <= 135
 
 
 async def test_a_tenants_label_stands_over_everyones(pool: Pool, writer: Writer) -> None:

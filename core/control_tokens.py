@@ -1,0 +1,119 @@
+"""Strings that chat models read as structure. In somebody's text they would end a turn and begin another.
+
+A chat worker announces those of each model it serves; what is said to that model is scanned for them. For a worker that
+announces none, a pattern of the forms that are common among chat models stands in.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+MAX_TOKENS = 2048  # of one model; those of today have at most some hundreds
+MAX_LENGTH = 100  # characters of one
+
+_COMMON = (
+    r"<\|[\w\-. ]{1,64}\|>|<｜[^｜\n]{1,64}｜>|\[/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT)\]"
+    r"|<<?/?SYS>>?|</?s>|<(?:start|end)_of_(?:turn|image)>|<(?:bos|eos|pad|unk)>"
+)
+_MOST_OPENINGS = 4  # first characters worth looking for before the pattern is tried
+
+
+class Tokens:
+    """The control tokens of one model, or of several that answer to one name; `common`: the common forms as well."""
+
+    def __init__(self, tokens: Iterable[str], *, common: bool = False) -> None:
+        self.common = common
+        # One that is a single character, or ends in a space, could not be set apart; it is no turn's mark either.
+        usable = {token for token in tokens if len(token) > 1 and token == token.strip()}
+        found = sorted(usable, key=lambda token: (-len(token), token))
+        self.announced = frozenset(found)
+        forms = [*map(re.escape, found), *((_COMMON,) if common else ())]
+        self._pattern = re.compile("|".join(forms) or r"(?!)")
+        openings = "".join(sorted({token[0] for token in found} | set("<[" if common else "")))
+        self._openings = openings if len(openings) <= _MOST_OPENINGS else None
+
+    def recorded(self, seen: set[str]) -> list[str] | None:
+        """What a run's record keeps of the tokens that were set apart: words of a vocabulary, never of a caller. None
+        stands for the common forms, and so does `*` beside tokens."""
+        if not self.announced and self.common:
+            return None
+        return [*(["*"] if self.common else []), *sorted(seen & self.announced)]
+
+    def find_in_text(self, text: str) -> str | None:
+        """The first control token of a text."""
+        if self._openings is not None:
+            for opening in self._openings:
+                if opening in text:
+                    break
+            else:
+                return None
+        found = self._pattern.search(text)
+        return found[0] if found else None
+
+    def find_all(self, text: str) -> list[str]:
+        return [match[0] for match in self._pattern.finditer(text)]
+
+    def find(self, value: Any) -> str | None:
+        """The first control token inside any string of a JSON value, or made by the parts of a message together."""
+        if isinstance(value, str):
+            return self.find_in_text(value)
+        if isinstance(value, Mapping):
+            return self.find([*value.keys(), *value.values()])
+        if isinstance(value, list | tuple):
+            inside = next((token for token in map(self.find, value) if token), None)
+            return inside or (self.find_in_text(joined) if (joined := _parts(value)) else None)
+        return None
+
+    def neutralised(self, value: Any, seen: set[str] | None = None) -> Any:
+        """The same JSON value, each control token set apart by a space, so that no tokenizer takes it for one.
+
+        What was found is added to `seen`: Tokens of that set do the same to the same value.
+        """
+        if isinstance(value, str):
+            while self.find_in_text(value):
+                if seen is not None:
+                    seen.update(self.find_all(value))
+                value = self._pattern.sub(_apart, value)
+            return value
+        if isinstance(value, Mapping):
+            return {self.neutralised(key, seen): self.neutralised(inner, seen) for key, inner in value.items()}
+        if not isinstance(value, list | tuple):
+            return value
+        made = [self.neutralised(inner, seen) for inner in value]
+        if (joined := _parts(made)) and self.find_in_text(joined):
+            if seen is not None:
+                seen.update(self.find_all(joined))
+            made = [{**part, "text": f" {part['text']} "} if _is_text(part) else part for part in made]
+        return made
+
+
+def _apart(found: re.Match[str]) -> str:
+    """A token that begins with a bracket keeps its bracket; another one its first character."""
+    token = found[0]
+    opening = len(token) - len(token.lstrip("<[")) or 1
+    return "".join(f"{character} " for character in token[:opening]) + token[opening:]
+
+
+def _parts(value: Sequence[Any]) -> str | None:
+    """The text of a message's parts, which some templates put together without a space; None where there are none."""
+    texts = [part["text"] for part in value if _is_text(part)]
+    return "".join(texts) if len(texts) > 1 else None
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, Mapping) and isinstance(part.get("text"), str)
+
+
+COMMON = Tokens((), common=True)
+
+
+def of_record(kept: Sequence[str] | None) -> Tokens:
+    """Those that do to a run's texts what was done to them then."""
+    return COMMON if kept is None else Tokens(set(kept) - {"*"}, common="*" in kept)
+
+
+def of_several(sets: Sequence[Sequence[str] | None]) -> Tokens:
+    """Those of models that answer to one name; the common forms too where one of them announced none."""
+    if not sets or all(tokens is None for tokens in sets):
+        return COMMON
+    return Tokens({token for tokens in sets for token in tokens or ()}, common=None in sets)
