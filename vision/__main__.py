@@ -5,20 +5,44 @@ import sys
 from core import logs
 from core.service import serve
 from core.settings import SettingsError
+from vision.analysis import Eye
 from vision.app import create_app
-from vision.faces.base import DetectorUnavailable
+from vision.decode import Limits
+from vision.decode_child import no_core_file
+from vision.decoders import DecodingProcesses
+from vision.describe import VisionModel
+from vision.faces import yolo
+from vision.faces.base import Detector, ModelUnavailable
 from vision.faces.blazeface import BlazeFace
+from vision.reading import SmallModels
 from vision.settings import VisionSettings
 
 
 def main() -> None:
+    no_core_file()
     try:
         settings = VisionSettings.load()
-        detector = BlazeFace(settings.face_model)
-    except (SettingsError, DetectorUnavailable) as exc:
+        eye = Eye(detector(settings), SmallModels() if settings.vision_features == "small" else None)
+    except (SettingsError, ModelUnavailable) as exc:
         sys.exit(str(exc))
     logs.configure(settings.log_level, settings.log_format)
-    serve(create_app(settings, detector), settings)
+    limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_decode_mb << 20)
+    decoder = DecodingProcesses(limits, settings.vision_threads, settings.decode_seconds)
+    serve(create_app(settings, eye, decoder, vision_model(settings)), settings)
+
+
+def detector(settings: VisionSettings) -> Detector:
+    """Raises ModelUnavailable."""
+    if settings.vision_detector == "yolo":
+        return yolo.load(settings.yolo_weights, settings.vision_device)
+    return BlazeFace(settings.face_model)
+
+
+def vision_model(settings: VisionSettings) -> VisionModel | None:
+    if settings.vision_vlm_url is None or settings.vision_vlm_model is None:
+        return None
+    key = settings.vision_vlm_key.get_secret_value() if settings.vision_vlm_key else None
+    return VisionModel(settings.vision_vlm_url, settings.vision_vlm_model, key, settings.vision_vlm_seconds)
 
 
 if __name__ == "__main__":

@@ -1,94 +1,186 @@
-"""One photo from bytes to answer: decode → detect → judge. Runs in a worker thread; keeps nothing."""
+"""One photo's answer from its parts: what was seen, how good it is, what was told of it. Keeps nothing."""
 
-import threading
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from vision.answer import Analysis, AnglesOut, BoxOut, FaceOut, Faces, Found, ImageSize, WarningCode, WarningOut
-from vision.decode import Limits, Photo, decode
-from vision.faces.base import Detector, Face, subject
+from PIL import Image
+
+from vision.answer import (
+    Analysis,
+    AnglesOut,
+    BoxOut,
+    FaceOut,
+    Faces,
+    FeatureOut,
+    Found,
+    ImageSize,
+    WarningCode,
+    WarningOut,
+)
+from vision.chips import around
+from vision.decode import Photo
+from vision.describe import Told, merged
+from vision.faces.base import Box, Detector, Face, subject
+from vision.pixels import Pixels
 from vision.quality import Quality, of_face, of_picture
+from vision.reading import ApparentAge, Reader, Reading
 
 LOW_QUALITY = 0.35
+PORTRAIT_MARGIN, PORTRAIT_SIDE, PORTRAIT_QUALITY = 1.0, 1024, 92
 MESSAGES: dict[WarningCode, str] = {
     "no_face": "No face was found; the whole picture was used.",
     "several_faces": "Several faces were found; the largest and most central one is the subject.",
     "low_quality": "The picture is too blurred, dark, small or turned away to describe well.",
+    "apparent_minor": "The person may be under 18: only the general tier is allowed.",
+    "ambiguous_age": "The person may or may not be an adult: only the general tier is allowed.",
+    "no_vision_model": "No vision model is configured; the messages and the schema were not used.",
+    "vision_model_unavailable": "The vision model did not answer; its features are missing.",
+    "vision_model_schema": "The vision model's answer did not fit the schema; its features are missing.",
 }
 
 
-class Abandoned(Exception):
-    """The client left; nobody reads this."""
+@dataclass(frozen=True)
+class Look:
+    """One job of the device: a picture, and whether its subject is to be read."""
+
+    pixels: Pixels
+    read: bool
 
 
 @dataclass(frozen=True)
-class Analyst:
-    """What every request shares."""
+class Seen:
+    faces: list[Face]
+    subject: Face | None
+    reading: Reading | None
+
+
+@dataclass(frozen=True)
+class Eye:
+    """The models that look at pictures, a batch at a time."""
 
     detector: Detector
-    limits: Limits
+    reader: Reader | None
 
-    def analyze(self, data: bytes, stop: threading.Event) -> Analysis:
-        """Raises InvalidRequest and PayloadTooLarge for what is no usable picture."""
-        photo, faces = self._look(data, stop)
-        height, width = photo.pixels.shape[:2]
-        main = subject(faces, width, height) if faces else None
-        quality = of_face(photo.pixels, main, photo.scale) if main else of_picture(photo.pixels)
-        others = [_found(face, photo) for face in faces if face is not main]
-        return Analysis(
-            features={},
-            face=_report(photo, main, quality, others),
-            image=ImageSize(width=photo.width, height=photo.height),
-            warnings=[WarningOut(code=code, message=MESSAGES[code]) for code in _warnings(faces, quality)],
-        )
-
-    def find(self, data: bytes, stop: threading.Event) -> Faces:
-        """Boxes only. Raises as `analyze` does."""
-        photo, faces = self._look(data, stop)
-        found = [_found(face, photo) for face in faces]
-        return Faces(faces=found, image=ImageSize(width=photo.width, height=photo.height))
-
-    def _look(self, data: bytes, stop: threading.Event) -> tuple[Photo, list[Face]]:
-        photo = decode(data, self.limits)
-        if stop.is_set():
-            raise Abandoned("The client left.")
-        return photo, self.detector.detect([photo.pixels])[0]
+    def look(self, jobs: Sequence[Look]) -> list[Seen]:
+        """detect → pick the subject → read; called from one thread."""
+        found = self.detector.detect([job.pixels for job in jobs])
+        subjects = [_subject(faces, job.pixels) for faces, job in zip(found, jobs, strict=True)]
+        wanted = [(job.pixels, face) for job, face in zip(jobs, subjects, strict=True) if job.read and face is not None]
+        readings = iter(self.reader.read(wanted) if self.reader else ())
+        return [
+            Seen(faces, face, next(readings, None) if job.read and face is not None else None)
+            for faces, face, job in zip(found, subjects, jobs, strict=True)
+        ]
 
 
-def _warnings(faces: list[Face], quality: Quality) -> list[WarningCode]:
+def judge(photo: Photo, seen: Seen) -> Quality:
+    if seen.subject is None:
+        return of_picture(photo.pixels, photo.scale)
+    return of_face(photo.pixels, seen.subject, photo.scale)
+
+
+def analysis(photo: Photo, seen: Seen, quality: Quality, told: Told | None, model: str | None) -> Analysis:
+    """The answer. `told` is None where no vision model was asked."""
+    features = merged(_read(seen.reading), told.features if told else {}, model or "")
+    age = _apparent_age(seen.reading, features)
+    codes = [*_photo_warnings(seen, quality), *_age_warning(age)]
+    warnings = [WarningOut(code=code, message=MESSAGES[code]) for code in codes]
+    if told is not None and not told.features:
+        code: WarningCode = "vision_model_unavailable" if told.failed else "vision_model_schema"
+        warnings.append(WarningOut(code=code, message=MESSAGES[code], details=list(told.problems)))
+    return Analysis(
+        features={name: FeatureOut(**feature) for name, feature in features.items()},
+        face=_report(photo, seen, quality),
+        image=ImageSize(width=photo.width, height=photo.height),
+        apparent_age=age,
+        vision_model=model if told is not None and told.features else None,
+        warnings=warnings,
+        portrait=None,
+    )
+
+
+def found_faces(photo: Photo, seen: Seen) -> Faces:
+    """Boxes only."""
+    size = ImageSize(width=photo.width, height=photo.height)
+    return Faces(faces=[_found(face, photo) for face in seen.faces], image=size)
+
+
+def portrait(photo: Photo, face: Face | None) -> bytes:
+    """The subject with its surroundings, or the whole picture: upright, small, a JPEG without metadata."""
+    pixels = photo.pixels if face is None else around(photo.pixels, face.box, PORTRAIT_MARGIN)
+    image = Image.fromarray(pixels)
+    image.thumbnail((PORTRAIT_SIDE, PORTRAIT_SIDE), Image.Resampling.BICUBIC)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=PORTRAIT_QUALITY)
+    return out.getvalue()
+
+
+def _subject(faces: list[Face], pixels: Pixels) -> Face | None:
+    height, width = pixels.shape[:2]
+    return subject(faces, width, height) if faces else None
+
+
+def _read(reading: Reading | None) -> dict[str, Any]:
+    if reading is None:
+        return {}
+    read = {"age_bracket": reading.age, "expression": reading.expression}
+    return {
+        name: {"value": one.value, "confidence": _round(one.confidence), "source": one.source}
+        for name, one in read.items()
+    }
+
+
+def _apparent_age(reading: Reading | None, features: dict[str, dict[str, Any]]) -> ApparentAge:
+    """The youngest that any model takes the person for."""
+    if features.get("age_bracket", {}).get("value") == "under_18":
+        return "minor"
+    if reading is not None:
+        return reading.apparent_age
+    return "adult" if "age_bracket" in features else "unknown"
+
+
+def _photo_warnings(seen: Seen, quality: Quality) -> list[WarningCode]:
     codes: list[WarningCode] = []
-    if not faces:
+    if not seen.faces:
         codes.append("no_face")
-    if len(faces) > 1:
+    if len(seen.faces) > 1:
         codes.append("several_faces")
     if quality.quality_score < LOW_QUALITY:
         codes.append("low_quality")
     return codes
 
 
-def _report(photo: Photo, main: Face | None, quality: Quality, others: list[Found]) -> FaceOut:
-    angles = quality.angles
+def _age_warning(age: ApparentAge) -> list[WarningCode]:
+    if age == "minor":
+        return ["apparent_minor"]
+    return ["ambiguous_age"] if age == "ambiguous" else []
+
+
+def _report(photo: Photo, seen: Seen, quality: Quality) -> FaceOut:
+    main, angles = seen.subject, quality.angles
+    scores = {name: _round(getattr(quality, name)) for name in FaceOut.model_fields if name in _SCORES}
     return FaceOut(
         found=main is not None,
-        box=_box(main, photo) if main else None,
+        box=_box(main.box, photo) if main else None,
         score=_round(main.score) if main else None,
-        quality_score=_round(quality.quality_score),
-        sharpness=_round(quality.sharpness),
-        brightness=_round(quality.brightness),
-        exposure=_round(quality.exposure),
-        size=_round(quality.size),
-        pose=_round(quality.pose),
+        **scores,
         angles=AnglesOut(**{name: round(value, 1) for name, value in vars(angles).items()}) if angles else None,
-        others=others,
+        others=[_found(face, photo) for face in seen.faces if face is not main],
     )
 
 
+_SCORES = frozenset(Quality.__dataclass_fields__) - {"angles"}
+
+
 def _found(face: Face, photo: Photo) -> Found:
-    return Found(box=_box(face, photo), score=_round(face.score))
+    return Found(box=_box(face.box, photo), score=_round(face.score))
 
 
-def _box(face: Face, photo: Photo) -> BoxOut:
+def _box(box: Box, photo: Photo) -> BoxOut:
     """The part of the box that is in the photo, in whole pixels of the photo as sent."""
-    x, y, width, height = (value * photo.scale for value in face.box)
+    x, y, width, height = (value * photo.scale for value in box)
     left, right = (round(min(max(edge, 0), photo.width)) for edge in (x, x + width))
     top, bottom = (round(min(max(edge, 0), photo.height)) for edge in (y, y + height))
     return BoxOut(x=left, y=top, width=right - left, height=bottom - top)

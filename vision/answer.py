@@ -2,10 +2,19 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, Field
 
 Score = float
-WarningCode = Literal["no_face", "several_faces", "low_quality"]
+WarningCode = Literal[
+    "no_face",
+    "several_faces",
+    "low_quality",
+    "apparent_minor",
+    "ambiguous_age",
+    "no_vision_model",
+    "vision_model_unavailable",
+    "vision_model_schema",
+]
 
 
 class BoxOut(BaseModel):
@@ -43,24 +52,34 @@ class FaceOut(BaseModel):
     exposure: Score
     size: Score
     pose: Score
+    visibility: Score = Field(description="A hint: 1 where nothing seems to cover the face.")
+    compression: Score = Field(description="1 where a JPEG's blocks do not show.")
     angles: AnglesOut | None = Field(description="Degrees; 0 looks straight into the camera.")
     others: list[Found] = Field(description="Further faces, surest first.")
+
+
+class FeatureOut(BaseModel):
+    value: str | bool
+    confidence: Score | None = Field(description="0 to 1, where the source gives one.")
+    source: str = Field(description="The model that it comes from.")
 
 
 class WarningOut(BaseModel):
     code: WarningCode
     message: str
+    details: list[str] = Field(default_factory=list, description="Where a vision model's answer broke the schema.")
 
 
 class Analysis(BaseModel):
     """Answer of POST /v1/profile/analyze."""
 
-    features: dict[str, JsonValue] = Field(
-        description="What a model reads from the face; empty, as none is configured."
-    )
+    features: dict[str, FeatureOut] = Field(description="What models read from the face.")
     face: FaceOut
     image: ImageSize
+    apparent_age: Literal["minor", "ambiguous", "adult", "unknown"]
+    vision_model: str | None = Field(description="The vision-language model whose answer is among the features.")
     warnings: list[WarningOut]
+    portrait: str | None = Field(description="Where asked for: the subject upright, without metadata; JPEG in base64.")
 
 
 class Faces(BaseModel):

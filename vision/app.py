@@ -1,123 +1,55 @@
 """The selfie worker's HTTP face: POST /v1/profile/analyze, POST /v1/faces, GET /health."""
 
-import asyncio
-import contextlib
-import uuid
-from collections.abc import AsyncIterator, Callable
-from threading import Event
-from typing import Any, TypeVar
+from typing import Any
 
-from fastapi import FastAPI, Request
-from pydantic import AnyHttpUrl
+from fastapi import FastAPI, Request, Response
 
-from core.disconnect import until_disconnect
-from core.registration import Registrar
-from core.service import ASGIApp, Readiness, create_service
-from core.wire.workers import Announcement, ServedModel
-from vision import metrics
-from vision.analysis import Analyst
+from core.canonical import messages_sha256
+from core.service import ASGIApp, create_service
+from core.worker_key import worker_key_check
+from vision.analysis import Eye
 from vision.answer import Analysis, Faces
-from vision.decode import Limits
-from vision.faces.base import Detector
-from vision.pool import WorkPool
+from vision.decoders import Decoder
+from vision.describe import VisionModel
 from vision.settings import VisionSettings
-from vision.upload import read_image
+from vision.worker import Worker
 
-T = TypeVar("T")
-
-IMAGE_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {"image": {"type": "string", "format": "binary", "description": "JPEG, PNG or WebP"}},
-                }
-            }
-        },
-    }
+IMAGE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, AVIF or HEIC"}
+QUESTION = {
+    "messages": {"type": "string", "description": "For a vision model: a JSON array of messages with text alone."},
+    "schema": {"type": "string", "description": "For a vision model: the JSON Schema of its answer."},
+    "sampling": {"type": "string", "description": "For a vision model: temperature, top_p, max_tokens, seed, as JSON."},
+    "repair": {"type": "string", "description": "For a vision model: the user's turn after an answer that misfits."},
+    "portrait": {"type": "string", "enum": ["true", "false"], "description": "Whether to answer with the portrait."},
 }
 
 
-def create_app(settings: VisionSettings, detector: Detector) -> ASGIApp:
-    """The worker as an ASGI application; it registers while its lifespan runs."""
-    worker = _Worker(settings, detector)
+def create_app(settings: VisionSettings, eye: Eye, decoder: Decoder, model: VisionModel | None = None) -> ASGIApp:
+    """The worker as an ASGI application; it registers while its lifespan runs, and closes what it was given."""
+    worker = Worker(settings, eye, decoder, model)
     api = FastAPI(title="Soundstage selfie worker", lifespan=worker.lifespan)
 
-    @api.post("/v1/profile/analyze", openapi_extra=IMAGE_BODY)
-    async def analyze(request: Request) -> Analysis:
-        """Find the subject's face and judge the photo. A picture without a face is answered too, with a warning."""
-        analysis = await worker.answer(request, worker.analyst.analyze)
-        metrics.PHOTOS.labels("found" if analysis.face.found else "none").inc()
-        return analysis
+    @api.post("/v1/profile/analyze", openapi_extra=_form(QUESTION))
+    async def analyze(request: Request, response: Response) -> Analysis:
+        """Find the subject's face, judge the photo, read its features. A picture without a face is answered too."""
+        found, question = await worker.analyze(request)
+        if question is not None:
+            response.headers["x-messages-sha256"] = messages_sha256(question.messages) or ""
+        return found
 
-    @api.post("/v1/faces", openapi_extra=IMAGE_BODY)
+    @api.post("/v1/faces", openapi_extra=_form({}))
     async def faces(request: Request) -> Faces:
         """Where the faces are; no more."""
-        return await worker.answer(request, worker.analyst.find)
+        return await worker.faces(request)
 
     @api.get("/health")
     async def health() -> dict[str, Any]:
         return worker.health()
 
-    return create_service("vision", api, settings, ready=worker.ready)
+    door = worker_key_check(settings.worker_key)
+    return create_service("vision", api, settings, ready=worker.ready, authorise=door)
 
 
-class _Worker:
-    """What one process shares between requests."""
-
-    def __init__(self, settings: VisionSettings, detector: Detector) -> None:
-        self._settings = settings
-        self._detector = detector
-        self._id = f"selfie-{uuid.uuid4().hex[:12]}"
-        self._pool = WorkPool(settings.vision_threads, settings.vision_queue_max)
-        self.analyst = Analyst(detector, Limits(settings.max_image_bytes, settings.max_image_pixels))
-
-    async def answer(self, request: Request, work: Callable[[bytes, Event], T]) -> T:
-        """Take a place → read the upload → work in a thread, until the client leaves."""
-        with self._pool.place():
-            data = await read_image(request, self._settings.upload_seconds)
-            with until_disconnect(request.receive):
-                return await self._pool.run(lambda stop: work(data, stop))
-
-    @contextlib.asynccontextmanager
-    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        registration = self._register()
-        try:
-            yield
-        finally:
-            if registration:
-                registration.cancel()
-                await asyncio.wait([registration])
-            await self._pool.close()
-
-    def _register(self) -> asyncio.Task[None] | None:
-        url, key = self._settings.orchestrator_url, self._settings.wan_worker_api_key
-        if not url:
-            return None
-        registrar = Registrar(url, key.get_secret_value() if key else "", self._announcement)
-        return asyncio.create_task(registrar.run())
-
-    def _announcement(self) -> Announcement:
-        return Announcement(
-            id=self._id,
-            kind="selfie",
-            url=AnyHttpUrl(self._settings.reached_at()),
-            models=(ServedModel(id=self._detector.name, abilities=("faces",), max_model_len=None),),
-            roles=(),
-            capacity=self._pool.capacity,
-        )
-
-    async def ready(self) -> Readiness:
-        return Readiness(True, {"detector": self._detector.name})
-
-    def health(self) -> dict[str, Any]:
-        return {
-            "status": "ok",
-            "worker_type": "selfie",
-            "detector": self._detector.name,
-            "vision_model": None,
-            "places": {"taken": self._pool.taken, "capacity": self._pool.capacity},
-        }
+def _form(more: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "required": ["image"], "properties": {"image": IMAGE, **more}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}

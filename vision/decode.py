@@ -10,14 +10,16 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+import pi_heif
+from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 
 from core.errors import InvalidRequest, PayloadTooLarge
 from vision.pixels import Pixels
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF")
 MIN_SIDE = 32  # px: less cannot show a face
 WORKING_SIDE = 1536  # px: more adds memory, not accuracy
+STRIP = 256  # px: rows that are converted at a time
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -29,15 +31,25 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 SIDEWAYS = 5  # from this orientation on, width and height change places
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error, zlib.error)
+
+FIXED_BYTES = 40 << 20  # what decoding takes besides: strips, the working picture
+BYTES_PER_PIXEL = {"JPEG": 2.0, "PNG": 4.5, "WEBP": 16.0, "AVIF": 12.0, "HEIF": 12.0}
+"""Measured peaks of each decoder, rounded up. A JPEG is decoded small at once, unless it is progressive."""
+PROGRESSIVE_BYTES_PER_PIXEL = 8.0
 
 logging.getLogger("PIL").setLevel(logging.INFO)  # at debug Pillow logs EXIF values, places included
+pi_heif.register_heif_opener(thumbnails=False, aux_images=False, depth_images=False, decode_threads=1)
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 @dataclass(frozen=True)
 class Limits:
+    """`max_memory`: bytes that decoding one picture may take."""
+
     max_bytes: int
     max_pixels: int
+    max_memory: int = 200 << 20
 
 
 @dataclass(frozen=True)
@@ -54,10 +66,10 @@ class Photo:
         return max(self.width, self.height) / int(max(self.pixels.shape))
 
 
-def decode(data: bytes, limits: Limits) -> Photo:
-    """Read a JPEG, PNG or WebP still by its content, whatever its name. Raises InvalidRequest, PayloadTooLarge."""
+def decode(data: bytes | bytearray, limits: Limits) -> Photo:
+    """Read a still of one of FORMATS by its content, whatever its name. Raises InvalidRequest, PayloadTooLarge."""
     if not data:
-        raise _refusal("empty_image", "The image is empty.")
+        raise refusal("empty_image", "The image is empty.")
     if len(data) > limits.max_bytes:
         raise PayloadTooLarge(f"The image is larger than {limits.max_bytes} bytes.", code="image_bytes", param="image")
     try:
@@ -65,35 +77,55 @@ def decode(data: bytes, limits: Limits) -> Photo:
             _check(image, limits)
             return _read(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:  # Pillow's own limit came first
-        raise _too_many_pixels(limits) from exc
+        raise _too_many_pixels(limits.max_pixels) from exc
     except UnidentifiedImageError as exc:
-        raise _refusal("unsupported_image", f"The image is none of {', '.join(FORMATS)}.") from exc
+        raise refusal("unsupported_image", f"The image is none of {', '.join(FORMATS)}.") from exc
+    except MemoryError as exc:
+        raise refusal("image_memory", "The image takes too much memory to decode.") from exc
     except UNREADABLE as exc:
-        raise _refusal("unreadable_image", "The image is damaged or incomplete.") from exc
+        raise refusal("unreadable_image", "The image is damaged or incomplete.") from exc
 
 
 def _check(image: Image.Image, limits: Limits) -> None:
-    """By the header alone. A phone's MPO is a JPEG with companions, not an animation: its first picture counts."""
-    if image.width * image.height > limits.max_pixels:
-        raise _too_many_pixels(limits)
+    """By the header alone. A phone's MPO and HEIC hold companions, not an animation: their first picture counts."""
+    most = min(limits.max_pixels, int((limits.max_memory - FIXED_BYTES) / _bytes_per_pixel(image)))
+    if image.width * image.height > most:
+        raise _too_many_pixels(most)
     if min(image.size) < MIN_SIDE:
-        raise _refusal("image_too_small", f"The image is less than {MIN_SIDE} pixels wide or high.")
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise _refusal("animated_image", "The image is animated; send a still.")
+        raise refusal("image_too_small", f"The image is less than {MIN_SIDE} pixels wide or high.")
+    if image.format not in ("MPO", "HEIF") and getattr(image, "n_frames", 1) > 1:
+        raise refusal("animated_image", "The image is animated; send a still.")
+
+
+def _bytes_per_pixel(image: Image.Image) -> float:
+    if image.info.get("progressive"):
+        return PROGRESSIVE_BYTES_PER_PIXEL
+    return BYTES_PER_PIXEL["JPEG" if image.format == "MPO" else image.format or "AVIF"]
 
 
 def _read(image: Image.Image) -> Photo:
     width, height = image.size
-    if image.mode in ("P", "1") or image.mode.startswith("I"):  # these do not shrink well as they are
-        image = _opaque(image)
-    image.thumbnail((WORKING_SIDE, WORKING_SIDE), reducing_gap=1.0)
+    image.draft(None, (WORKING_SIDE, WORKING_SIDE))  # a JPEG is decoded at a half, a quarter or an eighth at once
+    image.load()
+    small = _shrunk(image)
     orientation = _orientation(image)
+    if orientation in UPRIGHT:
+        small = small.transpose(UPRIGHT[orientation])
     if orientation >= SIDEWAYS:
         width, height = height, width
-    rgb = _opaque(image)
-    if orientation in UPRIGHT:
-        rgb = rgb.transpose(UPRIGHT[orientation])
-    return Photo(np.array(rgb, dtype=np.uint8), width, height)
+    return Photo(np.array(small, dtype=np.uint8), width, height)
+
+
+def _shrunk(image: Image.Image) -> Image.Image:
+    """RGB, at most WORKING_SIDE a side; strip by strip, so that no second picture of the full size exists."""
+    factor = max(1, max(image.size) // WORKING_SIDE)
+    small = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    for top in range(0, image.height, STRIP * factor):
+        strip = image.crop((0, top, image.width, min(top + STRIP * factor, image.height)))
+        strip.info = {name: image.info[name] for name in ("transparency",) if name in image.info}
+        small.paste(_opaque(strip, factor), (0, top // factor))
+    small.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX, reducing_gap=None)
+    return small
 
 
 def _orientation(image: Image.Image) -> int:
@@ -105,23 +137,21 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and value in UPRIGHT else 1
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """RGB, 8 bits; what is transparent shows white, as it would on a page."""
+def _opaque(image: Image.Image, factor: int) -> Image.Image:
+    """RGB, 8 bits, `factor` times smaller; what is transparent shows white, as it would on a page."""
     if image.mode.startswith("I"):  # 16 bits: keep the upper 8, where Pillow would clip
-        narrow = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-        narrow.info = image.info
-        return narrow
-    if image.has_transparency_data:
-        page = Image.new("RGBA", image.size, "white")
-        page.alpha_composite(image.convert("RGBA"))
-        page.info = image.info
-        image = page
-    return image.convert("RGB")
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB").reduce(factor)
+    clear = image.convert("RGBA").convert("RGBa").reduce(factor).convert("RGBA")  # weighted by how opaque a pixel is
+    page = Image.new("RGBA", clear.size, "white")
+    page.alpha_composite(clear)
+    return page.convert("RGB")
 
 
-def _refusal(code: str, message: str) -> InvalidRequest:
+def refusal(code: str, message: str) -> InvalidRequest:
     return InvalidRequest(message, code=code, param="image")
 
 
-def _too_many_pixels(limits: Limits) -> InvalidRequest:
-    return _refusal("image_pixels", f"The image has more than {limits.max_pixels} pixels.")
+def _too_many_pixels(most: int) -> InvalidRequest:
+    return refusal("image_pixels", f"The image has more than {most} pixels, the most for its format.")

@@ -1,11 +1,11 @@
-"""How fit a photo is to describe a person by: four scores from 0 to 1 and one that joins them.
+"""How fit a photo is to describe a person by: six scores from 0 to 1 and one that joins them.
 
 In the spirit of ISO/IEC 29794-5. No score judges by how light or dark skin is: exposure looks at lost detail only.
 
-    quality_score = sharpness^0.35 * exposure^0.25 * size^0.2 * pose^0.2
+    quality_score = sharpness^0.3 * exposure^0.22 * size^0.18 * pose^0.15 * visibility^0.1 * compression^0.05
 
-A geometric mean: it grows with each part, and one useless part makes the photo useless. Without a face it is
-0.5 * sharpness^0.58 * exposure^0.42 of the whole picture.
+A geometric mean: it grows with each part, and one useless part makes the photo useless. Without a face it is half of
+the same mean over the parts that a whole picture has: sharpness, exposure and compression.
 """
 
 import math
@@ -25,7 +25,11 @@ FULL_RANGE = 0.35  # luma from the 5th to the 95th percentile
 ENOUGH_EYES = 90.0  # px between the eyes, as for a passport photo
 NOSE_DEPTH = 0.5  # how far the nose stands out, in distances between the eyes
 NOSE_HEIGHT = 0.59  # where it is from the eyes' line to the mouth on a level face
-WEIGHTS = {"sharpness": 0.35, "exposure": 0.25, "size": 0.2, "pose": 0.2}
+EYE_PATCH = (0.22, 0.15)  # half width and height of what is looked at around a mark, in distances between the eyes
+LEAST_VISIBLE = 0.1  # visibility is a hint: by itself it makes no photo useless
+BLOCK = 8  # px: a JPEG's grid
+NO_BLOCKS = 1.1  # steps at the grid against steps elsewhere, up to which a picture shows no blocks
+WEIGHTS = {"sharpness": 0.3, "exposure": 0.22, "size": 0.18, "pose": 0.15, "visibility": 0.1, "compression": 0.05}
 NO_FACE_PENALTY = 0.5
 
 
@@ -47,6 +51,8 @@ class Quality:
     exposure: float
     size: float
     pose: float
+    visibility: float
+    compression: float
     angles: Angles | None
     quality_score: float
 
@@ -60,18 +66,25 @@ def of_face(pixels: Pixels, face: Face, scale: float) -> Quality:
         "exposure": exposure(area),
         "size": min(1.0, _between_eyes(face.landmarks) * scale / ENOUGH_EYES),
         "pose": pose(angles),
+        "visibility": visibility(pixels, face),
+        "compression": compression(pixels, scale),
     }
     score = math.prod(parts[name] ** weight for name, weight in WEIGHTS.items())
     return Quality(**parts, brightness=float(area.mean()), angles=angles, quality_score=score)
 
 
-def of_picture(pixels: Pixels) -> Quality:
-    """Quality of a picture without a face: size and pose are 0, the joint score carries the penalty."""
+def of_picture(pixels: Pixels, scale: float) -> Quality:
+    """Quality of a picture without a face: what only a face has is 0, the joint score carries the penalty."""
     whole = _plane(pixels)
-    parts = {"sharpness": sharpness(whole), "exposure": exposure(whole)}
+    parts = {
+        "sharpness": sharpness(whole),
+        "exposure": exposure(whole),
+        "compression": compression(pixels, scale),
+    }
     weights = sum(WEIGHTS[name] for name in parts)
     score = NO_FACE_PENALTY * math.prod(value ** (WEIGHTS[name] / weights) for name, value in parts.items())
-    return Quality(**parts, brightness=float(whole.mean()), size=0.0, pose=0.0, angles=None, quality_score=score)
+    none = dict.fromkeys(("size", "pose", "visibility"), 0.0)
+    return Quality(**parts, **none, brightness=float(whole.mean()), angles=None, quality_score=score)
 
 
 def sharpness(area: Plane) -> float:
@@ -122,6 +135,63 @@ def angles_of(marks: Landmarks) -> Angles:
 def pose(angles: Angles) -> float:
     """1 for a level face towards the camera; falls as the squared cosine of each angle, 0 from a right angle on."""
     return math.prod(max(0.0, math.cos(math.radians(a))) ** 2 for a in (angles.yaw, angles.pitch, angles.roll))
+
+
+def visibility(pixels: Pixels, face: Face) -> float:
+    """A hint whether something covers the face: eyes and mouth vary more than the rest of it, what covers them does
+    not. Times the share of the face that is in the picture. 1: nothing seems to cover it."""
+    detail = _detail(luminance(_crop(pixels, face.box)))
+    usual = max(float(detail.mean()), 1e-6)
+    left, top = max(0, round(face.box.x)), max(0, round(face.box.y))
+    eyes = _between_eyes(face.landmarks)
+    marks = (face.landmarks.right_eye, face.landmarks.left_eye, face.landmarks.mouth)
+    shown = min(_patch_mean(detail, mark.x - left, mark.y - top, eyes) / usual for mark in marks)
+    return max(LEAST_VISIBLE, min(1.0, shown) * _share_inside(pixels, face.box))
+
+
+def compression(pixels: Pixels, scale: float) -> float:
+    """1 where a JPEG's blocks do not show; falls as the square of the steps at their grid against steps elsewhere.
+
+    A photo that is worked on smaller than it was sent (scale above 1) shows none. The grid's place is searched for.
+    """
+    if scale > 1:
+        return 1.0
+    plane = luminance(pixels[:LOOK_SIDE, :LOOK_SIDE])
+    shown = max(NO_BLOCKS, _steps_at_grid(plane), _steps_at_grid(plane.T))
+    return (NO_BLOCKS / shown) ** 2
+
+
+def _steps_at_grid(plane: Plane) -> float:
+    steps = np.abs(np.diff(plane, axis=1))
+    whole = steps.shape[1] // BLOCK * BLOCK
+    if not whole:
+        return 1.0
+    phases = steps[:, :whole].reshape(steps.shape[0], -1, BLOCK).mean(axis=(0, 1))
+    grid = int(phases.argmax())
+    return float(phases[grid] / (np.delete(phases, grid).mean() + 0.002))  # a plain wall has no blocks
+
+
+def _detail(plane: Plane) -> Plane:
+    """How much each pixel differs from those beside and below it."""
+    padded = np.pad(plane, ((0, 1), (0, 1)), mode="edge")
+    detail: Plane = np.hypot(np.diff(padded[:-1], axis=1), np.diff(padded[:, :-1], axis=0))
+    return detail
+
+
+def _patch_mean(detail: Plane, x: float, y: float, eyes: float) -> float:
+    """The mean around a point; 0 outside of the picture."""
+    across, down = (half * eyes for half in EYE_PATCH)
+    patch: Plane = detail[
+        max(0, int(y - down)) : max(0, int(y + down) + 1), max(0, int(x - across)) : max(0, int(x + across) + 1)
+    ]
+    return float(patch.mean()) if patch.size else 0.0
+
+
+def _share_inside(pixels: Pixels, box: Box) -> float:
+    height, width = pixels.shape[:2]
+    across = min(box.x + box.width, width) - max(box.x, 0)
+    down = min(box.y + box.height, height) - max(box.y, 0)
+    return float(max(0.0, across) * max(0.0, down) / max(box.width * box.height, 1e-6))
 
 
 def _plane(pixels: Pixels) -> Plane:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.vision.photos import ASTRONAUT, FACELESS, photo, pixels
 from vision.faces import blazeface
-from vision.faces.base import Box, DetectorUnavailable, Face, Landmarks, Point, subject
+from vision.faces.base import Box, Face, Landmarks, ModelUnavailable, Point, subject
 from vision.faces.blazeface import BlazeFace
 
 FACE = (225, 118)  # the middle of the astronaut's face, px
@@ -83,7 +83,7 @@ def test_of_two_equal_faces_the_central_one_is_the_subject() -> None:
 def test_says_what_to_do_when_the_model_is_not_one(tmp_path: Path) -> None:
     file = tmp_path / "model.tflite"
     file.write_bytes(b"nothing")
-    with pytest.raises(DetectorUnavailable, match="cannot be loaded"):
+    with pytest.raises(ModelUnavailable, match="cannot be loaded"):
         BlazeFace(file)
 
 

@@ -104,7 +104,7 @@ def test_eyes_in_one_point_are_no_error() -> None:
 
 
 def test_a_picture_without_a_face_carries_the_penalty() -> None:
-    found = quality.of_picture(pixels(photo("coffee.png")))
+    found = quality.of_picture(pixels(photo("coffee.png")), 1.0)
     assert 0 < found.quality_score <= quality.NO_FACE_PENALTY
     assert (found.size, found.pose, found.angles) == (0, 0, None)
 
@@ -112,7 +112,7 @@ def test_a_picture_without_a_face_carries_the_penalty() -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 2048, 3), (2048, 3, 3), (32, 32, 3)])
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_an_empty_picture_of_any_shape_scores_nothing(shape: tuple[int, int, int], value: int) -> None:
-    assert quality.of_picture(np.full(shape, value, dtype=np.uint8)).quality_score == 0
+    assert quality.of_picture(np.full(shape, value, dtype=np.uint8), 1.0).quality_score == 0
 
 
 @given(SIDES, SIDES, SIDES, SIDES, st.integers(0, 2**32 - 1))

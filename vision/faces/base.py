@@ -52,7 +52,7 @@ class Detector(Protocol):
         ...
 
 
-class DetectorUnavailable(Exception):
+class ModelUnavailable(Exception):
     """The runtime or the weights are not installed; the message says what to do."""
 
 

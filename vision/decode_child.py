@@ -1,0 +1,81 @@
+"""A process that decodes pictures for the worker: one at a time, from stdin to stdout, within bounds of its own.
+
+A decoder that crashes on a hostile file, takes too much memory or does not end takes this process with it, and not
+the worker. It ends when its stdin does, so it never outlives the worker. Started by vision/decoders.py.
+"""
+
+import contextlib
+import json
+import signal
+import struct
+import sys
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+from core.errors import InvalidRequest
+from vision.decode import Limits, decode
+
+HEAD = struct.Struct(">Q")
+HEADROOM = 48 << 20  # bytes of address space besides: the file itself, the allocator's slack
+
+
+def main() -> None:
+    max_bytes, max_pixels, max_memory, seconds = map(int, sys.argv[1:])
+    limits = Limits(max_bytes, max_pixels, max_memory)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, which then closes stdin
+    _bound(max_memory + max_bytes + HEADROOM)
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    while head := requests.read(HEAD.size):
+        data = requests.read(HEAD.unpack(head)[0])
+        _alarm(seconds)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a damaged picture's metadata
+            _answer(answers, data, limits)
+        _alarm(0)
+
+
+def _answer(out: BinaryIO, data: bytes, limits: Limits) -> None:
+    """A length and a JSON object, then the pixels' bytes where there are any."""
+    try:
+        photo = decode(data, limits)
+    except InvalidRequest as exc:
+        _send(out, {"status": exc.status, "code": exc.code, "message": exc.message})
+        return
+    _send(out, {"width": photo.width, "height": photo.height, "shape": photo.pixels.shape})
+    out.write(photo.pixels.tobytes())
+    out.flush()
+
+
+def _send(out: BinaryIO, said: dict[str, object]) -> None:
+    text = json.dumps(said).encode()
+    out.write(HEAD.pack(len(text)) + text)
+    out.flush()
+
+
+def no_core_file() -> None:
+    """This process leaves no core file behind: it would hold a picture."""
+    with contextlib.suppress(ImportError):  # not every system has these bounds
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _bound(more: int) -> None:
+    """At most `more` bytes of address space above what there is now."""
+    no_core_file()
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + more, used + more))
+
+
+def _alarm(seconds: int) -> None:
+    """The end of this process in `seconds`, wherever it is then; 0: none."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(seconds)
+
+
+if __name__ == "__main__":
+    main()

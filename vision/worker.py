@@ -1,0 +1,132 @@
+"""What one process of the selfie worker shares between requests, and the way of one photo through it."""
+
+import asyncio
+import base64
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI, Request
+from pydantic import AnyHttpUrl
+from starlette.requests import ClientDisconnect
+
+from core.disconnect import ClientDisconnected, until_disconnect
+from core.form import Field, Form, read_form
+from core.registration import Registrar
+from core.service import Readiness
+from core.wire.workers import Announcement, ServedModel
+from vision import analysis, metrics
+from vision.analysis import MESSAGES, Eye, Look, Seen
+from vision.answer import Analysis, Faces, WarningOut
+from vision.batching import MicroBatcher
+from vision.decode import Photo
+from vision.decoders import Decoder
+from vision.describe import Told, VisionModel
+from vision.pool import WorkPool
+from vision.questions import Question, read_question
+from vision.settings import VisionSettings
+
+QUESTION_BYTES = {"messages": 256 << 10, "schema": 16 << 10, "sampling": 2 << 10, "repair": 8 << 10, "portrait": 8}
+
+
+class Worker:
+    """Everything is given to it; its lifespan opens and closes it."""
+
+    def __init__(self, settings: VisionSettings, eye: Eye, decoder: Decoder, model: VisionModel | None) -> None:
+        self._settings = settings
+        self._eye = eye
+        self._decoder = decoder
+        self._model = model
+        self._id = f"selfie-{uuid.uuid4().hex[:12]}"
+        self._pool = WorkPool(settings.vision_threads, settings.vision_queue_max)
+        self._device = MicroBatcher(eye.look, settings.vision_batch)
+
+    async def analyze(self, request: Request) -> tuple[Analysis, Question | None]:
+        """place → read the upload → decode → look → judge → ask the vision model, until the client leaves."""
+        with self._pool.place():
+            form = await self._read(request, QUESTION_BYTES)
+            question, wants_portrait = read_question(form), bytes(form.get("portrait", b"")) == b"true"
+            with until_disconnect(request.receive):
+                photo, seen = await self._see(form, read=True)
+                quality = await self._pool.run(lambda _: analysis.judge(photo, seen))
+                told = await self._tell(question, photo, seen, request.scope["request_id"])
+                found = analysis.analysis(photo, seen, quality, told, self._model.name if self._model else None)
+                if question is not None and self._model is None:
+                    found.warnings.append(WarningOut(code="no_vision_model", message=MESSAGES["no_vision_model"]))
+                if wants_portrait:
+                    jpeg = await self._pool.run(lambda _: analysis.portrait(photo, seen.subject))
+                    found.portrait = base64.b64encode(jpeg).decode()
+        metrics.PHOTOS.labels("found" if seen.faces else "none").inc()
+        return found, question
+
+    async def faces(self, request: Request) -> Faces:
+        with self._pool.place():
+            form = await self._read(request, {})
+            with until_disconnect(request.receive):
+                photo, seen = await self._see(form, read=False)
+        return analysis.found_faces(photo, seen)
+
+    async def _read(self, request: Request, texts: dict[str, int]) -> Form:
+        fields = {"image": Field(self._settings.max_image_bytes, file=True, required=True)}
+        fields |= {name: Field(most) for name, most in texts.items()}
+        try:
+            kind = request.headers.get("content-type")
+            return await read_form(kind, request.stream(), fields, self._settings.upload_seconds)
+        except ClientDisconnect as exc:
+            raise ClientDisconnected from exc
+
+    async def _see(self, form: Form, *, read: bool) -> tuple[Photo, Seen]:
+        data = form.pop("image")
+        photo = await self._pool.run(lambda _: self._decoder.decode(data))
+        return photo, await self._device.run(Look(photo.pixels, read))
+
+    async def _tell(self, question: Question | None, photo: Photo, seen: Seen, request_id: str) -> Told | None:
+        if question is None or self._model is None:
+            return None
+        jpeg = await self._pool.run(lambda _: analysis.portrait(photo, seen.subject))
+        return await self._model.ask(question, jpeg, request_id)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            if self._model:
+                await stack.enter_async_context(self._model)
+            registration = self._register()
+            try:
+                yield
+            finally:
+                if registration:
+                    registration.cancel()
+                    await asyncio.wait([registration])
+                await self._pool.close()
+                await self._device.close()
+                self._decoder.close()
+
+    def _register(self) -> asyncio.Task[None] | None:
+        url = self._settings.orchestrator_url
+        if not url:
+            return None
+        return asyncio.create_task(Registrar(url, self._settings.worker_key or "", self._announcement).run())
+
+    def _announcement(self) -> Announcement:
+        return Announcement(
+            id=self._id,
+            kind="selfie",
+            url=AnyHttpUrl(self._settings.reached_at()),
+            models=(ServedModel(id=self._eye.detector.name, abilities=("faces",), max_model_len=None),),
+            roles=(),
+            capacity=self._pool.capacity,
+        )
+
+    async def ready(self) -> Readiness:
+        return Readiness(True, {"detector": self._eye.detector.name})
+
+    def health(self) -> dict[str, Any]:
+        return {
+            "status": "ok",
+            "worker_type": "selfie",
+            "detector": self._eye.detector.name,
+            "vision_model": self._model.name if self._model else None,
+            "places": {"taken": self._pool.taken, "capacity": self._pool.capacity},
+        }
