@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from typing import Any
 
 import rfc8785
@@ -16,7 +17,7 @@ _scalar = (
     st.none()
     | st.booleans()
     | st.integers(-(2**53) + 1, 2**53 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.floats(allow_nan=False).filter(math.isfinite)
     | _text
 )
 _any = st.lists(st.dictionaries(_text, st.recursive(_scalar, lambda inner: st.lists(inner, max_size=3)), max_size=4))
