@@ -13,7 +13,7 @@ from image.building import Load, builder
 from image.device import Device
 from image.lifespan import lifespan
 from image.metrics import Recorder
-from image.routes import openai_images, operating, roles
+from image.routes import adapters, openai_images, operating, roles
 from image.settings import ImageSettings
 from image.worker import Worker
 
@@ -44,6 +44,7 @@ def create_app(
     api = FastAPI(title="Soundstage image worker", lifespan=lifespan(worker, on_load_failure, on_started))
     openai_images.add(api, worker)
     roles.add(api, worker)
+    adapters.add(api, worker)
     operating.add(api, worker)
     return create_service("image", api, settings, ready=ready, authorise=_door(settings))
 

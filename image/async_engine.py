@@ -11,11 +11,12 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from core.errors import Overloaded, Unavailable
+from core.errors import Overloaded, SoundstageError, Unavailable
 from image.device import Device
 from image.events import LAST, Failed
 from image.generation import Generation
-from image.mail import Cancel, Counters, Mail, News, Publish, Runner, Stop, Submit
+from image.mail import Adapt, Cancel, Counters, Mail, News, Publish, Runner, Stop, Submit
+from image.pipelines.base import Abilities
 from image.request import ImageRequest, RequestId
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class AsyncEngine:
         self._observe = observe
         self._mail: Mail = Mail()
         self._generations: dict[RequestId, Generation] = {}
+        self._adaptations: set[asyncio.Future[None]] = set()
+        self._abilities: Abilities | None = None
         self._submitted = 0
         self._thread: threading.Thread | None = None
         self._idle = asyncio.Event()
@@ -66,6 +69,7 @@ class AsyncEngine:
             except Exception as exc:  # noqa: BLE001 - it reaches the caller of start
                 loop.call_soon_threadsafe(_settle, loaded, exc)
                 return
+            self._abilities = runner.abilities
             loop.call_soon_threadsafe(_settle, loaded, None)
             runner.run()
 
@@ -100,10 +104,34 @@ class AsyncEngine:
 
     def watch(self) -> bool:
         """Whether the device hangs; then nobody waits for it any longer. Called from time to time."""
-        if self.loaded and self.hung and self._generations:
+        if self.loaded and self.hung and (self._generations or self._adaptations):
             log.critical("the device hangs", extra={"seconds": round(self._device.busy_seconds)})
             self._fail_all()
         return self.hung
+
+    @property
+    def abilities(self) -> Abilities:
+        """Raises Unavailable while the model is not loaded."""
+        if self._abilities is None:
+            raise _not_ready()
+        return self._abilities
+
+    @property
+    def edits(self) -> bool:
+        """Whether the model is known to edit pictures."""
+        return self._abilities is not None and self._abilities.pictures > 0
+
+    async def adapt(self, name: str, *, load: bool) -> None:
+        """Load an adapter into the model, or unload it. Raises InvalidRequest, NotFound, Conflict."""
+        self._check_open()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._adaptations.add(done)
+        self._mail.put(Adapt(name, load, lambda error: loop.call_soon_threadsafe(_settle, done, error)))
+        try:
+            await done
+        finally:
+            self._adaptations.discard(done)
 
     def submit(self, requests: Sequence[ImageRequest]) -> list[Generation]:
         """All of the requests or none. Raises Overloaded when they do not fit the queue."""
@@ -141,11 +169,11 @@ class AsyncEngine:
 
     def _check_open(self) -> None:
         if not self.loaded:
-            raise Unavailable("The image engine is not ready.", code="not_ready", retry_after=2)
+            raise _not_ready()
         if self.draining:
             raise Unavailable("This image worker takes no more requests.", code="draining", retry_after=1)
         if self.hung:
-            raise Unavailable("The device does not answer.", code="device_hung", retry_after=self._retry_after_cap)
+            raise _hung(self._retry_after_cap)
 
     def _submit(self, request: ImageRequest) -> Generation:
         id = RequestId(self._submitted)
@@ -170,8 +198,10 @@ class AsyncEngine:
     def _fail_all(self) -> None:
         for id, generation in self._generations.items():
             self._mail.put(Cancel(id))
-            generation.deliver(Failed(Unavailable("The device does not answer.", code="device_hung")))
+            generation.deliver(Failed(_hung(self._retry_after_cap)))
         self._generations.clear()
+        for done in self._adaptations:
+            _settle(done, _hung(self._retry_after_cap))
         self._idle.set()
 
     def _seconds_to_a_free_place(self) -> float:
@@ -180,10 +210,18 @@ class AsyncEngine:
         return min(max(1.0, seconds), self._retry_after_cap)
 
 
-def _settle(loaded: asyncio.Future[None], error: Exception | None) -> None:
-    if loaded.cancelled():
+def _settle(done: asyncio.Future[None], error: Exception | None) -> None:
+    if done.done():
         return
     if error is None:
-        loaded.set_result(None)
+        done.set_result(None)
     else:
-        loaded.set_exception(error)
+        done.set_exception(error)
+
+
+def _not_ready() -> SoundstageError:
+    return Unavailable("The image engine is not ready.", code="not_ready", retry_after=2)
+
+
+def _hung(retry_after: float) -> SoundstageError:
+    return Unavailable("The device does not answer.", code="device_hung", retry_after=retry_after)

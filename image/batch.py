@@ -97,7 +97,7 @@ def admit(pipeline: StepPipeline, request: ImageRequest, id: RequestId, arrived:
         raise InvalidRequest(
             f"The model draws at most {pipeline.max_side} pixels a side.", param="size", code="invalid_size"
         )
-    pipeline.check_adapter(request.adapter)
+    pipeline.adapters.check(request.adapter)
     tokens = pipeline.tokenize(request.prompt)
     negative = pipeline.tokenize(request.negative_prompt) if request.guidance > 0 else None
     lengths = [len(t.ids) for t in (tokens, negative) if t]
@@ -150,7 +150,7 @@ def step(pipeline: StepPipeline, states: Sequence[RequestState]) -> list[bool]:
     """
     import torch
 
-    pipeline.use_adapter(states[0].request.adapter)  # the scheduler mixes no adapters
+    pipeline.adapters.use(states[0].request.adapter)  # the scheduler mixes no adapters
     residents = [s.denoising for s in states if s.denoising]
     velocities = iter(pipeline.velocity([row for d in residents for row in _rows(d)]))
     advanced = []

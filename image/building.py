@@ -32,6 +32,8 @@ def builder(settings: ImageSettings, model: str, load: Load, device: Device) -> 
         from image.pipelines.whole import WholePipeline  # by now its libraries are loaded
 
         if isinstance(pipeline, WholePipeline):
+            with device.turn():
+                warming.warm_whole(pipeline, settings.default_size)
             return WholeEngine(pipeline, mail, publish, device, settings.image_whole_batch)
         with device.turn():
             sizing = _sizing(settings, model, pipeline)

@@ -10,16 +10,17 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from core.errors import SoundstageError, Unavailable, UpstreamTimeout, internal
+from core.errors import SoundstageError
 from image import batch
 from image.batch import RequestState
 from image.decoding import Decodings, Waiting
+from image.desk import Desk
 from image.device import Device
 from image.embeddings import Embeddings
-from image.events import Admitted, Cancelled, Event, Failed, Finished, Partial, Progress
+from image.events import Admitted, Finished, Partial, Progress
 from image.faults import Faults, not_finite
-from image.mail import Cancel, Counters, Mail, News, Publish, Stop, Submit
-from image.pipelines.base import StepPipeline
+from image.mail import Counters, Mail, Publish
+from image.pipelines.base import Abilities, StepPipeline
 from image.request import ImageRequest, RequestId
 from image.scheduler import Budget, Candidate, Decision, schedule
 from image.shares import Shares
@@ -54,30 +55,32 @@ class Engine:
 
     def __post_init__(self) -> None:
         self._budget = self.sizing.budget
-        self._live: dict[RequestId, RequestState] = {}
+        self._desk = Desk(self.mail, self._admitted)
         self._shares = Shares()
         self._embeddings = Embeddings(self.sizing.embedding_bytes)
         self._decodings = Decodings(self.sizing.decoded_pixels)
         self._faults = Faults(self._free_memory, self._shrink)
-        self._events: list[tuple[RequestId, Event]] = []
         self._counters = Counters()
-        self._stopped = False
+
+    @property
+    def abilities(self) -> Abilities:
+        return self.pipeline.abilities
 
     def run(self) -> None:
         """Turn until a Stop command has been read."""
-        while not self._stopped:
+        while not self._desk.stopped:
             self.run_once()
 
     def run_once(self) -> None:
         """One turn and its news, whatever happens in it."""
         try:
-            self._read_mail()
+            self._desk.read(wait=not self._desk.live)
             with self.device.turn():
+                self._desk.adapt(self.pipeline.adapters)
                 self._turn()
         except Exception:  # the outermost loop: these requests fail, the engine goes on
             log.exception("engine turn failed")
-            for state in list(self._live.values()):
-                self._fail(state, internal())
+            self._desk.fail_all()
         self._report()
 
     def _turn(self) -> None:
@@ -86,7 +89,7 @@ class Engine:
         candidates = self._candidates()
         self._shares.here(candidates.values())
         decision = schedule(candidates.values(), self._measured(candidates.values()), self._shares.served)
-        chosen = self._admit([self._live[id] for id in decision.step])
+        chosen = self._admit([self._desk.live[id] for id in decision.step])
         self._step(chosen)
         self._update(chosen)
         stepped = [candidates[s.id] for s in chosen]
@@ -95,48 +98,17 @@ class Engine:
 
     # schedule: what is here
 
-    def _read_mail(self) -> None:
-        """Waits for mail when nothing is here."""
-        commands = [] if self._live else [self.mail.get()]
-        while not self.mail.empty():  # only this thread takes mail out
-            commands.append(self.mail.get_nowait())
-        for command in commands:
-            match command:
-                case Submit(id, request):
-                    self._arrive(id, request)
-                case Cancel(id):
-                    if self._live.pop(id, None):
-                        self._tell(id, Cancelled())
-                case Stop():
-                    self._stopped = True
-        if self._stopped:
-            for state in list(self._live.values()):
-                self._fail(state, Unavailable("The image worker is stopping.", retry_after=1))
-
-    def _arrive(self, id: RequestId, request: ImageRequest) -> None:
-        try:
-            self._live[id] = batch.admit(self.pipeline, request, id, self._counters.tokens)
-        except SoundstageError as exc:
-            self._tell(id, Failed(exc))
-        except Exception:  # a tokenizer's own error must not fail the others
-            log.exception("request refused", extra={"image_request": id})
-            self._tell(id, Failed(internal()))
+    def _admitted(self, id: RequestId, request: ImageRequest) -> RequestState:
+        return batch.admit(self.pipeline, request, id, self._counters.tokens)
 
     def _candidates(self) -> dict[RequestId, Candidate]:
         """Those whose deadline has passed fail here."""
         now = self.device.clock()
-        for state in list(self._live.values()):
-            deadline = state.request.standing.deadline
-            if deadline is not None and deadline <= now:
-                self._fail(state, UpstreamTimeout("The image's deadline has passed.", code="deadline_exceeded"))
-        return {id: state.candidate(self._reading(state, now)) for id, state in self._live.items()}
-
-    def _reading(self, state: RequestState, now: float) -> int | None:
-        """The request's deadline on the work clock, at the present pace."""
-        deadline, pace = state.request.standing.deadline, self._counters.pace
-        if deadline is None or not pace:
-            return None
-        return self._counters.tokens + int((deadline - now) / pace)
+        self._desk.expire(now)
+        reading = self._counters.reading
+        return {
+            id: state.candidate(reading(state.request.standing.deadline, now)) for id, state in self._desk.live.items()
+        }
 
     def _measured(self, candidates: Iterable[Candidate]) -> Budget:
         """Memory is asked for only when somebody wants to come in."""
@@ -152,10 +124,10 @@ class Engine:
         entering = new[: self.sizing.admissions]
         if entering:
             self._run(entering, lambda states: batch.make_resident(self.pipeline, states, self._embeddings))
-            for state in self._alive(entering):
-                self._tell(state.id, Admitted())
+            for state in self._desk.present(entering):
+                self._desk.tell(state.id, Admitted())
             self._report()  # now they run: not only after their first step
-        return [s for s in self._alive(chosen) if s.denoising is not None]
+        return [s for s in self._desk.present(chosen) if s.denoising is not None]
 
     def _step(self, chosen: Sequence[RequestState]) -> None:
         self._run(chosen, self._step_together)
@@ -163,10 +135,10 @@ class Engine:
     def _step_together(self, states: Sequence[RequestState]) -> None:
         for state, finite in zip(states, batch.step(self.pipeline, states), strict=True):
             if not finite:
-                self._fail(state, not_finite())
+                self._desk.fail(state, not_finite())
 
     def _run(self, states: Sequence[RequestState], act: Act) -> None:
-        self._faults.run(states, act, self._fail, lambda state: state.id)
+        self._faults.run(states, act, self._desk.fail, lambda state: state.id)
 
     def _free_memory(self) -> None:
         self._embeddings.clear()
@@ -179,11 +151,11 @@ class Engine:
     # update: what the callers get
 
     def _update(self, chosen: Sequence[RequestState]) -> None:
-        stepped = self._alive(chosen)
+        stepped = self._desk.present(chosen)
         for state in stepped:
-            self._tell(state.id, Progress(state.steps_taken, state.request.own_steps))
+            self._desk.tell(state.id, Progress(state.steps_taken, state.request.own_steps))
         self._decodings.collect(stepped)
-        group = self._decodings.next_group(self._live.values())
+        group = self._decodings.next_group(self._desk.live.values())
         self._faults.run(group, self._show, self._fail_picture, lambda waiting: waiting.state.id)
 
     def _show(self, group: Sequence[Waiting]) -> None:
@@ -193,24 +165,12 @@ class Engine:
         for waiting, pixels in zip(group, pictures, strict=True):
             state = waiting.state
             if waiting.preview is not None:
-                self._tell(state.id, Partial(waiting.preview, pixels))
+                self._desk.tell(state.id, Partial(waiting.preview, pixels))
                 continue
-            del self._live[state.id]
-            self._tell(state.id, Finished(pixels, state.tokens.sha256, state.text_tokens, state.image_tokens))
+            self._desk.leave(state, Finished(pixels, state.tokens.sha256, state.text_tokens, state.image_tokens))
 
     def _fail_picture(self, waiting: Waiting, error: SoundstageError) -> None:
-        if waiting.state.id in self._live:
-            self._fail(waiting.state, error)
-
-    def _fail(self, state: RequestState, error: SoundstageError) -> None:
-        del self._live[state.id]
-        self._tell(state.id, Failed(error))
-
-    def _alive(self, states: Sequence[RequestState]) -> list[RequestState]:
-        return [s for s in states if s.id in self._live]
-
-    def _tell(self, id: RequestId, event: Event) -> None:
-        self._events.append((id, event))
+        self._desk.fail(waiting.state, error)
 
     def _count(self, decision: Decision, stepped: Sequence[Candidate], seconds: float) -> None:
         if not stepped:
@@ -230,7 +190,7 @@ class Engine:
         )
 
     def _report(self) -> None:
-        candidates = [s.candidate() for s in self._live.values()]
+        candidates = [s.candidate() for s in self._desk.live.values()]
         self._counters = replace(
             self._counters,
             running=sum(c.resident for c in candidates),
@@ -240,6 +200,6 @@ class Engine:
             cache_hits=self._embeddings.hits,
             cache_misses=self._embeddings.misses,
             step_tokens=self._budget.tokens,
+            adapters=self.pipeline.adapters.loaded,
         )
-        events, self._events = tuple(self._events), []
-        self.publish(News(events, self._counters))
+        self._desk.report(self.publish, self._counters)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from core.errors import SoundstageError
-from image.pipelines.base import Pixels
+from image.request import Pixels
 
 
 @dataclass(frozen=True, slots=True)

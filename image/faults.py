@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from core.errors import SoundstageError, internal
-from image.request import RequestId
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ class Faults:
         group: Sequence[T],
         act: Callable[[Sequence[T]], None],
         fail: Callable[[T, SoundstageError], None],
-        name: Callable[[T], RequestId],
+        name: Callable[[T], int],
     ) -> None:
         """Act on the group; if that raises, on parts of it; a single one that still raises fails.
 
@@ -58,7 +57,7 @@ class Faults:
             error = again
             self._shrink()
         if len(group) == 1:
-            fail(group[0], _as_ours(error, name(group[0])))
+            fail(group[0], as_ours(error, image_request=name(group[0])))
             return
         for part in _parts(group, error):
             self.run(part, act, fail, name)
@@ -79,7 +78,8 @@ def _parts(group: Sequence[T], error: Exception) -> list[Sequence[T]]:
     return [[one] for one in group]
 
 
-def _as_ours(exc: Exception, id: RequestId) -> SoundstageError:
+def as_ours(exc: Exception, **about: object) -> SoundstageError:
+    """What a caller is told; what is nobody's business is logged with what it is `about`."""
     if isinstance(exc, SoundstageError):
         return exc
     from image.pipelines.base import NotFinite
@@ -88,7 +88,7 @@ def _as_ours(exc: Exception, id: RequestId) -> SoundstageError:
         return not_finite()
     if _is_out_of_memory(exc):
         return OutOfMemory("The image needs more memory than the device has.", code="out_of_memory")
-    log.error("image request failed", exc_info=exc, extra={"image_request": id})
+    log.error("the engine could not do it", exc_info=exc, extra=about)
     return internal()
 
 

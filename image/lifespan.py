@@ -78,8 +78,8 @@ def _registrar(worker: Worker) -> Registrar | None:
             kind="image",
             url=AnyHttpUrl(settings.reached_at()),
             models=tuple(
-                ServedModel(id=model, abilities=("images", "image_edits"), max_model_len=None)
-                for model in worker.engines
+                ServedModel(id=model, abilities=("images", "image_edits") if engine.edits else ("images",))
+                for model, engine in worker.engines.items()
             ),
             roles=settings.image_roles,
             capacity=settings.image_queue_max,

@@ -5,11 +5,15 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from core.errors import SoundstageError
 from image.events import Event
 from image.request import ImageRequest, RequestId
 from image.scheduler import Decision
+
+if TYPE_CHECKING:
+    from image.pipelines.base import Abilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +28,20 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapt:
+    """Load an adapter or unload it; `done` is told, on the engine's thread, what went wrong or None."""
+
+    name: str
+    load: bool
+    done: Callable[[SoundstageError | None], object]
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     pass
 
 
-Command = Submit | Cancel | Stop
+Command = Submit | Cancel | Adapt | Stop
 Mail = queue.SimpleQueue[Command]
 
 
@@ -49,7 +62,12 @@ class Counters:
     cache_hits: int = 0
     cache_misses: int = 0
     step_tokens: int = 0  # most tokens in one step, as of now
+    adapters: tuple[str, ...] = ()  # that are loaded
     decision: Decision | None = None  # the last one that chose a batch
+
+    def reading(self, deadline: float | None, now: float) -> int | None:
+        """A deadline in seconds as a reading of the work clock at the present pace; None where none is known."""
+        return None if deadline is None or not self.pace else self.tokens + int((deadline - now) / self.pace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +83,9 @@ Publish = Callable[[News], object]
 
 class Runner(Protocol):
     """An engine as its thread sees it."""
+
+    @property
+    def abilities(self) -> Abilities: ...
 
     def run(self) -> None:
         """Until a Stop command has been read."""

@@ -16,11 +16,24 @@ Priority = Literal["low", "normal", "high"]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """The picture that an edit starts from, already of the request's size."""
+class Pixels:
+    """A picture: `rgb` holds height × width × 3 bytes."""
 
-    rgb: bytes  # height × width × 3
-    strength: float  # above 0, at most 1: the share of the steps that is taken
+    width: int
+    height: int
+    rgb: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What an edit starts from.
+
+    A model that draws on from a picture gets one, of the request's size. One that looks at pictures gets them at
+    sizes of their own, and takes all the steps.
+    """
+
+    pictures: tuple[Pixels, ...]
+    strength: float = 1.0  # above 0, at most 1: the share of the steps that is taken
     mask: bytes | None = None  # height × width: 255 where the picture is painted anew, 0 where it stays
 
 

@@ -36,6 +36,7 @@ class ImageSettings(WorkerSettings):
         None, description="A folder of LoRA files; `lora` names one without .safetensors."
     )
     image_lora_max: int = Field(4, ge=1, description="Most adapters loaded at once; the least recently used goes.")
+    image_lora_max_mb: int = Field(2048, ge=1, description="Most MiB of adapter files loaded at once.")
     image_threads: int = Field(0, ge=0, le=1024, description="CPU threads of the model; 0 leaves PyTorch's choice.")
     image_roles: CommaList = Field((), description="Pools to serve: profile, chat1to1, shorts, scenes; unset: any.")
 

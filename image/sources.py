@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.errors import InvalidRequest
-from image.request import SIDE_MULTIPLE, Limits, Source
+from image.request import SIDE_MULTIPLE, Limits, Pixels, Source
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
@@ -64,15 +64,22 @@ def source(upload: Upload, mask: Upload | None, size: tuple[int, int], strength:
     """Both at the request's size. Raises InvalidRequest for a mask that does not fit its picture."""
     from PIL import Image
 
-    rgb = upload.picture.resize(size, Image.Resampling.LANCZOS) if upload.picture.size != size else upload.picture
     if mask is None:
-        return Source(rgb.tobytes(), strength)
+        return Source((sized(upload, size),), strength)
     if (mask.width, mask.height) != (upload.width, upload.height):
         raise _refusal("mask", "invalid_mask", "The mask must have the picture's size.")
     if mask.picture.mode != "RGBA":
         raise _refusal("mask", "invalid_mask", "The mask needs transparency: transparent pixels are painted anew.")
     alpha = mask.picture.getchannel("A").resize(size, Image.Resampling.NEAREST)
-    return Source(rgb.tobytes(), strength, alpha.point(lambda a: 0 if a >= _OPAQUE_FROM else 255).tobytes())
+    anew = alpha.point(lambda a: 0 if a >= _OPAQUE_FROM else 255)
+    return Source((sized(upload, size),), strength, anew.tobytes())
+
+
+def sized(upload: Upload, size: tuple[int, int]) -> Pixels:
+    from PIL import Image
+
+    rgb = upload.picture if upload.picture.size == size else upload.picture.resize(size, Image.Resampling.LANCZOS)
+    return Pixels(*size, rgb.tobytes())
 
 
 def _refusal(param: str, code: str, message: str) -> InvalidRequest:

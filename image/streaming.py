@@ -1,8 +1,9 @@
 """Server-sent events: what is under way is told as it comes, and a client that leaves ends it at once."""
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.responses import Response
@@ -10,6 +11,8 @@ from starlette.responses import Response
 from core.disconnect import until_disconnect
 from core.errors import SoundstageError
 from core.service import Receive, Scope, Send
+
+T = TypeVar("T")
 
 
 class EventStream(Response):
@@ -40,6 +43,44 @@ async def _with_errors(events: AsyncGenerator[dict[str, Any], None]) -> AsyncGen
             yield event
     except SoundstageError as exc:
         yield {"type": "error", **exc.envelope()}
+
+
+async def together(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
+    """What all of them yield, as it comes, with its source's number.
+
+    One that fails does not end the others: the first error is raised after they have.
+    """
+    coming = {_next(source): i for i, source in enumerate(sources)}
+    failed: SoundstageError | None = None
+    try:
+        while coming:
+            done, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                i = coming.pop(task)
+                try:
+                    item = task.result()
+                except StopAsyncIteration:
+                    continue
+                except SoundstageError as exc:
+                    failed = failed or exc
+                    continue
+                coming[_next(sources[i])] = i
+                yield i, item
+    finally:
+        for task in coming:
+            task.cancel()
+        await asyncio.gather(*coming, return_exceptions=True)
+        for source in sources:
+            await source.aclose()
+    if failed is not None:
+        raise failed
+
+
+def _next(source: AsyncGenerator[T, None]) -> asyncio.Task[T]:
+    async def one() -> T:
+        return await anext(source)
+
+    return asyncio.create_task(one())
 
 
 def _frame(event: dict[str, Any]) -> bytes:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from image import batch
 from image.batch import RequestState
 from image.embeddings import Embeddings
 from image.pipelines.base import StepPipeline
 from image.request import ImageRequest, RequestId
+
+if TYPE_CHECKING:
+    from image.pipelines.whole import WholePipeline
 
 
 def resident(pipeline: StepPipeline, size: tuple[int, int], id: int) -> RequestState:
@@ -25,4 +30,10 @@ def warm(pipeline: StepPipeline, size: tuple[int, int]) -> None:
     if state.denoising is not None:
         pipeline.preview([state.denoising.latents])
         pipeline.decode([state.denoising.latents])
+    pipeline.release_memory()
+
+
+def warm_whole(pipeline: WholePipeline, size: tuple[int, int]) -> None:
+    """As warm, for a pipeline that runs whole requests."""
+    pipeline.run([ImageRequest("", *size, steps=2, seed=0)], lambda taken, look: None)
     pipeline.release_memory()

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from core.errors import InvalidRequest
 from core.service import from_validation
 from image.encode import Format, Output
+from image.pipelines.base import Abilities
 from image.request import ImageRequest, Source, Standing, parse_size
 from image.settings import ImageSettings
 
@@ -65,8 +66,6 @@ class ImagesBody(_Body):
             raise _invalid("partial_images", "partial_images needs stream: true.", "needs_stream")
         if self.stream and self.response_format == "url":
             raise _invalid("response_format", "A stream carries b64_json only.")
-        if self.stream and self.n not in (None, 1):
-            raise _invalid("n", "A stream carries one image: its events name none.")
 
     def requests(
         self,
@@ -111,13 +110,27 @@ class EditBody(ImagesBody):
 
     strength: float | None = Field(None, description="How far from the picture: 0 stays, 1 starts from noise.")
 
-    def strength_for(self, masked: bool) -> float:
+    def strength_for(self, abilities: Abilities, *, masked: bool) -> float:
         """Inside a mask everything is painted anew unless asked otherwise."""
+        if not abilities.strength:
+            if self.strength is not None:
+                message = "The model looks at pictures: it takes no strength."
+                raise _invalid("strength", message, "unsupported_parameter")
+            return 1.0
         if self.strength is None:
             return 1.0 if masked else 0.7
         if not 0 < self.strength <= 1:
             raise _invalid("strength", "strength must be above 0 and at most 1.")
         return self.strength
+
+
+class AdapterBody(BaseModel):
+    """POST /v1/images/adapters/{load,unload}. A name of the configured folder, never a path or an address."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    lora: AdapterName
+    model: str | None = None
 
 
 class WorkerBody(_Body):
@@ -135,7 +148,7 @@ class WorkerBody(_Body):
         return asked
 
 
-Body = TypeVar("Body", bound=_Body)
+Body = TypeVar("Body", bound=BaseModel)
 
 
 def parse(kind: type[Body], body: bytes) -> Body:

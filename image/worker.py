@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +18,7 @@ from image.encode import EDITED, GENERATED, Origin, Output, encode
 from image.events import LAST, Admitted, Finished, Partial
 from image.generation import Generation, finished
 from image.ledger import Ledger
-from image.pipelines.base import Pixels
-from image.request import ImageRequest, Priority, Standing
+from image.request import ImageRequest, Pixels, Priority, Standing
 from image.settings import ImageSettings
 from image.signing import Signer
 
@@ -69,6 +68,17 @@ class Picture:
     @property
     def b64(self) -> str:
         return base64.b64encode(self.file).decode()
+
+    @property
+    def sent_tokens(self) -> int:
+        """Of the pictures that it was made from, counted as those it draws are."""
+        source = self.request.source
+        pixels = sum(p.width * p.height for p in source.pictures) if source else 0
+        return pixels * self.done.image_tokens // (self.request.width * self.request.height)
+
+
+Told = Admitted | tuple[int, bytes] | Picture
+"""What a stream tells of an image: that it runs, previews with their index, the picture."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +157,7 @@ class Worker:
             for generation in generations:
                 generation.cancel()
 
-    async def follow(self, job: Job, generation: Generation) -> AsyncIterator[Admitted | tuple[int, bytes] | Picture]:
+    async def follow(self, job: Job, generation: Generation) -> AsyncGenerator[Told, None]:
         """That it runs, each preview with its index, then the picture. Raises what the image failed with."""
         async for event in generation:
             if isinstance(event, Admitted):

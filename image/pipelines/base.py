@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from image.request import ImageRequest
+from image.request import ImageRequest, Pixels
 
 if TYPE_CHECKING:
     import torch
+
+    from image.pipelines.adapters import Adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,12 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Pixels:
-    """A finished picture: `rgb` holds height × width × 3 bytes."""
+class Abilities:
+    """What callers may ask of a model besides drawing from text."""
 
-    width: int
-    height: int
-    rgb: bytes
+    pictures: int  # most that an edit may start from; 0: no edits
+    masks: bool
+    strength: bool  # an edit starts between the picture and noise; without, pictures are only looked at
 
 
 class NotFinite(ValueError):
@@ -79,6 +81,10 @@ class StepPipeline(Protocol):
     max_side: int
     """Longest side the model has positions for, in pixels."""
 
+    abilities: Abilities
+
+    adapters: Adapters
+
     @property
     def fingerprint(self) -> str:
         """What speed and memory depend on: model, device, number format, library."""
@@ -91,12 +97,6 @@ class StepPipeline(Protocol):
 
     def row_tokens(self, request: ImageRequest, text_tokens: int) -> int:
         """Length of the request's row in a transformer call."""
-
-    def check_adapter(self, name: str | None) -> None:
-        """Raises InvalidRequest for an adapter that cannot be used."""
-
-    def use_adapter(self, name: str | None) -> None:
-        """The weights of the next transformer calls: with an adapter, or without."""
 
     def encode(self, prompts: Sequence[Tokens]) -> list[torch.Tensor]:
         """One (L, D) embedding a prompt."""

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from image.pipelines.base import StepPipeline
 from image.settings import ImageSettings
@@ -14,6 +14,7 @@ from image.settings import ImageSettings
 if TYPE_CHECKING:
     import torch
 
+    from image.pipelines.adapters import Adapters
     from image.pipelines.previews import Preview
     from image.pipelines.whole import WholePipeline
     from image.pipelines.zimage import ZImage
@@ -39,7 +40,6 @@ def load(folder: Path, model: str, settings: ImageSettings) -> StepPipeline | Wh
     import torch
 
     from image.pipelines import memory
-    from image.pipelines.whole import WholePipeline
 
     quiet()
     torch.set_grad_enabled(False)
@@ -49,9 +49,13 @@ def load(folder: Path, model: str, settings: ImageSettings) -> StepPipeline | Wh
     _check_memory(folder, model, memory.free(torch.device(device)))
     started = time.perf_counter()
     if kind == "ZImagePipeline":
-        pipeline: StepPipeline | WholePipeline = _zimage(folder, model, device, dtype, settings)
+        pipeline: ZImage | WholePipeline = _zimage(folder, model, device, dtype, settings)
     else:
-        pipeline = WholePipeline.load(folder, model, device, dtype)
+        pipeline = _whole(folder, model, device, dtype, settings)
+    if settings.image_lora_dir:
+        pipeline.adapters = _adapters(pipeline, settings.image_lora_dir, settings)
+    if pipeline.vae is not None:
+        pipeline.show_with(_preview(pipeline.vae, pipeline.vae_scale, settings, device, dtype))
     seconds = round(time.perf_counter() - started, 3)
     log.info("image model loaded", extra={"model": model, "device": device, "dtype": str(dtype), "seconds": seconds})
     return pipeline
@@ -83,17 +87,34 @@ def _zimage(folder: Path, model: str, device: str, dtype: torch.dtype, settings:
     from image.pipelines.zimage import ZImage
 
     encoder = None
+    if settings.image_compile and settings.image_lora_dir:
+        raise CheckpointError("adapters cannot change compiled blocks: set IMAGE_COMPILE or IMAGE_LORA_DIR, not both")
     if settings.image_encoder_dtype == "nf4":
-        encoder = tuning.encoder_in_4_bits(folder, device, dtype)
+        try:
+            encoder = tuning.encoder_in_4_bits(folder, device, dtype)
+        except ImportError as exc:
+            raise CheckpointError(f"IMAGE_ENCODER_DTYPE=nf4 needs the dependency group image-4bit: {exc}") from exc
     pipeline = ZImage.load(folder, model, device, dtype, encoder)
     tuning.apply(pipeline, settings)
-    if settings.image_lora_dir:
-        pipeline.adapters_from(settings.image_lora_dir, settings.image_lora_max)
-    pipeline.show_with(_preview(pipeline, settings, device, dtype))
     return pipeline
 
 
-def _preview(pipeline: ZImage, settings: ImageSettings, device: str, dtype: torch.dtype) -> Preview:
+def _whole(folder: Path, model: str, device: str, dtype: torch.dtype, settings: ImageSettings) -> WholePipeline:
+    from image.pipelines.whole import Unfit, WholePipeline
+
+    try:
+        return WholePipeline.load(folder, model, device, dtype)
+    except Unfit as exc:
+        raise CheckpointError(str(exc)) from exc
+
+
+def _adapters(pipeline: ZImage | WholePipeline, folder: Path, settings: ImageSettings) -> Adapters:
+    from image.pipelines.adapters import Adapters
+
+    return Adapters(pipeline.stock, folder, settings.image_lora_max, settings.image_lora_max_mb << 20)
+
+
+def _preview(vae: Any, scale: int, settings: ImageSettings, device: str, dtype: torch.dtype) -> Preview:
     import torch
 
     from image.pipelines import previews
@@ -101,8 +122,8 @@ def _preview(pipeline: ZImage, settings: ImageSettings, device: str, dtype: torc
     if settings.image_preview_decoder:
         return previews.through_tiny_decoder(settings.image_preview_decoder, torch.device(device), dtype)
     if settings.image_preview == "vae":
-        return previews.through_vae(pipeline.vae)
-    return previews.through_matrix(pipeline.vae, pipeline.vae_scale)
+        return previews.through_vae(vae)
+    return previews.through_matrix(vae, scale)
 
 
 def _check_memory(folder: Path, model: str, free: int) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from image.pipelines.base import NotFinite, Pixels
+from image.pipelines.base import NotFinite
+from image.request import Pixels
 
 
 def as_levels(images: torch.Tensor) -> torch.Tensor:

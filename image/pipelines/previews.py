@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ def through_vae(vae: Any) -> Preview:
     """As exact as a finished image, and as dear."""
 
     def show(latents: torch.Tensor) -> torch.Tensor:
-        scaled = latents.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
-        image: torch.Tensor = vae.decode(scaled, return_dict=False)[0]
+        factor, shift = _normalisation(vae)
+        with _wide_enough(vae):
+            image: torch.Tensor = vae.decode((latents / factor + shift).to(vae.dtype), return_dict=False)[0]
         return image.float()
 
     return show
@@ -61,10 +63,31 @@ def _fit(vae: Any, scale: int) -> torch.Tensor:
     generator = torch.Generator("cpu").manual_seed(0)
     coarse = torch.rand(_PICTURES, 3, 5, 5, generator=generator) * 2 - 1
     pictures = functional.interpolate(coarse, size=(_SIDE, _SIDE), mode="bicubic").clamp(-1, 1)
-    encoded = vae.encode(pictures.to(vae.device, vae.dtype)).latent_dist.mode().float().cpu()
-    latents = (encoded - vae.config.shift_factor) * vae.config.scaling_factor
+    with _wide_enough(vae):
+        encoded = vae.encode(pictures.to(vae.device, vae.dtype)).latent_dist.mode().float().cpu()
+    factor, shift = _normalisation(vae)
+    latents = (encoded - shift) * factor
     known = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
     known = torch.cat([known, torch.ones(len(known), 1)], dim=1)
     wanted = functional.avg_pool2d(pictures, scale).permute(0, 2, 3, 1).reshape(-1, 3)
     solution: torch.Tensor = torch.linalg.lstsq(known, wanted, driver="gelsd").solution
     return solution
+
+
+def _normalisation(vae: Any) -> tuple[float, float]:
+    """Factor and shift between the VAE's latents and the denoiser's; families that have their own are (1, 0) here."""
+    config = vae.config
+    return getattr(config, "scaling_factor", None) or 1.0, getattr(config, "shift_factor", None) or 0.0
+
+
+@contextmanager
+def _wide_enough(vae: Any) -> Iterator[None]:
+    """Some VAEs overflow in float16, and say so."""
+    narrow = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+    if narrow:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if narrow:
+            vae.to(torch.float16)

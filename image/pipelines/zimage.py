@@ -21,10 +21,10 @@ from diffusers.pipelines.z_image.pipeline_z_image import (
 from core.errors import InvalidRequest
 from image.pipelines import memory, previews
 from image.pipelines.adapters import Adapters
-from image.pipelines.base import Kept, Pixels, Row, Schedule, Start, Tokens
+from image.pipelines.base import Abilities, Kept, Row, Schedule, Start, Tokens
 from image.pipelines.pixels import as_levels, as_pixels
 from image.pipelines.previews import Preview
-from image.request import ImageRequest, Source
+from image.request import ImageRequest, Pixels, Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +40,7 @@ class ZImage:
     def __init__(self, stock: ZImagePipeline, model: str) -> None:
         """Takes the parts of `stock`; the stock pipeline's own loop is never run."""
         self.model = model
+        self.stock = stock
         self._tokenizer: PreTrainedTokenizerBase = stock.tokenizer
         self.text_encoder: Any = stock.text_encoder
         self.transformer: Any = stock.transformer
@@ -49,8 +50,8 @@ class ZImage:
             raise ValueError("only deterministic flow matching from sigma 1 to 0 can be stepped")
         self._device: torch.device = self.transformer.device
         self._pixels_a_patch: int = stock.vae_scale_factor * PATCH
-        self._stock = stock
-        self._adapters = Adapters(stock, None, 1)
+        self.adapters = Adapters(stock)
+        self.abilities = Abilities(pictures=1, masks=True, strength=True)
         self._decoder = previews.through_vae(stock.vae)
         self._preview = previews.through_matrix(stock.vae, stock.vae_scale_factor)
         self.max_side: int = min(self.transformer.config.axes_lens[1:]) * self._pixels_a_patch
@@ -66,16 +67,6 @@ class ZImage:
         for part in (stock.text_encoder, stock.transformer, stock.vae):
             part.requires_grad_(False).eval()
         return cls(stock, model)
-
-    def adapters_from(self, folder: Path, most: int) -> None:
-        """Where adapters lie, and how many are loaded at once."""
-        self._adapters = Adapters(self._stock, folder, most)
-
-    def check_adapter(self, name: str | None) -> None:
-        self._adapters.check(name)
-
-    def use_adapter(self, name: str | None) -> None:
-        self._adapters.use(name)
 
     def show_with(self, preview: Preview) -> None:
         """How unfinished images are shown."""
@@ -144,8 +135,8 @@ class ZImage:
         return Start(latents, Kept(source, noise, self._anew(request, request.source.mask)))
 
     def _encode_source(self, request: ImageRequest, source: Source, generator: torch.Generator) -> torch.Tensor:
-        rgb = torch.frombuffer(bytearray(source.rgb), dtype=torch.uint8).view(request.height, request.width, 3)
-        image = rgb.permute(2, 0, 1).unsqueeze(0).float() / 255.0
+        raw = torch.frombuffer(bytearray(source.pictures[0].rgb), dtype=torch.uint8)
+        image = raw.view(request.height, request.width, 3).permute(2, 0, 1).unsqueeze(0).float() / 255.0
         posterior = self.vae.encode((2.0 * image - 1.0).to(self._device, self.vae.dtype)).latent_dist
         config = self.vae.config
         latents: torch.Tensor = (posterior.sample(generator)[0].float() - config.shift_factor) * config.scaling_factor

@@ -5,6 +5,7 @@ import base64
 import random
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any, Literal
 
 import msgspec
@@ -18,11 +19,12 @@ from image import sources
 from image.blobs import PATH
 from image.encode import MEDIA_TYPES
 from image.events import Admitted
-from image.request import ImageRequest
-from image.streaming import EventStream
+from image.pipelines.base import Abilities
+from image.request import ImageRequest, Source
+from image.streaming import EventStream, together
 from image.upload import Form, parse_form
 from image.wire import EditBody, GenerationBody, ImagesBody, parse, parse_strings
-from image.worker import Job, Picture, Worker, standing
+from image.worker import Job, Picture, Told, Worker, standing
 
 Kind = Literal["image_generation", "image_edit"]
 
@@ -63,17 +65,31 @@ def seed(asked: int | None) -> int:
 
 def _edit_requests(worker: Worker, http: Request, body: EditBody, form: Form) -> list[ImageRequest]:
     """Decodes the pictures: off the event loop."""
-    settings = worker.settings
+    settings, abilities = worker.settings, worker.engines[worker.model(body.model)].abilities
+    _check_pictures(form, abilities)
+    strength = body.strength_for(abilities, masked=form.mask is not None)
+    pictures = [sources.read(file, "image", settings.image_max_source_pixels) for file in form.images]
+    mask = sources.read(form.mask, "mask", settings.image_max_source_pixels) if form.mask is not None else None
+    size = body.asked_size() or sources.fitting_size(pictures[0], settings.limits)
+    settings.limits.check_size(*size)
+    if abilities.strength:
+        source = sources.source(pictures[0], mask, size, strength)
+    else:
+        source = Source(tuple(sources.sized(p, sources.fitting_size(p, settings.limits)) for p in pictures))
+    return body.requests(settings, seed(body.seed), standing(http), size, source)
+
+
+def _check_pictures(form: Form, abilities: Abilities) -> None:
+    """Raises InvalidRequest for none, and for more than the model can use."""
+    if not abilities.pictures:
+        raise InvalidRequest("The model edits no pictures.", param="image", code="unsupported_parameter")
     if not form.images:
         raise InvalidRequest("image: a picture to edit is required.", param="image", code="missing")
-    if len(form.images) > 1:
-        raise InvalidRequest("The model edits one picture at a time.", param="image", code="too_many_images")
-    picture = sources.read(form.images[0], "image", settings.image_max_source_pixels)
-    mask = sources.read(form.mask, "mask", settings.image_max_source_pixels) if form.mask else None
-    size = body.asked_size() or sources.fitting_size(picture, settings.limits)
-    settings.limits.check_size(*size)
-    source = sources.source(picture, mask, size, body.strength_for(mask is not None))
-    return body.requests(settings, seed(body.seed), standing(http), size, source)
+    if len(form.images) > abilities.pictures:
+        message = f"The model can use {abilities.pictures} of the {len(form.images)} pictures sent."
+        raise InvalidRequest(message, param="image", code="too_many_images")
+    if form.mask is not None and not abilities.masks:
+        raise InvalidRequest("The model takes no mask.", param="mask", code="unsupported_parameter")
 
 
 async def _answer(
@@ -132,18 +148,24 @@ async def _stream(worker: Worker, http: Request, kind: Kind, body: ImagesBody, j
 
 async def _events(worker: Worker, kind: Kind, body: ImagesBody, job: Job) -> AsyncGenerator[dict[str, Any], None]:
     with worker.submitted(job) as generations:
-        async for told in worker.follow(job, generations[0]):
-            event = {"created_at": int(time.time()), **_described(body, job)}
-            if isinstance(told, Admitted):
-                yield {}  # the answer may begin
-            elif isinstance(told, Picture):
-                completed = {"usage": _usage([told]), "seed": told.request.seed, "model": job.model}
-                proof = {"prompt_sha256": told.done.prompt_sha256}
-                yield {"type": f"{kind}.completed", "b64_json": told.b64, **event, **completed, **proof}
-            else:
-                index, file = told
-                b64 = base64.b64encode(file).decode()
-                yield {"type": f"{kind}.partial_image", "partial_image_index": index, "b64_json": b64, **event}
+        followed = together([worker.follow(job, generation) for generation in generations])
+        async with aclosing(followed):
+            async for image, told in followed:
+                yield _event(kind, body, job, image, told)
+
+
+def _event(kind: Kind, body: ImagesBody, job: Job, image: int, told: Told) -> dict[str, Any]:
+    """`image`: which of the n."""
+    if isinstance(told, Admitted):
+        return {}  # the answer may begin
+    event = {"created_at": int(time.time()), "image_index": image, **_described(body, job)}
+    if isinstance(told, Picture):
+        completed = {"usage": _usage([told]), "seed": told.request.seed, "model": job.model}
+        proof = {"prompt_sha256": told.done.prompt_sha256}
+        return {"type": f"{kind}.completed", "b64_json": told.b64, **event, **completed, **proof}
+    index, file = told
+    b64 = base64.b64encode(file).decode()
+    return {"type": f"{kind}.partial_image", "partial_image_index": index, "b64_json": b64, **event}
 
 
 def _described(body: ImagesBody, job: Job) -> dict[str, Any]:
@@ -157,7 +179,7 @@ def _described(body: ImagesBody, job: Job) -> dict[str, Any]:
 
 def _usage(pictures: Sequence[Picture]) -> dict[str, Any]:
     text = sum(p.done.text_tokens for p in pictures)
-    sent = sum(p.done.image_tokens for p in pictures if p.request.source)
+    sent = sum(p.sent_tokens for p in pictures)
     image = sum(p.done.image_tokens for p in pictures)
     return {
         "input_tokens": text + sent,

@@ -1,13 +1,17 @@
 """The real tiny pipeline, built once a run."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from image import tiny_untrained
+from image.pipelines.load import load
+from image.pipelines.whole import WholePipeline
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest
+from image.settings import ImageSettings
+from tests.image import tiny_pipelines
 from tests.image.asking import worker
 from tests.image.reference import Stock
 
@@ -32,6 +36,27 @@ async def port(pipeline: ZImage, tmp_path_factory: pytest.TempPathFactory) -> As
     """A worker that tests share; it keeps nothing of what they ask."""
     async with worker(lambda: pipeline, tmp_path_factory.mktemp("data")) as port:
         yield port
+
+
+def whole(checkpoint: Path, folder: Path, build: Callable[[Path, Path], Path]) -> WholePipeline:
+    loaded = load(build(folder / build.__name__, checkpoint), f"tiny-{build.__name__}", ImageSettings.load())
+    assert isinstance(loaded, WholePipeline)
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def sdxl(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> WholePipeline:
+    return whole(checkpoint, tmp_path_factory.mktemp("models"), tiny_pipelines.sdxl)
+
+
+@pytest.fixture(scope="session")
+def flux(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> WholePipeline:
+    return whole(checkpoint, tmp_path_factory.mktemp("models"), tiny_pipelines.flux)
+
+
+@pytest.fixture(scope="session")
+def klein(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> WholePipeline:
+    return whole(checkpoint, tmp_path_factory.mktemp("models"), tiny_pipelines.klein)
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import torch
 
-from image.pipelines.base import Pixels, Row, Schedule, Start, Tokens
+from image.pipelines.base import Row, Schedule, Start, Tokens
 from image.pipelines.zimage import ZImage
-from image.request import ImageRequest
+from image.request import ImageRequest, Pixels
 
 
 class Wrapped:
@@ -17,6 +17,8 @@ class Wrapped:
         self.inner = inner
         self.model = inner.model
         self.max_side = inner.max_side
+        self.abilities = inner.abilities
+        self.adapters = inner.adapters
 
     def tokenize(self, prompt: str) -> Tokens:
         return self.inner.tokenize(prompt)
@@ -44,12 +46,6 @@ class Wrapped:
 
     def preview(self, latents: Sequence[torch.Tensor]) -> list[Pixels]:
         return self.inner.preview(latents)
-
-    def check_adapter(self, name: str | None) -> None:
-        self.inner.check_adapter(name)
-
-    def use_adapter(self, name: str | None) -> None:
-        self.inner.use_adapter(name)
 
     def state_bytes(self, request: ImageRequest, text_tokens: int) -> int:
         return self.inner.state_bytes(request, text_tokens)

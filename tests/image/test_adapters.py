@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 
 from core.errors import InvalidRequest
 from image.events import Failed
+from image.pipelines.adapters import Adapters
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest
 from image.tiny_untrained import MODEL
@@ -43,7 +44,9 @@ def asked(adapter: str | None) -> ImageRequest:
 
 def test_each_image_has_its_own_adapter(checkpoint: Path, folder: Path) -> None:
     own = ZImage.load(checkpoint, MODEL, "cpu", torch.float32)
-    own.adapters_from(folder, most=1)  # so that one makes room for the other at every step
+    own.adapters = Adapters(
+        own.stock, folder, most=1, most_bytes=1 << 20
+    )  # so that one makes room for the other at every step
     driven = Driven(Transparent(own))
     ids = {name: driven.submit(asked(name)) for name in (None, "ink", "chalk")}
     missing = driven.submit(asked("none"))
@@ -75,4 +78,4 @@ def _reference(checkpoint: Path, folder: Path, adapter: str | None) -> torch.Ten
 
 def test_without_a_folder_there_is_none(pipeline: ZImage) -> None:
     with pytest.raises(InvalidRequest):
-        pipeline.check_adapter("ink")
+        pipeline.adapters.check("ink")

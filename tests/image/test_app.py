@@ -138,7 +138,7 @@ BAD = [
     ({"prompt": "x", "response_format": "file"}, "response_format"),
     ({"prompt": "x", "partial_images": 4, "stream": True}, "partial_images"),
     ({"prompt": "x", "partial_images": 1}, "partial_images"),
-    ({"prompt": "x", "stream": True, "n": 2}, "n"),
+    ({"prompt": "x", "stream": True, "n": 11}, "n"),
     ({"prompt": "x", "stream": "yes"}, "stream"),
     ({"prompt": "x", "strength": 0.5}, "strength"),
     ({"prompt": "x", "exact": 1}, "exact"),

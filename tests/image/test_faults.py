@@ -10,10 +10,10 @@ from image.device import Device
 from image.embeddings import Embeddings, Key
 from image.engine import Engine, Sizing
 from image.events import Failed, Finished
-from image.pipelines.base import Pixels, Row, Schedule, Start, Tokens
+from image.pipelines.base import Row, Schedule, Start, Tokens
 from image.pipelines.pixels import as_levels
 from image.pipelines.zimage import ZImage
-from image.request import ImageRequest
+from image.request import ImageRequest, Pixels
 from tests.fakes.wait import eventually, soon
 from tests.image.doubles import Stepped, Transparent
 from tests.image.driving import MIXING, Driven, assert_as_stock

@@ -17,8 +17,8 @@ from core.errors import Forbidden, NotFound
 from image.__main__ import print_marks
 from image.blobs import Blobs
 from image.encode import EDITED, GENERATED, Format, Origin, Output, encode, facts_of
-from image.pipelines.base import Pixels
 from image.pipelines.zimage import ZImage
+from image.request import Pixels
 from image.signing import Signer, SigningError, manifest_of
 from tests.image.asking import GENERATIONS, picture, post, worker
 

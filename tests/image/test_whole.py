@@ -7,139 +7,18 @@ import pytest
 import torch
 
 from image.building import Load
-from image.device import Device
-from image.events import LAST, Cancelled, Event, Failed, Finished, Partial, Progress
-from image.mail import Cancel, Mail, News, Stop, Submit
-from image.pipelines.load import load
+from image.events import Cancelled, Failed, Finished, Partial, Progress
+from image.mail import Cancel, Stop
 from image.pipelines.whole import OnStep, WholePipeline
 from image.pipelines.zimage import ZImage
-from image.request import ImageRequest, RequestId, Source
-from image.settings import ImageSettings
+from image.request import ImageRequest
 from image.tiny_untrained import MODEL
-from image.whole_engine import WholeEngine
 from tests.fakes.serving import serving
-from tests.image.asking import GENERATIONS, get, gradient, picture, post, post_form, ready, settings
+from tests.image.asking import GENERATIONS, get, picture, post, ready, settings
+from tests.image.driving_whole import Driven, Watched, asked
 
 # diffusers' own, with numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
-    return tiny_sdxl(tmp_path_factory.mktemp("models") / "tiny-sdxl", checkpoint)
-
-
-@pytest.fixture(scope="module")
-def sdxl(folder: Path) -> WholePipeline:
-    loaded = load(folder, "tiny-sdxl", ImageSettings.load())
-    assert isinstance(loaded, WholePipeline)
-    return loaded
-
-
-def tiny_sdxl(folder: Path, zimage: Path) -> Path:
-    """In diffusers' layout. It borrows the tiny Z-Image's tokenizer; the weights depend on a seed."""
-    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-    from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(zimage / "tokenizer", model_max_length=77)
-    text: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "projection_dim": 16,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": 0,
-    }
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=(2, 4),
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        transformer_layers_per_block=(1, 1),
-        projection_class_embeddings_input_dim=6 * 8 + 16,
-        cross_attention_dim=32,
-        norm_num_groups=4,
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        norm_num_groups=4,
-        layers_per_block=1,
-    )
-    StableDiffusionXLPipeline(
-        vae=vae,
-        text_encoder=CLIPTextModel(CLIPTextConfig(**text)),
-        text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**text)),
-        tokenizer=tokenizer,
-        tokenizer_2=tokenizer,
-        unet=unet,
-        scheduler=EulerDiscreteScheduler(),
-    ).save_pretrained(folder)
-    return folder
-
-
-class Driven:
-    """The engine on this thread; `before` is asked before every run of the stock pipeline's next step."""
-
-    def __init__(self, pipeline: WholePipeline, batch: int = 4) -> None:
-        self.mail: Mail = Mail()
-        self.events: dict[RequestId, list[Event]] = {}
-        self.runs: list[int] = []
-        self.after_step: dict[int, Cancel | Stop] = {}
-        self.engine = WholeEngine(_Watched(pipeline, self), self.mail, self._hear, Device(), batch)  # type: ignore[arg-type]
-
-    def submit(self, request: ImageRequest) -> RequestId:
-        id = RequestId(len(self.events))
-        self.events[id] = []
-        self.mail.put(Submit(id, request))
-        return id
-
-    def finish(self) -> None:
-        while any(not told or not isinstance(told[-1], LAST) for told in self.events.values()):
-            self.engine.run_once()
-
-    def rgb(self, id: RequestId) -> bytes:
-        last = self.events[id][-1]
-        assert isinstance(last, Finished), last
-        return last.pixels.rgb
-
-    def _hear(self, news: News) -> None:
-        for id, event in news.events:
-            self.events[id].append(event)
-
-
-class _Watched:
-    def __init__(self, inner: WholePipeline, driven: Driven) -> None:
-        self._inner, self._driven = inner, driven
-
-    def run(self, requests: list[ImageRequest], on_step: OnStep) -> Any:
-        self._driven.runs.append(len(requests))
-
-        def told(taken: int, look: Any) -> None:
-            if command := self._driven.after_step.pop(taken, None):
-                self._driven.mail.put(command)
-            on_step(taken, look)
-
-        return self._inner.run(requests, told)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-
-def asked(seed: int, **given: Any) -> ImageRequest:
-    whole: dict[str, Any] = {"prompt": "a boat", "width": 64, "height": 64, "steps": 3, "seed": seed} | given
-    return ImageRequest(**whole)
 
 
 def test_equal_requests_share_a_run_and_equal_themselves_alone(sdxl: WholePipeline) -> None:
@@ -182,7 +61,7 @@ def test_who_leaves_is_dropped_and_a_run_for_nobody_ends_at_once(sdxl: WholePipe
 
 
 def test_a_bad_request_fails_alone(sdxl: WholePipeline) -> None:
-    class Failing(_Watched):
+    class Failing(Watched):
         def run(self, requests: list[ImageRequest], on_step: OnStep) -> Any:
             if any(r.seed == 2 for r in requests):
                 raise RuntimeError("the device refuses")
@@ -199,7 +78,7 @@ def test_a_bad_request_fails_alone(sdxl: WholePipeline) -> None:
 
 @pytest.mark.parametrize(
     ("given", "param"),
-    [({"source": Source(bytes(64 * 64 * 3), 0.5)}, "image"), ({"adapter": "style"}, "lora")],
+    [({"adapter": "style"}, "lora"), ({"guidance": 0.5}, "guidance"), ({"prompt": "word " * 80}, "prompt")],
 )
 def test_what_it_cannot_do_is_named(sdxl: WholePipeline, given: dict[str, Any], param: str) -> None:
     driven = Driven(sdxl)
@@ -220,6 +99,3 @@ async def test_two_models_behind_one_worker(pipeline: ZImage, sdxl: WholePipelin
         for model in loads:
             told = (await post(port, GENERATIONS, {"prompt": "a boat", "model": model, "seed": 1})).json()
             assert (told["model"], picture(told["data"][0]["b64_json"]).size) == (model, (64, 64))
-        form: list[tuple[str, str | bytes]] = [("prompt", "x"), ("image", gradient(64, 64)), ("model", "tiny-sdxl")]
-        refused = await post_form(port, form)
-        assert (refused.status, refused.error["param"]) == (400, "image")

@@ -1,0 +1,132 @@
+"""Where requests come in and events go out: what every engine does with its mail."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from core.errors import Conflict, SoundstageError, Unavailable, UpstreamTimeout, internal
+from image.events import Cancelled, Event, Failed
+from image.faults import as_ours
+from image.mail import Adapt, Cancel, Command, Counters, Mail, News, Publish, Stop, Submit
+from image.request import ImageRequest, RequestId
+
+if TYPE_CHECKING:
+    from image.pipelines.adapters import Adapters
+
+log = logging.getLogger(__name__)
+
+
+class Present(Protocol):
+    """A request that is here."""
+
+    @property
+    def id(self) -> RequestId: ...
+
+    @property
+    def request(self) -> ImageRequest: ...
+
+
+S = TypeVar("S", bound=Present)
+
+
+class Desk(Generic[S]):
+    """Belongs to the engine's thread."""
+
+    def __init__(self, mail: Mail, admit: Callable[[RequestId, ImageRequest], S]) -> None:
+        """`admit` makes the state of a request that has arrived. Raises what the caller is told."""
+        self.live: dict[RequestId, S] = {}
+        self.stopped = False
+        self._mail = mail
+        self._admit = admit
+        self._adaptations: list[Adapt] = []
+        self._answers: list[tuple[Adapt, SoundstageError | None]] = []
+        self._events: list[tuple[RequestId, Event]] = []
+
+    def read(self, *, wait: bool) -> None:
+        """Take in what has come; `wait` for something to come."""
+        commands: list[Command] = [self._mail.get()] if wait else []
+        while not self._mail.empty():  # only this thread takes mail out
+            commands.append(self._mail.get_nowait())
+        for command in commands:
+            match command:
+                case Submit(id, request):
+                    self._arrive(id, request)
+                case Cancel(id):
+                    if self.live.pop(id, None):
+                        self.tell(id, Cancelled())
+                case Adapt():
+                    self._adaptations.append(command)
+                case Stop():
+                    self.stopped = True
+        if self.stopped:
+            self._close()
+
+    def expire(self, now: float) -> None:
+        """Those whose deadline has passed fail. `now`: a reading of time.monotonic."""
+        for state in list(self.live.values()):
+            deadline = state.request.standing.deadline
+            if deadline is not None and deadline <= now:
+                self.fail(state, UpstreamTimeout("The image's deadline has passed.", code="deadline_exceeded"))
+
+    def adapt(self, adapters: Adapters) -> None:
+        """Load and unload what was asked for. Needs the device."""
+        asked, self._adaptations = self._adaptations, []
+        for one in asked:
+            try:
+                if one.load:
+                    adapters.load(one.name)
+                else:
+                    self._check_unused(one.name)
+                    adapters.unload(one.name)
+            except Exception as exc:  # noqa: BLE001 - whatever a library may raise goes to who asked
+                self._answers.append((one, as_ours(exc, adapter=one.name)))
+            else:
+                self._answers.append((one, None))
+
+    def present(self, states: Sequence[S]) -> list[S]:
+        """Those of them that are still here."""
+        return [state for state in states if state.id in self.live]
+
+    def tell(self, id: RequestId, event: Event) -> None:
+        self._events.append((id, event))
+
+    def leave(self, state: S, last: Event) -> None:
+        """It is done."""
+        del self.live[state.id]
+        self.tell(state.id, last)
+
+    def fail(self, state: S, error: SoundstageError) -> None:
+        """Nothing happens to one that is gone."""
+        if state.id in self.live:
+            self.leave(state, Failed(error))
+
+    def fail_all(self) -> None:
+        for state in list(self.live.values()):
+            self.fail(state, internal())
+
+    def report(self, publish: Publish, counters: Counters) -> None:
+        """Everything told since the last time; who asked for adapters hears last, and finds them in the counters."""
+        events, self._events = tuple(self._events), []
+        answers, self._answers = self._answers, []
+        publish(News(events, counters))
+        for one, error in answers:
+            one.done(error)
+
+    def _arrive(self, id: RequestId, request: ImageRequest) -> None:
+        try:
+            self.live[id] = self._admit(id, request)
+        except Exception as exc:  # noqa: BLE001 - a tokenizer's own error must not fail the others
+            self.tell(id, Failed(as_ours(exc, image_request=id)))
+
+    def _check_unused(self, adapter: str) -> None:
+        if any(state.request.adapter == adapter for state in self.live.values()):
+            raise Conflict(f"Images are being drawn with {adapter}.", param="lora", code="lora_in_use")
+
+    def _close(self) -> None:
+        stopping = Unavailable("The image worker is stopping.", code="stopping", retry_after=1)
+        for state in list(self.live.values()):
+            self.fail(state, stopping)
+        self._answers += [(one, stopping) for one in self._adaptations]
+        self._adaptations = []
