@@ -48,7 +48,16 @@ async def postgres_server() -> AsyncIterator[str]:
     """One embedded Postgres for the session: the DSN of its first database."""
     with TemporaryDirectory(prefix="soundstage-") as directory:
         async with embedded_postgres(Path(directory, "data")) as dsn:
+            await _forgetful(dsn)
             yield dsn
+
+
+async def _forgetful(server: str) -> None:
+    """Nothing here outlives the session, so nothing waits for the disk."""
+    async with await psycopg.AsyncConnection.connect(server, autocommit=True) as connection:
+        for name in ("fsync", "full_page_writes", "synchronous_commit"):
+            await connection.execute(sql.SQL("alter system set {} = off").format(sql.Identifier(name)))
+        await connection.execute("select pg_reload_conf()")
 
 
 @pytest.fixture
