@@ -29,13 +29,20 @@ class Studio:
         self.url = f"http://127.0.0.1:{port}"
         self.key = key
         self._stack = stack
-        self.http = httpx2.AsyncClient(base_url=self.url, timeout=30, trust_env=False)
+        # Plain HTTP: loading the certificates that TLS wants takes longer than most tests.
+        self.http = httpx2.AsyncClient(base_url=self.url, timeout=30, trust_env=False, verify=False)
         stack.push_async_callback(self.http.aclose)
 
     def sdk(self, key: str | None = None, **options: Any) -> AsyncOpenAI:
         """The official client, which here never tries twice by itself."""
         key = self.key if key is None else key
-        client = AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key, **{"max_retries": 0, "timeout": 30, **options})
+        own: dict[str, Any] = {
+            "max_retries": 0,
+            "timeout": 30,
+            "http_client": httpx2.AsyncClient(verify=False),
+            **options,
+        }
+        client = AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key, **own)
         self._stack.push_async_callback(client.close)
         return client
 
@@ -56,7 +63,7 @@ class Studio:
         self, worker_id: str = "chat-1", names: Sequence[str] = ("small", "qwen_instruct"), **announced: Any
     ) -> "ChatWorker":
         """A fake engine as a worker, started and registered."""
-        url = await self._serve(fake_engine.create_app(list(names), WORKER_KEY))
+        url = await self.serve(fake_engine.create_app(list(names), WORKER_KEY))
         models = [{"id": names[0], "aliases": names[1:], "abilities": CHAT_ABILITIES}]
         answer = await self.register(worker_id, url, **{"models": models, **announced})
         assert answer.status_code == 200, answer.text
@@ -67,7 +74,7 @@ class Studio:
     async def proving_worker(self, worker_id: str = "prover") -> ProvingWorker:
         """A chat worker that reports hashes, started and registered."""
         worker = ProvingWorker()
-        url = await self._serve(worker.app())
+        url = await self.serve(worker.app())
         answer = await self.register(worker_id, url)
         assert answer.status_code == 200, answer.text
         return worker
@@ -75,13 +82,13 @@ class Studio:
     async def image_worker(self, worker_id: str = "image-1", **announced: Any) -> ImageWorker:
         """A fake image worker, started and registered."""
         worker = ImageWorker()
-        url = await self._serve(worker.app())
+        url = await self.serve(worker.app())
         models = [{"id": worker.model, "abilities": ["images"]}]
         answer = await self.register(worker_id, url, **{"kind": "image", "models": models, **announced})
         assert answer.status_code == 200, answer.text
         return worker
 
-    async def _serve(self, app: ASGIApp) -> str:
+    async def serve(self, app: ASGIApp) -> str:
         return f"http://127.0.0.1:{await self._stack.enter_async_context(serving(app))}"
 
 
