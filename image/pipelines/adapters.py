@@ -63,10 +63,11 @@ class Adapters:
         self._active = _UNKNOWN  # loading turns it on or not, as the library likes
         try:
             self._read(name)
-        except Exception as exc:
+        except Exception as exc:  # the libraries raise all kinds for a file that is not what they expect
             self._clear(name)
-            if not isinstance(exc, (ValueError, KeyError, RuntimeError, OSError)) or _is_out_of_memory(exc):
+            if _is_out_of_memory(exc):
                 raise
+            log.warning("adapter refused", exc_info=exc, extra={"adapter": name})
             message = f"The adapter {name} does not fit the model."
             raise InvalidRequest(message, param="lora", code="lora_unusable") from exc
         self._loaded[name] = size

@@ -39,7 +39,10 @@ async def port(pipeline: ZImage, tmp_path_factory: pytest.TempPathFactory) -> As
 
 
 def whole(checkpoint: Path, folder: Path, build: Callable[[Path, Path], Path]) -> WholePipeline:
-    loaded = load(build(folder / build.__name__, checkpoint), f"tiny-{build.__name__}", ImageSettings.load())
+    import torch
+
+    with torch.enable_grad():  # loading turns it off, for the engine's thread
+        loaded = load(build(folder / build.__name__, checkpoint), f"tiny-{build.__name__}", ImageSettings.load())
     assert isinstance(loaded, WholePipeline)
     return loaded
 

@@ -16,8 +16,9 @@ from image.request import ImageRequest
 from image.routes.roles import WORKER_PATHS
 from image.tiny_untrained import MODEL
 from tests.fakes.client import connected, request
+from tests.fakes.orchestrator import Orchestrator, listening
 from tests.fakes.serving import serving
-from tests.fakes.wait import eventually
+from tests.fakes.wait import eventually, soon
 from tests.image.asking import GENERATIONS, get, picture, post, ready, settings, until, until_idle, worker
 from tests.image.doubles import Poisoned, Stepped
 from tests.image.reference import Stock
@@ -231,6 +232,31 @@ async def test_a_full_queue_is_429_with_retry_after_and_takes_no_part_of_a_reque
             await until(port, lambda text: 'soundstage_http_requests_in_flight{service="image"} 2.0' in text)
             stepped.permits.release(20)
             assert (await second.answer()).status == 200
+
+
+async def test_drain_ends_what_is_here_and_takes_nothing_more(pipeline: ZImage, tmp_path: Path) -> None:
+    stepped, key = Stepped(pipeline), [(b"authorization", b"Bearer k1")]
+    peer = Orchestrator()
+    async with listening(peer):
+        draining = worker(lambda: stepped, tmp_path, wan_worker_api_key="k1", orchestrator_url=peer.url)
+        async with draining as port, connected(port) as client:
+            body = json.dumps({"prompt": "x", "steps": 3}).encode()
+            await client.send(request(b"POST", GENERATIONS.encode(), key, body))
+            await eventually(lambda: stepped.calls == 1, "the first step's start")
+            assert (await post(port, "/drain", b"")).status == 401
+            told = await post(port, "/drain", b"", key)
+            assert (told.status, told.json()["draining"], told.json()["running"]) == (202, True, 1)
+            refused = await post(port, GENERATIONS, {"prompt": "x"}, key)
+            assert (refused.status, refused.error["code"], refused.header(b"retry-after")) == (503, "draining", b"1")
+            assert (await get(port, "/readyz")).status == 503
+            assert (await get(port, "/healthz")).status == 200
+            assert (await get(port, "/health")).json()["status"] == "draining"
+            said: dict[str, Any] = {}
+            while not said.get("draining"):
+                said = json.loads((await soon(peer.heard.get())).said)
+            assert said["ready"] is False
+            stepped.permits.release(3)
+            assert (await client.answer()).status == 200
 
 
 async def test_not_ready_until_the_model_is(pipeline: ZImage, tmp_path: Path) -> None:

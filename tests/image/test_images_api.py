@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from image.encode import EDITED, GENERATED, facts_of
+from image.pipelines.base import Schedule, Start
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest
 from tests.fakes.client import Answer, connected, request
@@ -26,7 +27,7 @@ from tests.image.asking import (
     until_idle,
     worker,
 )
-from tests.image.doubles import Poisoned, Stepped
+from tests.image.doubles import Poisoned, Stepped, Wrapped
 from tests.image.reference import Stock
 
 
@@ -51,6 +52,40 @@ async def test_a_stream_tells_partials_in_order_and_then_the_image(client: opena
     plain = await client.images.generate(prompt="a boat", size="96x64", extra_body={"seed": 5, "steps": 4})
     assert plain.data is not None
     assert picture(plain.data[0].b64_json or "").tobytes() == picture(last.b64_json).tobytes()
+
+
+async def test_a_stream_of_several_images_tells_each_in_its_own_order(client: openai.AsyncOpenAI) -> None:
+    stream = await client.images.generate(
+        prompt="a boat", size="64x64", n=3, stream=True, partial_images=2, extra_body={"seed": 5, "steps": 6}
+    )
+    told: dict[int, list[tuple[str, int | None]]] = {0: [], 1: [], 2: []}
+    finals: dict[int, bytes] = {}
+    async for event in stream:
+        extra = event.model_extra or {}
+        index = getattr(event, "partial_image_index", None)
+        told[extra["image_index"]].append((event.type.removeprefix("image_generation."), index))
+        if event.type == "image_generation.completed":
+            finals[extra["seed"]] = picture(event.b64_json).tobytes()
+            assert event.usage.output_tokens == 16  # its own
+    expected = [("partial_image", 0), ("partial_image", 1), ("completed", None)]
+    assert told == {0: expected, 1: expected, 2: expected}
+    plain = await client.images.generate(prompt="a boat", size="64x64", n=3, extra_body={"seed": 5, "steps": 6})
+    assert plain.data is not None
+    for d in plain.data:
+        got = finals[(d.model_extra or {})["seed"]]
+        assert max(abs(a - b) for a, b in zip(got, picture(d.b64_json or "").tobytes(), strict=True)) <= 1
+
+
+async def test_one_that_fails_does_not_end_the_others_of_its_stream(pipeline: ZImage, tmp_path: Path) -> None:
+    class Spoiling(Wrapped):
+        def start(self, request: ImageRequest, schedule: Schedule) -> Start:
+            start = super().start(request, schedule)
+            return Start(start.latents * float("nan")) if request.seed == 2 else start
+
+    async with worker(lambda: Spoiling(pipeline), tmp_path) as port:
+        answer = await post(port, GENERATIONS, {"prompt": "x", "seed": 1, "n": 3, "stream": True})
+    kinds = [line for line in answer.body.split(b"\n") if line.startswith(b"event: ")]
+    assert kinds == [b"event: image_generation.completed"] * 2 + [b"event: error"]
 
 
 async def test_partials_come_closer_to_the_image(client: openai.AsyncOpenAI) -> None:
