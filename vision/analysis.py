@@ -134,7 +134,7 @@ def _read(reading: Reading | None) -> dict[str, Any]:
 
 def _apparent_age(reading: Reading | None, features: dict[str, dict[str, Any]]) -> ApparentAge:
     """The youngest that any model takes the person for."""
-    if features.get("age_bracket", {}).get("value") == "under_18":
+    if features.get("age_bracket", {}).get("value") == "under 18":
         return "minor"
     if reading is not None:
         return reading.apparent_age

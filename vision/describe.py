@@ -111,6 +111,6 @@ def merged(read: Mapping[str, Any], told: Mapping[str, str | bool], model: str) 
     """
     features = {name: {"value": value, "confidence": None, "source": model} for name, value in told.items()}
     found = {**read, **features}
-    if read.get("age_bracket", {}).get("value") == "under_18":
+    if read.get("age_bracket", {}).get("value") == "under 18":
         found["age_bracket"] = read["age_bracket"]
     return found

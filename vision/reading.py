@@ -19,16 +19,16 @@ from vision.chips import aligned, around
 from vision.faces.base import Face, ModelUnavailable
 from vision.pixels import Pixels
 
-Bracket = Literal["under_18", "18_29", "30_44", "45_59", "60_plus"]
+Bracket = Literal["under 18", "18 to 29", "30 to 44", "45 to 59", "60 and over"]
 Expression = Literal["smiling", "surprised", "serious"]
 ApparentAge = Literal["minor", "ambiguous", "adult", "unknown"]
 
 BRACKETS: tuple[tuple[Bracket, int, int], ...] = (
-    ("under_18", 0, 18),
-    ("18_29", 18, 30),
-    ("30_44", 30, 45),
-    ("45_59", 45, 60),
-    ("60_plus", 60, 81),
+    ("under 18", 0, 18),
+    ("18 to 29", 18, 30),
+    ("30 to 44", 30, 45),
+    ("45 to 59", 45, 60),
+    ("60 and over", 60, 81),
 )
 MINOR_FROM, AMBIGUOUS_FROM = 0.3, 0.1
 """Probability of being under 18 from which a face counts as a minor's, or may be one's. Low: an error on this side

@@ -42,7 +42,7 @@ async def test_a_selfie_is_analyzed(worker: int) -> None:
     assert (face["found"], body["warnings"], face["others"]) == (True, [], [])
     assert (body["apparent_age"], body["vision_model"], body["portrait"]) == ("adult", None, None)
     assert {name: (one["value"], one["source"]) for name, one in body["features"].items()} == {
-        "age_bracket": ("18_29", "age-v1"),
+        "age_bracket": ("18 to 29", "age-v1"),
         "expression": ("smiling", "fer-quantized"),
     }
     assert all(0.5 < one["confidence"] <= 1 for one in body["features"].values())
