@@ -22,6 +22,7 @@ from orchestrator.contents import Vault, contents_key
 from orchestrator.engines import Engines
 from orchestrator.epoch import Epoch
 from orchestrator.gateway import Gateway
+from orchestrator.guard import Guard, GuardSettings
 from orchestrator.oversight import Oversight
 from orchestrator.pipelines.base import Studio
 from orchestrator.policy_store import Policies, first_policy
@@ -70,7 +71,8 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     epoch = Epoch(dsn, pool, (keys.drop, registry.drop, in_force.drop))
     vault = Vault(pool, contents_key(settings.data_dir.resolve() / "keys" / "contents_key"))
     runs = RunLog(pool, vault)
-    oversight = Oversight(in_force, runs, epoch, refuse_mismatch=settings.proof_mismatch == "refuse")
+    guard = _guard(settings, engines, registry)
+    oversight = Oversight(in_force, runs, epoch, refuse_mismatch=settings.proof_mismatch == "refuse", guard=guard)
     recipes = RecipeRunner(registry, engines, oversight)
     orchestrator = Orchestrator(keys, registry, workers_pool, epoch, relay, engines, recipes, settings)
 
@@ -82,7 +84,7 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
             await epoch.read()
             static = static_workers.listed(settings)
             watchers = [epoch.watch(), workers_pool.poll(), static_workers.probe(static, workers_pool, relay)]
-            watchers += [runs.write(), vault.purge()]
+            watchers += [runs.write(), runs.purge(settings.runs_days), vault.purge()]
             running = [tasks.create_task(watcher) for watcher in watchers]
             try:
                 yield
@@ -95,7 +97,7 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     api.include_router(models.router(keys, workers_pool))
     api.include_router(workers.router(keys, workers_pool))
     api.include_router(pipelines.router(keys, studio, settings.pipeline_seconds))
-    api.include_router(moderations.router(keys, in_force))
+    api.include_router(moderations.router(keys, in_force, guard))
     api.include_router(policies.router(keys, pool))
     api.include_router(prompts.router(keys, pool, registry, engines))
     api.include_router(tenants.router(keys, pool, vault))
@@ -103,6 +105,12 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     relayed = Gateway(keys, workers_pool, relay, recipes, oversight)
     routes = {path: {"POST": relayed} for path in gateway.PATHS}
     return create_service("orchestrator", api, settings, routes=routes, ready=orchestrator.ready)
+
+
+def _guard(settings: OrchestratorSettings, engines: Engines, registry: Registry) -> Guard | None:
+    if not settings.guard_model and not settings.guard_recipe:
+        return None
+    return Guard(engines, registry, GuardSettings(settings.guard_model, settings.guard_recipe, settings.guard_seconds))
 
 
 async def _first_start(pool: Pool, settings: OrchestratorSettings) -> None:

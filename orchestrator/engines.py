@@ -65,7 +65,7 @@ class Engines:
     ) -> AsyncIterator[tuple[AsyncOpenAI, str, str]]:
         """A client of the worker that takes this request, the model's name there, and the worker's id.
 
-        The worker's place is held for the block; the openai client's exceptions leave it as ours.
+        The worker's place is held for the block; the client's exceptions leave it as ours.
         """
         worker = self._workers.choose(model, ability, role=role)
         client = AsyncOpenAI(
@@ -79,15 +79,15 @@ class Engines:
         with self._workers.place(worker):
             try:
                 yield client, name, worker.id
-            except openai.OpenAIError as exc:
+            except (openai.OpenAIError, httpx2.HTTPError) as exc:
                 raise as_ours(exc) from exc
 
 
-def as_ours(exc: openai.OpenAIError) -> SoundstageError:
-    """The openai client's exceptions, mapped in this one place."""
-    if isinstance(exc, openai.APITimeoutError):
+def as_ours(exc: openai.OpenAIError | httpx2.HTTPError) -> SoundstageError:
+    """The openai client's exceptions, and those of its transport once a body is read, mapped in this one place."""
+    if isinstance(exc, openai.APITimeoutError | httpx2.TimeoutException):
         return UpstreamTimeout("The engine did not answer in time.", code="upstream_timeout")
-    if isinstance(exc, openai.APIConnectionError):
+    if isinstance(exc, openai.APIConnectionError | httpx2.HTTPError):
         return Unavailable("The engine is not reachable.", code="engine_unavailable", retry_after=2)
     if not isinstance(exc, openai.APIStatusError):
         return Upstream("The engine's answer could not be read.", code="bad_upstream_answer")

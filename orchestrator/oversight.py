@@ -13,6 +13,7 @@ from core.errors import ContentPolicy, InvalidRequest, SoundstageError, Upstream
 from orchestrator import policy, policy_floor
 from orchestrator.auth import Key
 from orchestrator.epoch import Epoch
+from orchestrator.guard import Guard
 from orchestrator.policy import Decision
 from orchestrator.policy_floor import Subject, Surface
 from orchestrator.policy_store import Policies, PolicyUnavailableError
@@ -73,11 +74,14 @@ def caller_of(scope: MutableMapping[str, Any], key: Key) -> Caller:
 class Oversight:
     """Judges by policy, compares hashes, keeps runs. One for each process."""
 
-    def __init__(self, policies: Policies, runs: RunLog, epoch: Epoch, *, refuse_mismatch: bool) -> None:
+    def __init__(
+        self, policies: Policies, runs: RunLog, epoch: Epoch, *, refuse_mismatch: bool, guard: Guard | None = None
+    ) -> None:
         self.policies = policies
         self.runs = runs
         self._epoch = epoch
         self._refuse_mismatch = refuse_mismatch
+        self._guard = guard
 
     def begin(self, caller: Caller) -> Run:
         return Run(
@@ -101,8 +105,12 @@ class Oversight:
         recipe_tier: int | None = None,
         policy_version: int | None = None,
         subject: Subject = Subject(),  # noqa: B008 - a frozen value
+        last: bool = True,
     ) -> Decision:
-        """Judge what is about to be sent. Raises Refused, which is recorded by hash and reason."""
+        """Judge what is about to be sent. Raises Refused, which is recorded by hash and reason.
+
+        The guard, where there is one, is asked about what the policy allows, once: not where it is not the `last` look.
+        """
         try:
             standing = await self.policies.standing(caller.key.tenant)
             rules = standing.rules
@@ -113,6 +121,8 @@ class Oversight:
         else:
             tier = policy.tier_in_force(caller.key.max_tier, standing.max_tier, recipe_tier, caller.asked_tier)
             found = policy.decide(texts, tier=tier, surface=surface, rules=rules, subject=subject)
+            if self._guard is not None and last and found.action != "refuse":
+                found = await self._guard.judged(found, texts, caller.key.tenant, caller.request_id)
         run.policy, run.tier, run.decision, run.category = found.policy, found.tier, found.action, found.category
         if found.action == "refuse":
             self._refuse(run, texts)
@@ -124,7 +134,7 @@ class Oversight:
         self._refuse(run, [field])
 
     def _refuse(self, run: Run, texts: Sequence[str]) -> None:
-        REFUSALS.labels(run.category).inc()
+        REFUSALS.labels("guard" if (run.category or "").startswith("guard/") else run.category).inc()
         if run.messages_sha256 is None:
             run.messages_sha256 = hashlib.sha256("\x1f".join(texts).encode("utf-8", "replace")).hexdigest()
         self.settle(run, ContentPolicy.status)

@@ -129,9 +129,9 @@ class RecipeRunner:
         run.messages_sha256 = messages_sha256(messages)
         sent = [*strings(dict(variables)), *strings(list(history)), *strings(dict(fields or {}))]
         # First alone: what a template says of its own (that everyone is an adult) must not speak for the caller.
-        for texts in (sent, [*sent, *strings(messages)]):
+        for texts, last in ((sent, False), ([*sent, *strings(messages)], True)):
             await self.oversight.admit(
-                run, caller, texts, surface, recipe_tier=release.tier, policy_version=release.policy_version
+                run, caller, texts, surface, recipe_tier=release.tier, policy_version=release.policy_version, last=last
             )
         return messages
 

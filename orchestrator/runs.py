@@ -69,6 +69,13 @@ class Contents(msgspec.Struct):
     output: str | None = None
 
 
+PURGE_BATCH = 5_000
+PURGE_SECONDS = 600.0
+_PURGE_LOCK = 0x52_75_6E_73  # any constant of our own
+_OLD = "(select id from runs where at < now() - make_interval(days => %s) order by at limit %s)"
+_PURGED = "insert into audit (actor, action, object, detail) values ('retention', 'purge', 'runs', %s)"
+
+
 def new_run_id() -> str:
     return "run_" + os.urandom(12).hex()
 
@@ -124,6 +131,35 @@ class RunLog:
                 finally:
                     WAITING.set(len(self._waiting))
             return True
+
+    async def purge(self, days: int) -> None:
+        """Let go of records older than `days`, now and then, until cancelled; 0: they are kept for ever."""
+        while days:
+            try:
+                await self.purge_once(days)
+            except DATABASE_AWAY as exc:
+                log.warning("runs not purged; trying again", extra={"reason": str(exc)})
+            await asyncio.sleep(PURGE_SECONDS)
+
+    async def purge_once(self, days: int, batch: int = PURGE_BATCH) -> int:
+        """How many records were let go, with their contents, in transactions of at most `batch`; the audit chain says
+        so. One process does it at a time; to another there is nothing to do."""
+        gone = 0
+        while True:
+            async with self._pool.connection() as connection, connection.transaction():
+                query = "select pg_try_advisory_xact_lock(%s) as mine, set_config('soundstage.purge_runs', 'yes', true)"
+                row = await (await connection.execute(query, (_PURGE_LOCK,))).fetchone()
+                if row is None or not row["mine"]:
+                    return gone
+                for table, column in (("run_contents", "run"), ("runs", "id")):
+                    statement = f"delete from {table} where {column} in {_OLD}"  # noqa: S608 - constants only
+                    found = (await connection.execute(statement.encode(), (days, batch))).rowcount
+                if found:
+                    said = f'{{"records": {found}, "older_than_days": {days}}}'
+                    await connection.execute(_PURGED, (said,))
+            gone += found
+            if found < batch:
+                return gone
 
     async def _insert(self, batch: list[tuple[Run, Contents | None, int]]) -> None:
         records = msgspec.json.encode([run for run, _, _ in batch]).decode()

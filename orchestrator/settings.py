@@ -20,6 +20,13 @@ class OrchestratorSettings(Settings):
     llm_model: str | None = Field(
         None, description="LLM_URL's model for qwen_instruct and qwen_base; empty: its first."
     )
+    guard_url: str | None = Field(None, description="An OpenAI-compatible server of guard models, as a worker.")
+    guard_api_key: SecretStr | None = Field(None, description="The key of GUARD_URL, where it wants one.")
+    guard_model: str = Field(
+        "", description="A served model whose /v1/moderations is a second opinion on every judged request."
+    )
+    guard_recipe: str = Field("", description="The same by a recipe of a model that answers safe or unsafe.")
+    guard_seconds: float = Field(5.0, gt=0, description="Longest wait for the guard; after it the answer is no.")
     image_worker_urls: CommaList = Field((), description="Static image workers for /v1/images/*.")
     interface_selfie_feature_worker_urls: CommaList = Field((), description=_POOL)
     interface_profile_worker_urls: CommaList = Field((), description=_POOL)
@@ -30,6 +37,9 @@ class OrchestratorSettings(Settings):
     ready_needs: CommaList = Field(("chat",), description="Kinds of worker without which /readyz says no.")
     proof_mismatch: Literal["refuse", "mark"] = Field(
         "refuse", description="What becomes of an answer whose worker ran other messages than were sent."
+    )
+    runs_days: int = Field(
+        365, ge=0, le=36_500, description="Days that run records are kept; 0: they are kept for ever."
     )
     lease_seconds: float = Field(15.0, gt=0, description="A worker not heard of for this long is not routed to.")
     connect_seconds: float = Field(5.0, gt=0, description="Longest wait for a connection to a worker.")

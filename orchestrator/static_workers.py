@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 PROBE_SECONDS = 2.0
 TIMEOUT = aiohttp.ClientTimeout(total=5)
 CHAT_ABILITIES: tuple[Ability, ...] = ("chat", "completions", "responses", "embeddings", "tokenize")
+GUARD_ABILITIES: tuple[Ability, ...] = ("moderations", "chat", "tokenize")
 IMAGE_ABILITIES: tuple[Ability, ...] = ("images", "image_edits")
 STATIC_CAPACITY = 256
 ALIASES = ("qwen_instruct", "qwen_base")
@@ -29,12 +30,16 @@ _NOT_IN_NAMES = re.compile(r"[^\w.:/@+-]")
 
 @dataclass(frozen=True)
 class StaticWorker:
-    """An address from the settings. `model` names what the catalogue's aliases mean there; None: its first."""
+    """An address from the settings. `model` names what the catalogue's aliases mean there; None: its first.
+
+    One with `abilities` of its own answers to no alias.
+    """
 
     url: str
     kind: Kind
     key: str | None
     roles: tuple[str, ...] = ()
+    abilities: tuple[Ability, ...] = ()
     model: str | None = None
 
     @property
@@ -60,6 +65,9 @@ def listed(settings: OrchestratorSettings) -> list[StaticWorker]:
     if settings.llm_url:
         own = settings.llm_api_key.get_secret_value() if settings.llm_api_key else None
         found.append(StaticWorker(settings.llm_url, "chat", own, model=settings.llm_model))
+    if settings.guard_url:
+        own = settings.guard_api_key.get_secret_value() if settings.guard_api_key else None
+        found.append(StaticWorker(settings.guard_url, "chat", own, abilities=GUARD_ABILITIES))
     return found
 
 
@@ -104,8 +112,9 @@ def announced(worker: StaticWorker, listed: Sequence[str]) -> tuple[Announcement
     aliased = worker.model or (names[0] if names else None)
     if aliased:
         names = [aliased, *(name for name in names if name != aliased)]
-    rewrites = {alias: aliased for alias in ALIASES if aliased and alias not in names} if worker.kind == "chat" else {}
-    abilities = CHAT_ABILITIES if worker.kind == "chat" else IMAGE_ABILITIES
+    takes_aliases = worker.kind == "chat" and not worker.abilities
+    rewrites = {alias: aliased for alias in ALIASES if aliased and alias not in names} if takes_aliases else {}
+    abilities = worker.abilities or (CHAT_ABILITIES if worker.kind == "chat" else IMAGE_ABILITIES)
     models = tuple(
         ServedModel(id=name, aliases=tuple(rewrites) if name == aliased else (), abilities=abilities)
         for name in names[:MAX_MODELS]

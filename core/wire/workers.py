@@ -8,7 +8,16 @@ from core.control_tokens import MAX_LENGTH, MAX_TOKENS
 
 Kind = Literal["chat", "image", "selfie"]
 Ability = Literal[
-    "chat", "completions", "responses", "embeddings", "tokenize", "images", "image_edits", "vision", "faces"
+    "chat",
+    "completions",
+    "responses",
+    "embeddings",
+    "tokenize",
+    "moderations",
+    "images",
+    "image_edits",
+    "vision",
+    "faces",
 ]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.:/@+-]+$")]
 

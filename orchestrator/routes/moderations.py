@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
 from core.errors import ContentPolicy
 from orchestrator import policy, policy_floor
 from orchestrator.auth import Key, Keys
+from orchestrator.guard import Guard
 from orchestrator.policy_store import Policies, PolicyUnavailableError
 from orchestrator.routes.access import needs
 from orchestrator.runs import new_run_id
@@ -17,6 +18,9 @@ CATEGORIES = (
     *("sexual", "sexual/minors", "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit"),
     *("illicit/violent", "self-harm", "self-harm/intent", "self-harm/instructions", "violence", "violence/graphic"),
 )
+
+
+Text = Annotated[str, Field(max_length=100_000)]
 
 
 class Part(BaseModel):
@@ -29,24 +33,28 @@ class Part(BaseModel):
 class ModerationRequest(BaseModel):
     """`tier` is the tier to judge at; the key's own where none is given."""
 
-    input: Annotated[str, Field(max_length=100_000)] | list[Annotated[str, Field(max_length=100_000)] | Part] = Field()
+    input: Text | Annotated[list[Text | Part], Field(max_length=1000)] = Field()
     model: str | None = None
     tier: int | None = Field(None, ge=0, le=2)
 
 
-def router(keys: Keys, policies: Policies) -> APIRouter:
+def router(keys: Keys, policies: Policies, guard: Guard | None) -> APIRouter:
     api = APIRouter(tags=["policy"])
     chat_key = Annotated[Key, Depends(needs(keys, "chat"))]
 
     @api.post("/v1/moderations")
-    async def moderations(body: ModerationRequest, key: chat_key) -> dict[str, Any]:
-        """One result for each text."""
+    async def moderations(body: ModerationRequest, request: Request, key: chat_key) -> dict[str, Any]:
+        """One result for each text, with the guard's opinion where there is one."""
         try:
             standing = await policies.standing(key.tenant)
         except PolicyUnavailableError as exc:
             raise ContentPolicy("The check failed, so the answer is no.", code=policy.CHECK_FAILED) from exc
         tier = policy.tier_in_force(key.max_tier, standing.max_tier, body.tier)
         found = [policy.decide([text], tier=tier, surface="text", rules=standing.rules) for text in _texts(body)]
+        if guard is not None:
+            for at, (text, decision) in enumerate(zip(_texts(body), found, strict=True)):
+                if decision.action != "refuse" and text:
+                    found[at] = await guard.judged(decision, [text], key.tenant, request.scope["request_id"])
         return {
             "id": new_run_id().replace("run_", "modr_"),
             "model": f"soundstage-floor-{policy_floor.version()}",

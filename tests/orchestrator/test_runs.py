@@ -1,5 +1,6 @@
 """Run records: written soon, replayed, kept private; contents only where a tenant opted in, sealed and erasable."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import psycopg
 from core.db.pool import open_pool
 from orchestrator.contents import Vault, contents_key
 from orchestrator.runs import MAX_WAITING, Run, RunLog, new_run_id, now
+from prompts import audit
 from tests.fakes.studio import Studio
 from tests.orchestrator.test_prompts_api import made, named, put
 
@@ -85,8 +87,9 @@ async def test_contents_are_kept_sealed_only_after_opting_in_and_can_be_erased(
     assert (await studio.get(f"/v1/runs/{kept}")).json()["contents"] is None
 
 
-def record() -> Run:
-    return Run(id=new_run_id(), at=now(), tenant="t", key_id="k", request_id="r", route="/x", floor="f", status=200)
+def record(days_ago: float = 0) -> Run:
+    at = now() - timedelta(days=days_ago)
+    return Run(id=new_run_id(), at=at, tenant="t", key_id="k", request_id="r", route="/x", floor="f", status=200)
 
 
 async def test_what_waits_is_bounded_and_written_when_the_database_is_back(migrated_dsn: str, tmp_path: Path) -> None:
@@ -100,3 +103,28 @@ async def test_what_waits_is_bounded_and_written_when_the_database_is_back(migra
         async with pool.connection() as connection:
             row = await (await connection.execute("select count(*) as n from runs")).fetchone()
         assert row == {"n": MAX_WAITING}
+
+
+async def test_old_records_are_let_go_in_batches_with_their_contents_and_the_audit_chain_says_so(
+    migrated_dsn: str, tmp_path: Path
+) -> None:
+    async with open_pool(migrated_dsn, size=2) as pool:
+        log = RunLog(pool, Vault(pool, contents_key(tmp_path / "key")))
+        old, young = [record(days_ago=40) for _ in range(7)], [record(), record(days_ago=20)]
+        for run in (*old, *young):
+            log.add(run)
+        await log.flush()
+        async with pool.connection() as connection:
+            await connection.execute("update tenants set store_contents = true where id = 'default'")
+            await connection.execute(
+                "insert into run_contents values (%s, 'default', 'x', now() + interval '1 day')", (old[0].id,)
+            )
+        assert await log.purge_once(30, batch=3) == 7
+        assert await log.purge_once(30, batch=3) == 0
+        async with pool.connection() as connection:
+            kept = await (await connection.execute("select id from runs order by at desc")).fetchall()
+            contents = await (await connection.execute("select from run_contents")).fetchall()
+            said = await (await connection.execute("select detail from audit where action = 'purge'")).fetchall()
+        assert ([row["id"] for row in kept], contents) == ([run.id for run in young], [])
+        assert len(said) == 3
+        assert (await audit.verify(pool)).whole

@@ -1,0 +1,140 @@
+"""The guard: a second opinion that can refuse and never allow, and whose silence is a refusal."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from orchestrator import guard
+from orchestrator.guard import OpinionError, by_moderations, by_words, pieces
+from orchestrator.settings import OrchestratorSettings
+from orchestrator.static_workers import announced, listed
+from tests.fakes.guard import BAD, GuardModel
+from tests.fakes.studio import Studio, studio_over
+
+WORDS: list[tuple[str, int, set[str]]] = [
+    ("safe", 0, set()),
+    ("Safety: Safe\nCategories: None", 1, set()),
+    ("unsafe\nS4,S12", 2, {"sexual/minors"}),
+    ("unsafe\nS12", 1, {"sexual"}),
+    ("unsafe\nS12", 2, set()),
+    ("\n\nunsafe\nS1", 2, {"guard/s1"}),
+    ("unsafe", 2, {"guard"}),
+    ("Safety: Unsafe\nCategories: Violent, Sexual Content or Sexual Acts", 2, {"guard/violent"}),
+    ("Safety: Controversial\nCategories: Politically Sensitive Topics", 1, {"guard/politically-sensitive-topics"}),
+    ("Safety: Controversial\nCategories: Politically Sensitive Topics", 2, set()),
+    ("controversial\nS4", 2, {"sexual/minors"}),
+]
+
+
+@pytest.mark.parametrize(("text", "tier", "wanted"), WORDS)
+def test_a_verdict_in_words(text: str, tier: int, wanted: set[str]) -> None:
+    assert by_words(text, tier) == wanted
+
+
+def test_a_verdict_of_moderations() -> None:
+    def said(flagged: bool, **categories: Any) -> dict[str, Any]:
+        return {"flagged": flagged, "categories": categories}
+
+    fine = said(False, sexual=False)
+    assert by_moderations({"results": [fine, fine]}, 2, 0) == set()
+    assert by_moderations({"results": [fine, said(True, sexual=True, hate=False)]}, 2, 1) == {"sexual"}
+    assert by_moderations({"results": [said(True, sexual=True)]}, 1, 2) == set()
+    assert by_moderations({"results": [said(True, **{"sexual": True, "sexual/minors": True})]}, 1, 2) == {
+        "sexual/minors"
+    }
+    assert by_moderations({"results": [said(True)]}, 1, 2) == {"guard"}
+    assert by_moderations({"results": [said(True, **{"Ein Wort\r\nx": True})]}, 1, 0) == {"ein-wort-x"}
+
+
+@pytest.mark.parametrize(
+    "answer", [None, [], {}, {"results": []}, {"results": ["x"]}, {"results": [{"flagged": "no"}]}]
+)
+def test_what_is_no_opinion(answer: Any) -> None:
+    with pytest.raises(OpinionError):
+        by_moderations(answer, 1, 0)
+    with pytest.raises(OpinionError):
+        by_words("I cannot say.", 0)
+
+
+@pytest.mark.parametrize("length", [0, 1, guard.PIECE, guard.PIECE + 1, 5 * guard.PIECE])
+def test_pieces_hold_every_passage_whole(length: int) -> None:
+    text = "".join(chr(0x4E00 + at % 5000) for at in range(length))
+    found = pieces(text)
+    assert all(len(piece) <= guard.PIECE for piece in found)
+    for start in range(0, max(1, length - guard.OVERLAP), 97):
+        assert any(text[start : start + guard.OVERLAP] in piece for piece in found)
+
+
+async def hear(studio: Studio, model: GuardModel) -> None:
+    """The guard as a worker of this studio."""
+    url = await studio.serve(model.app())
+    models = [{"id": "guard", "abilities": ["moderations", "chat"]}]
+    assert (await studio.register("guard", url, models=models)).status_code == 200
+
+
+async def said(studio: Studio, text: str, path: str = "relayed") -> httpx2.Response:
+    messages = [{"role": "user", "content": text}]
+    how: dict[str, tuple[str, dict[str, Any]]] = {
+        "relayed": ("/v1/chat/completions", {"model": "small", "messages": messages}),
+        "recipe": ("/v1/chat/completions", {"prompt": {"id": "chat_conversation"}, "messages": messages}),
+        "response": ("/v1/responses", {"model": "small", "input": text}),
+        "image": ("/v1/images/generations", {"prompt": text}),
+    }
+    return await studio.post(how[path][0], how[path][1])
+
+
+@pytest.mark.parametrize("setting", ["guard_model", "guard_recipe"])
+async def test_a_guard_refuses_what_the_lists_allow(migrated_dsn: str, tmp_path: Path, setting: str) -> None:
+    given: dict[str, Any] = {setting: "guard", "guard_seconds": 2.0}
+    async with studio_over(migrated_dsn, tmp_path, **given) as studio:
+        worker, model = await studio.proving_worker(), GuardModel()
+        pictures = await studio.image_worker()
+        await hear(studio, model)
+        wanted = "violence" if setting == "guard_model" else "guard/s1"
+        for path in ("relayed", "recipe", "response", "image"):
+            before = len(model.asked)
+            assert (await said(studio, "a quiet lake", path)).status_code == 200
+            assert len(model.asked) == before + 1, path
+            ran = len(worker.received), len(pictures.received)
+            refused = await said(studio, f"a {BAD} lake", path)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (422, wanted)
+            assert refused.headers["x-policy"].startswith("policy@1+guard:guard; ")
+            assert BAD not in refused.text
+            assert (len(worker.received), len(pictures.received)) == ran
+        asked = len(model.asked)
+        assert (await said(studio, "a zzexplicit lake")).status_code == 422
+        assert len(model.asked) == asked, "what is refused already is not asked about"
+        found = (await studio.post("/v1/moderations", {"input": ["a lake", f"a {BAD}"]})).json()["results"]
+        assert [result["flagged"] for result in found] == [False, True]
+        long = await said(studio, "fine words. " * 2000 + BAD)
+        assert long.status_code == 422
+
+
+async def test_a_guard_that_fails_is_a_refusal(migrated_dsn: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"guard_model": "guard", "guard_recipe": "guard", "guard_seconds": 0.3}
+    async with studio_over(migrated_dsn, tmp_path, **given) as studio:
+        await studio.proving_worker()
+        away = await said(studio, "a quiet lake")
+        assert (away.status_code, away.json()["error"]["code"]) == (422, "check_failed")
+        model = GuardModel()
+        await hear(studio, model)
+        assert (await said(studio, "a quiet lake")).status_code == 200
+        for failing in ("broken", "slow"):
+            setattr(model, failing, True)
+            answer = await said(studio, "a quiet lake")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (422, "check_failed"), failing
+            run = (await studio.get(f"/v1/runs/{answer.headers['x-run-id']}")).json()
+            assert (run["decision"], run["category"]) == ("refuse", "check_failed")
+            setattr(model, failing, False)
+        assert (await said(studio, "a quiet lake")).status_code == 200
+
+
+def test_a_guards_address_is_a_worker_that_takes_no_alias() -> None:
+    settings = OrchestratorSettings.load(guard_url="http://guard:1/v1", guard_api_key="k", llm_url=None)
+    (worker,) = listed(settings)
+    announcement, rewrites = announced(worker, ["llama-guard", "other"])
+    assert (worker.key, rewrites) == ("k", {})
+    assert [m.abilities for m in announcement.models] == [("moderations", "chat", "tokenize")] * 2
+    assert all(not m.aliases for m in announcement.models)
