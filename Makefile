@@ -16,7 +16,7 @@ test:
 
 check:
 	@$(PYTHON) compose/install.py app test
-	@$(MAKE) --no-print-directory static unit
+	@$(MAKE) --no-print-directory static quick
 
 install:
 	@$(PYTHON) compose/install.py app test vllm
@@ -33,6 +33,10 @@ types:
 
 imports:
 	@.venv/bin/lint-imports --no-logo 2>/dev/null || .venv/bin/lint-imports
+
+.PHONY: quick
+quick:
+	@exec $(PY) -m pytest -m "not e2e and not slow" -n 2
 
 unit:
 	@exec $(PY) -m pytest -m "not e2e" -n 2

@@ -28,7 +28,7 @@ from tests.image.asking import gradient, picture, post_form, ready, settings
 from tests.image.driving_whole import Driven, asked
 
 # diffusers' own, with numpy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
 PHOTO = Image.open(io.BytesIO(gradient(64, 64)))
 MASK = Image.new("L", (64, 64))
 MASK.paste(255, (32, 0, 64, 64))

@@ -19,6 +19,8 @@ from tests.image.doubles import Transparent
 from tests.image.driving import Driven
 from tests.image.reference import Stock
 
+pytestmark = pytest.mark.slow
+
 SIZES = ((64, 64), (96, 64), (64, 128), (128, 128))
 FAULTS = ("none", "nan", "raises", "out of memory")
 

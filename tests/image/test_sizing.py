@@ -18,6 +18,8 @@ from image.tiny_untrained import MODEL
 from tests.image.doubles import Wrapped
 from tests.image.reference import Stock
 
+pytestmark = pytest.mark.slow
+
 
 def timed(*points: tuple[int, float, int]) -> list[Measured]:
     return [Measured(*point) for point in points]

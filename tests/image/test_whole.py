@@ -18,7 +18,7 @@ from tests.image.asking import GENERATIONS, get, picture, post, ready, settings
 from tests.image.driving_whole import Driven, Watched, asked
 
 # diffusers' own, with numpy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
 
 
 def test_equal_requests_share_a_run_and_equal_themselves_alone(sdxl: WholePipeline) -> None:

@@ -14,6 +14,8 @@ import pytest
 from tests.fakes.chat_worker import engine_processes
 from tests.fakes.wait import answers, eventually
 
+pytestmark = pytest.mark.slow
+
 ENTRY = """
 [models.small]
 source = "{data_dir}"

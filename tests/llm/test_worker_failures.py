@@ -13,6 +13,8 @@ from tests.fakes.client import ask, request
 from tests.fakes.orchestrator import Orchestrator, listening
 from tests.fakes.wait import answers, soon
 
+pytestmark = pytest.mark.slow
+
 
 def never_ready(folder: Path) -> Path:
     """A Python whose engine starts for ever."""

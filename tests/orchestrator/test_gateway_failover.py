@@ -17,6 +17,8 @@ from tests.fakes.studio import Studio, studio_over
 from tests.fakes.upstream import Exchange, Script, Upstream, recording_upstream, saying
 from tests.fakes.wait import answers, soon
 
+pytestmark = pytest.mark.slow
+
 CHAT = {"model": "small", "messages": [{"role": "user", "content": "one two"}]}
 DEAD = "http://127.0.0.1:9"
 

@@ -16,6 +16,8 @@ from tests.fakes.studio import WORKER_KEY, ChatWorker, Studio, studio_over
 from tests.fakes.upstream import recording_upstream, saying
 from tests.fakes.wait import answers, eventually, soon
 
+pytestmark = pytest.mark.slow
+
 A, B = "http://a:1", "http://b:2/v1"
 
 LISTED: dict[str, tuple[dict[str, Any], list[StaticWorker]]] = {
