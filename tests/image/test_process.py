@@ -2,52 +2,25 @@
 
 import asyncio
 import json
-import os
 import signal
-import sys
-from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.service import bind
 from tests.fakes.client import connected, request
 from tests.fakes.orchestrator import Orchestrator, listening
 from tests.fakes.wait import soon
 from tests.image.asking import GENERATIONS, get, post
+from tests.image.processes import KEY, START_SECONDS, free_port, started
 
 pytestmark = pytest.mark.e2e
-KEY = [(b"authorization", b"Bearer k1")]
-
-
-@asynccontextmanager
-async def started(data: Path, port: int, at: str) -> AsyncIterator[Process]:
-    settings = {
-        "PORT": str(port),
-        "DATA_DIR": str(data),
-        "ORCHESTRATOR_URL": at,
-        "WAN_WORKER_API_KEY": "k1",
-        "IMAGE_DEFAULT_SIZE": "128x128",
-        "IMAGE_TOKEN_BUDGET": "4000",
-    }
-    with (data / "log").open("ab") as log:
-        command = (sys.executable, "-m", "image")
-        process = await asyncio.create_subprocess_exec(*command, env=os.environ | settings, stdout=log, stderr=log)
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 async def announced(peer: Orchestrator, **expected: Any) -> dict[str, Any]:
     """The next announcement that says so."""
     while True:
-        async with asyncio.timeout(60):  # a process that loads a model
+        async with asyncio.timeout(START_SECONDS):
             heard = await peer.heard.get()
         said: dict[str, Any] = json.loads(heard.said) if heard.method == "POST" else {"left": heard.said}
         if expected.items() <= said.items():
@@ -55,15 +28,14 @@ async def announced(peer: Orchestrator, **expected: Any) -> dict[str, Any]:
 
 
 async def test_it_ends_what_runs_says_goodbye_and_comes_back_after_kill_9(tmp_path: Path) -> None:
-    with bind("127.0.0.1", 0) as sock:
-        port = sock.getsockname()[1]
+    port = free_port()
     peer = Orchestrator()
     async with listening(peer):
-        async with started(tmp_path, port, peer.url) as process:
+        async with started(tmp_path, port, ORCHESTRATOR_URL=peer.url) as process:
             first = await announced(peer, ready=True)
             process.send_signal(signal.SIGKILL)
             await soon(process.wait())
-        async with started(tmp_path, port, peer.url) as process:
+        async with started(tmp_path, port, ORCHESTRATOR_URL=peer.url) as process:
             second = await announced(peer, ready=True)
             assert (second["id"] != first["id"], second["url"]) == (True, first["url"])
             async with connected(port) as client:
