@@ -34,6 +34,7 @@ from prompts.store import import_recipes
 BUDGET_US = 100.0
 RECIPES = 10_000
 ROUNDS = 5_000
+BATCH = 100  # recipes copied in one transaction
 TEXTS = (
     "You are {{ name | default('a friendly assistant') }}. Answer warmly, truthfully and in a few sentences.",
     "What was said before: {{ context }}",
@@ -75,18 +76,19 @@ async def timed(work: Callable[[], Awaitable[object]], rounds: int = ROUNDS) -> 
 
 
 COPIES = (
-    "insert into recipes (name) select 'bench-' || n from generate_series(1, {n}) n",
-    "insert into templates (name) select 'bench-' || n || '/' || m from generate_series(1, {n}) n,"
+    "insert into recipes (name) select 'bench-' || n from generate_series({a}, {b}) n",
+    "insert into templates (name) select 'bench-' || n || '/' || m from generate_series({a}, {b}) n,"
     " generate_series(0, 3) m",
     "insert into template_versions (template, version, body, variables, sha256)"
-    " select 'bench-' || n || '/' || m, 1, t.body, t.variables, t.sha256 from generate_series(1, {n}) n,"
+    " select 'bench-' || n || '/' || m, 1, t.body, t.variables, t.sha256 from generate_series({a}, {b}) n,"
     " generate_series(0, 3) m join template_versions t on t.template = 'bench-0/' || m",
     "insert into releases (recipe, version, model, sampling, variables, sha256)"
-    " select 'bench-' || n, 1, model, sampling, variables, sha256 from generate_series(1, {n}) n, releases",
+    " select 'bench-' || n, 1, model, sampling, variables, sha256 from generate_series({a}, {b}) n, releases"
+    " where recipe = 'bench-0'",
     "insert into release_messages (recipe, version, position, role, template, template_version)"
     " select 'bench-' || n, 1, position, role, 'bench-' || n || '/' || position, 1"
-    " from generate_series(1, {n}) n, release_messages where recipe = 'bench-0'",
-    "insert into labels (recipe, name, version) select 'bench-' || n, 'production', 1 from generate_series(1, {n}) n",
+    " from generate_series({a}, {b}) n, release_messages where recipe = 'bench-0'",
+    "insert into labels (recipe, name, version) select 'bench-' || n, 'production', 1 from generate_series({a}, {b}) n",
 )
 
 
@@ -95,9 +97,15 @@ async def load(pool: Pool, number: int) -> None:
     started = time.perf_counter()
     await import_recipes(pool, [recipe(0)], author="bench")
     print(f"one recipe checked, tried out and kept in {(time.perf_counter() - started) * 1000:.0f} ms")
-    async with pool.connection() as connection, connection.transaction():
-        for statement in COPIES:
-            await connection.execute(statement.replace("{n}", str(number - 1)).encode())
+    async with pool.connection() as connection:
+        for first in range(1, number, BATCH):  # one transaction of all would visit every dead head of the audit chain
+            last = min(number, first + BATCH) - 1
+            async with connection.transaction():
+                for statement in COPIES:
+                    numbered = statement.replace("{a}", str(first)).replace("{b}", str(last))
+                    await connection.execute(numbered.encode())
+        await connection.execute("analyze")
+    print(f"{number} recipes loaded in {time.perf_counter() - started:.0f} s")
 
 
 async def resolving(pool: Pool) -> None:
