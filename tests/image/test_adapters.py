@@ -24,9 +24,9 @@ from tests.image.asking import GENERATIONS, Headers, get, post, ready, settings
 from tests.image.doubles import Transparent
 from tests.image.driving import Driven
 
-pytestmark = pytest.mark.slow
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning"),  # several on purpose
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # diffusers' own, with numpy 2
 ]
