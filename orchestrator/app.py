@@ -23,11 +23,12 @@ from orchestrator.engines import Engines
 from orchestrator.epoch import Epoch
 from orchestrator.gateway import Gateway
 from orchestrator.guard import Guard, GuardSettings
+from orchestrator.likenesses import Likenesses
 from orchestrator.oversight import Oversight
 from orchestrator.pipelines.base import Studio
 from orchestrator.policy_store import Policies, first_policy
 from orchestrator.recipes import RecipeRunner
-from orchestrator.routes import models, moderations, pipelines, policies, prompts, tenants, workers
+from orchestrator.routes import models, moderations, pipelines, policies, profile, prompts, tenants, workers
 from orchestrator.routes import runs as run_routes
 from orchestrator.runs import RunLog
 from orchestrator.settings import OrchestratorSettings
@@ -97,6 +98,16 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     api.include_router(models.router(keys, workers_pool))
     api.include_router(workers.router(keys, workers_pool))
     api.include_router(pipelines.router(keys, studio, settings.pipeline_seconds))
+    api.include_router(
+        profile.router(
+            keys,
+            studio,
+            Likenesses(pool),
+            longest=settings.pipeline_seconds,
+            max_image=settings.max_body_bytes,
+            strength_max=settings.profile_strength_max,
+        )
+    )
     api.include_router(moderations.router(keys, in_force, guard))
     api.include_router(policies.router(keys, pool))
     api.include_router(prompts.router(keys, pool, registry, engines))

@@ -20,10 +20,11 @@ from core.wire.workers import Ability
 from orchestrator import said
 from orchestrator.auth import Keys, Scope
 from orchestrator.oversight import WORKER_HEADER, Caller, Marked, Oversight, caller_of
-from orchestrator.policy_floor import Surface
+from orchestrator.policy_floor import Subject, Surface
 from orchestrator.recipes import RecipeRunner
 from orchestrator.requests import Peek, peek, stored_prompt, with_field, with_model
 from orchestrator.runs import Run
+from orchestrator.selfies import peek_form
 from orchestrator.workers import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,9 @@ PATHS: dict[str, tuple[Ability, Scope]] = {
     "/tokenize": ("tokenize", "chat"),
     "/detokenize": ("tokenize", "chat"),
     "/v1/images/generations": ("images", "images"),
+    "/v1/profile/analyze": ("faces", "pipelines"),
 }
+FORMS = frozenset({"/v1/profile/analyze"})  # a selfie: multipart, and its subject is real
 RESPONSES = "/v1/responses"
 RECIPE_PATHS = frozenset({"/v1/chat/completions", RESPONSES})
 JUDGED: dict[str, Surface] = {
@@ -50,6 +53,7 @@ JUDGED: dict[str, Surface] = {
     "/v1/completions": "text",
     "/v1/responses": "text",
     "/v1/images/generations": "image",
+    "/v1/profile/analyze": "text",
 }
 
 
@@ -73,14 +77,14 @@ class Gateway:
         key.require(wanted_scope)
         caller = caller_of(scope, key)
         body = await read_body(receive)
-        found = peek(body)
+        found = await peek_form(scope, body) if path in FORMS else peek(body)
         if path in RECIPE_PATHS:
             prompt = stored_prompt(found)
             if prompt is not None:
                 with until_disconnect(receive):
                     await self._recipes.answer(prompt, body, caller, send)
                 return
-        if found.model is None and ability != "images":
+        if found.model is None and ability not in ("images", "faces"):
             raise InvalidRequest("`model` is required.", param="model", code="missing_model")
         with until_disconnect(receive):
             if path in JUDGED:
@@ -114,7 +118,8 @@ class Gateway:
         run.model, run.messages_sha256 = found.model, says.messages_sha256
         if says.unread is not None:
             self._oversight.refuse_unchecked(run, says.unread)
-        decision = await self._oversight.admit(run, caller, says.texts, surface, subject=says.subject)
+        subject = Subject(real=True) if caller.route in FORMS else says.subject
+        decision = await self._oversight.admit(run, caller, says.texts, surface, subject=subject)
         if decision.constraints and says.texts:
             run.constraints_added = decision.constraints
             body = with_field(body, "prompt", f"{says.texts[0]} {decision.constraints}")

@@ -9,7 +9,7 @@ from core.canonical import messages_sha256, sha256
 from orchestrator import answers, dialects
 from orchestrator.engines import Engines
 from orchestrator.oversight import WORKER_HEADER, Caller, Marked, Oversight
-from orchestrator.policy_floor import Surface
+from orchestrator.policy_floor import Subject, Surface
 from orchestrator.requests import StoredPrompt
 from orchestrator.runs import Contents, Run
 from orchestrator.said import no_forged_turn, strings
@@ -17,6 +17,8 @@ from prompts.registry import PRODUCTION, Registry
 from prompts.render import Message, Release
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+NOBODY = Subject()
 
 
 class RecipeRunner:
@@ -64,10 +66,11 @@ class RecipeRunner:
         history: Sequence[Message] = (),
         *,
         surface: Surface = "text",
+        subject: Subject = NOBODY,
     ) -> tuple[str, Run]:
-        """One answer of a recipe, as text, and its run. `surface` says what the text is for."""
+        """One answer of a recipe, as text, and its run. `surface` says what the text is for, `subject` who is in it."""
         run, release = await self._begin(recipe, PRODUCTION, variables, caller)
-        messages = await self._render(run, release, variables, history, caller, surface)
+        messages = await self._render(run, release, variables, history, caller, surface, subject=subject)
         run.sampling = _sampling(release.sampling)
         contents = Contents(dict(variables), list(history))
         days = await self._days(caller, contents)
@@ -82,6 +85,13 @@ class RecipeRunner:
         finally:
             self.oversight.settle(run, status, contents if days else None, days)
         return contents.output.strip(), run
+
+    async def rendered(
+        self, recipe: str, variables: Mapping[str, Any], caller: Caller, *, subject: Subject = NOBODY
+    ) -> tuple[list[Message], Release, Run]:
+        """A recipe's messages, judged, for a worker that is asked in another way; who asks it settles the run."""
+        run, release = await self._begin(recipe, PRODUCTION, variables, caller)
+        return await self._render(run, release, variables, (), caller, "text", subject=subject), release, run
 
     async def replay(self, release: Release, messages: list[Message], run: Run, caller: Caller) -> tuple[str, Run]:
         """Call the engine again with a run's messages, sampling and seed."""
@@ -120,6 +130,7 @@ class RecipeRunner:
         caller: Caller,
         surface: Surface,
         fields: Mapping[str, Any] | None = None,
+        subject: Subject = NOBODY,
     ) -> list[Message]:
         """The messages, judged: what the caller sent, other fields too, and what the template made of it."""
         tokens, seen = self._engines.control_tokens(release.model), set[str]()
@@ -131,7 +142,14 @@ class RecipeRunner:
         # First alone: what a template says of its own (that everyone is an adult) must not speak for the caller.
         for texts, last in ((sent, False), ([*sent, *strings(messages)], True)):
             await self.oversight.admit(
-                run, caller, texts, surface, recipe_tier=release.tier, policy_version=release.policy_version, last=last
+                run,
+                caller,
+                texts,
+                surface,
+                recipe_tier=release.tier,
+                policy_version=release.policy_version,
+                subject=subject,
+                last=last,
             )
         return messages
 

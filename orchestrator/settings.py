@@ -46,4 +46,7 @@ class OrchestratorSettings(Settings):
     first_byte_seconds: float = Field(600.0, gt=0, description="Longest wait for the first byte of an answer.")
     idle_seconds: float = Field(120.0, gt=0, description="Longest gap between two pieces of an answer.")
     pipeline_seconds: float = Field(900.0, gt=0, description="Longest a pipeline may take.")
+    profile_strength_max: float = Field(
+        0.75, gt=0, le=1, description="Farthest that an avatar drawn from a selfie may go from it."
+    )
     default_image_size: str = Field("1024x1024", pattern=r"^\d+x\d+$", description="Size of a pipeline's picture.")

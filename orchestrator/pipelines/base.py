@@ -5,9 +5,12 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from openai.types import ImagesResponse
+
 from core.errors import Upstream
 from orchestrator.engines import Engines
 from orchestrator.oversight import Caller
+from orchestrator.policy_floor import Subject
 from orchestrator.recipes import RecipeRunner
 from orchestrator.runs import Run
 
@@ -31,14 +34,20 @@ class Picture:
 
 @contextlib.asynccontextmanager
 async def judged(
-    studio: Studio, prompt: str, caller: Caller, *, said: str, like: Run
+    studio: Studio,
+    prompt: str,
+    caller: Caller,
+    *,
+    said: str,
+    like: Run,
+    subject: Subject = Subject(),  # noqa: B008 - a frozen value
 ) -> AsyncIterator[tuple[Run, str]]:
     """A run for one image step: the prompt judged together with what the caller said, since a model can put in what
     the caller left out. Yields the run and the prompt as it may be sent, constraints appended. Raises Refused."""
     oversight = studio.recipes.oversight
     run = oversight.begin(caller)
     run.recipe, run.version, run.release_sha256 = like.recipe, like.version, like.release_sha256
-    decision = await oversight.admit(run, caller, [said, prompt], "image")
+    decision = await oversight.admit(run, caller, [said, prompt], "image", subject=subject)
     if decision.constraints:
         run.constraints_added = decision.constraints
         prompt = f"{prompt} {decision.constraints}"
@@ -72,6 +81,11 @@ async def generate(
             extra_body=extra,
             extra_headers={"x-soundstage-run": run_id, "x-soundstage-release": release},
         )
+    return only_image(answer, model)
+
+
+def only_image(answer: ImagesResponse, model: str) -> Picture:
+    """Raises Upstream where there is none."""
     image = answer.data[0].b64_json if answer.data else None
     if not image:
         raise Upstream("The image engine answered without an image.", code="no_image")

@@ -29,14 +29,24 @@ class ImageWorker:
     def app(self) -> FastAPI:
         api = FastAPI()
         api.post("/v1/images/generations")(self._generate)
+        api.post("/v1/images/edits")(self._edit)
         api.get("/v1/models")(self._models)
         return api
 
     async def _models(self) -> dict[str, Any]:
         return {"object": "list", "data": [{"id": self.model, "object": "model"}]}
 
+    async def _edit(self, request: Request) -> Response:
+        """The form's texts as they are, and its picture's bytes."""
+        async with request.form() as form:
+            sent = {name: value if isinstance(value, str) else await value.read() for name, value in form.items()}
+        return await self._draw(sent, request)
+
     async def _generate(self, request: Request) -> Response:
-        self.received.append(await request.json())
+        return await self._draw(await request.json(), request)
+
+    async def _draw(self, sent: dict[str, Any], request: Request) -> Response:
+        self.received.append(sent)
         self.headers.append(dict(request.headers))
         self.running += 1
         try:

@@ -14,6 +14,7 @@ from orchestrator.app import create_app
 from orchestrator.settings import OrchestratorSettings
 from tests.fakes.image_worker import ImageWorker
 from tests.fakes.proving_worker import ProvingWorker
+from tests.fakes.selfie_worker import SelfieWorker
 from tests.fakes.serving import serving
 from tests.fakes.wait import soon
 
@@ -83,8 +84,17 @@ class Studio:
         """A fake image worker, started and registered."""
         worker = ImageWorker()
         url = await self.serve(worker.app())
-        models = [{"id": worker.model, "abilities": ["images"]}]
+        models = [{"id": worker.model, "abilities": ["images", "image_edits"]}]
         answer = await self.register(worker_id, url, **{"kind": "image", "models": models, **announced})
+        assert answer.status_code == 200, answer.text
+        return worker
+
+    async def selfie_worker(self, worker_id: str = "selfie-1") -> SelfieWorker:
+        """A fake selfie worker, started and registered."""
+        worker = SelfieWorker()
+        url = await self.serve(worker.app())
+        models = [{"id": "faces", "abilities": ["faces"]}]
+        answer = await self.register(worker_id, url, kind="selfie", models=models)
         assert answer.status_code == 200, answer.text
         return worker
 

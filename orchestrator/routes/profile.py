@@ -1,0 +1,88 @@
+"""/v1/profile/create: a selfie becomes an avatar; /v1/likenesses: what is kept of it, and how it is taken back."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
+
+from core.disconnect import ClientDisconnected
+from core.errors import InvalidRequest
+from core.form import Field, Form, read_form
+from core.service import from_validation
+from orchestrator.auth import Key, Keys
+from orchestrator.likenesses import Likenesses
+from orchestrator.oversight import caller_of
+from orchestrator.pipelines import profile
+from orchestrator.pipelines.base import Studio
+from orchestrator.routes.access import needs
+from orchestrator.routes.pipelines import attended
+from orchestrator.selfies import FORM_SECONDS, Selfie
+
+OPTION_BYTES = 4096
+OPTIONS = profile.ProfileRequest.model_fields
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image", "consent"],
+                    "properties": {
+                        "image": {"type": "string", "format": "binary", "description": "The selfie."},
+                        **profile.ProfileRequest.model_json_schema()["properties"],
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+def router(
+    keys: Keys, studio: Studio, likenesses: Likenesses, *, longest: float, max_image: int, strength_max: float
+) -> APIRouter:
+    api = APIRouter(tags=["pipelines"])
+    pipelines_key = Annotated[Key, Depends(needs(keys, "pipelines"))]
+    fields = {"image": Field(max_image, file=True, required=True)}
+    fields |= {name: Field(OPTION_BYTES) for name in OPTIONS}
+
+    @api.post("/v1/profile/create", openapi_extra=BODY)
+    async def create(request: Request, key: pipelines_key) -> profile.ProfileAnswer:
+        """An avatar of the person in a selfie: analyze → describe → prompt → generate. Nothing of the picture stays."""
+        form = await _form(request, fields)
+        with Selfie(form.pop("image")) as selfie:
+            asked, caller = _options(form), caller_of(request.scope, key)
+            work = profile.create(studio, likenesses, asked, selfie, caller, strength_max=strength_max)
+            return await attended(request, work, longest)
+
+    @api.get("/v1/likenesses/{likeness}")
+    async def one(likeness: str, key: pipelines_key) -> dict[str, Any]:
+        """What is kept of a selfie: its hash, and when its person consented."""
+        return await likenesses.one(key, likeness)
+
+    @api.delete("/v1/likenesses/{likeness}")
+    async def revoke(likeness: str, key: pipelines_key) -> dict[str, Any]:
+        """Take the consent back: the picture is refused from now on."""
+        return await likenesses.revoke(key, likeness)
+
+    return api
+
+
+async def _form(request: Request, fields: dict[str, Field]) -> Form:
+    try:
+        return await read_form(request.headers.get("content-type"), request.stream(), fields, FORM_SECONDS)
+    except ClientDisconnect as exc:
+        raise ClientDisconnected from exc
+
+
+def _options(form: Form) -> profile.ProfileRequest:
+    """Raises InvalidRequest with the field's name."""
+    try:
+        texts = {name: value.decode() for name, value in form.items()}
+        return profile.ProfileRequest.model_validate_strings(texts)
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest("A field is not UTF-8.", code="invalid_value") from exc
+    except ValidationError as exc:
+        raise from_validation(exc.errors()) from exc

@@ -1,0 +1,121 @@
+"""Selfies on their way to a selfie worker: held in memory, wiped when they are not needed any more."""
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping, MutableMapping
+from typing import Any, Literal
+
+import httpx2
+import msgspec
+
+from core.errors import InvalidRequest, Upstream
+from core.form import Field, read_form
+from orchestrator.engines import Engines
+from orchestrator.oversight import WORKER_HEADER
+from orchestrator.requests import Peek
+from prompts.render import Message
+
+FORM_SECONDS = 60.0
+QUESTIONS = {name: Field(256 << 10) for name in ("messages", "schema", "sampling", "repair", "portrait")}
+
+
+class Selfie:
+    """A picture as it was sent. Leaving its block overwrites it, whatever happened inside."""
+
+    def __init__(self, data: bytearray) -> None:
+        self._data = data
+        self.sha256 = hashlib.sha256(data).hexdigest()
+
+    def content(self) -> bytes:
+        return bytes(self._data)
+
+    def wipe(self) -> None:
+        self._data[:] = bytes(len(self._data))
+        self._data.clear()
+
+    def __enter__(self) -> "Selfie":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wipe()
+
+
+class Feature(msgspec.Struct):
+    value: str | bool
+    confidence: float | None = None
+    source: str = ""
+
+
+class Seen(msgspec.Struct):
+    """A selfie worker's answer. `face` and `warnings` are passed on as they are."""
+
+    features: dict[str, Feature]
+    face: dict[str, Any]
+    warnings: list[Any] = []
+    apparent_age: Literal["minor", "ambiguous", "adult", "unknown"] = "unknown"
+    vision_model: str | None = None
+    portrait: str | None = None
+    messages_sha256: str | None = None
+    worker: str = ""
+
+
+class Question(msgspec.Struct):
+    """What the worker is to ask a vision model, if it has one."""
+
+    messages: list[Message]
+    schema: dict[str, Any]
+    sampling: dict[str, Any]
+    repair: str
+
+
+async def analyze(engines: Engines, selfie: Selfie, question: Question, request_id: str, *, portrait: bool) -> Seen:
+    """Asks a selfie worker. Its refusals of a picture are raised as they are."""
+    form = {
+        "messages": msgspec.json.encode(question.messages).decode(),
+        "schema": msgspec.json.encode(question.schema).decode(),
+        "sampling": msgspec.json.encode(question.sampling).decode(),
+        "repair": question.repair,
+        "portrait": "true" if portrait else "false",
+    }
+    async with engines.engine(None, "faces", request_id) as (client, _, worker):
+        answer = await client.post(
+            "/profile/analyze",
+            body=form,
+            files={"image": ("selfie", selfie.content())},
+            options={"headers": {"content-type": "multipart/form-data"}},
+            cast_to=httpx2.Response,
+        )
+    try:
+        seen = msgspec.json.decode(answer.content, type=Seen)
+    except msgspec.DecodeError as exc:
+        raise Upstream("The selfie worker's answer could not be read.", code="bad_upstream_answer") from exc
+    seen.messages_sha256, seen.worker = answer.headers.get(WORKER_HEADER), worker
+    return seen
+
+
+async def peek_form(scope: MutableMapping[str, Any], body: bytes) -> Peek:
+    """What the gateway reads of a form on its way to a selfie worker: the texts that a model will see."""
+    kind = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
+    fields = {"image": Field(len(body), file=True, required=True), **QUESTIONS}
+    form = await read_form(kind, _whole(body), fields, FORM_SECONDS)
+    found = Peek()
+    if "messages" in form:
+        found.messages = _json("messages", form)
+    others = [_json(name, form) for name in ("schema", "sampling") if name in form]
+    if "repair" in form:
+        others.append(msgspec.Raw(msgspec.json.encode(form["repair"].decode("utf-8", "replace"))))
+    if others:
+        found.documents = msgspec.Raw(msgspec.json.encode(others))
+    return found
+
+
+def _json(name: str, form: Mapping[str, bytearray]) -> msgspec.Raw:
+    """A field that is JSON, as it is. Raises InvalidRequest."""
+    try:
+        msgspec.json.decode(form[name])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidRequest(f"{name}: not valid JSON.", param=name, code="json_invalid") from exc
+    return msgspec.Raw(bytes(form[name]))
+
+
+async def _whole(body: bytes) -> AsyncIterator[bytes]:
+    yield body
