@@ -1,6 +1,7 @@
 """How large a step is on this device, and what the parts of a model may be turned into."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,26 @@ def test_eight_bit_weights_stay_close(pipeline: ZImage, own: ZImage) -> None:
     full, eight = estimate(pipeline), estimate(own)
     assert not torch.equal(full, eight)
     assert torch.nn.functional.cosine_similarity(full, eight, dim=0) > 0.98
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs the dependency group image-4bit")
+def test_a_4_bit_encoder_stays_close(checkpoint: Path, pipeline: ZImage) -> None:
+    four = load(checkpoint, MODEL, settings(image_encoder_dtype="nf4", image_device="cpu"))
+    assert isinstance(four, ZImage)
+    assert {p.dtype for n, p in four.text_encoder.named_parameters() if "proj" in n} == {torch.uint8}
+    [near], [exact] = (p.encode([p.tokenize("a boat at dawn")]) for p in (four, pipeline))
+    assert torch.nn.functional.cosine_similarity(near.flatten(), exact.flatten(), dim=0) > 0.85  # 16 numbers a row
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="the dependency group image-4bit is there")
+def test_a_4_bit_encoder_says_what_it_needs(checkpoint: Path) -> None:
+    with pytest.raises(CheckpointError, match="image-4bit"):
+        load(checkpoint, MODEL, settings(image_encoder_dtype="nf4", image_device="cpu"))
+
+
+def test_adapters_and_compiled_blocks_exclude_each_other(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not both"):
+        load(checkpoint, MODEL, settings(image_compile=True, image_lora_dir=tmp_path))
 
 
 def test_an_encoder_of_another_format(pipeline: ZImage, own: ZImage) -> None:
