@@ -24,7 +24,6 @@ from tests.image.asking import GENERATIONS, Headers, get, post, ready, settings
 from tests.image.doubles import Transparent
 from tests.image.driving import Driven
 
-
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning"),  # several on purpose
