@@ -17,6 +17,7 @@ import torch
 
 from bench.image import models
 from bench.image.overhead import Overhead, overhead
+from bench.image.saturation import saturation
 from bench.image.trace import RATES, Served, poisson, sequential_seconds, serve_by_steps, serve_in_order
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -27,22 +28,33 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60, help="images in a trace")
     parser.add_argument("--repeats", type=int, default=15, help="single images for the overhead")
     parser.add_argument("--gpu", action="store_true", help="Z-Image's real shape on a GPU, and saturation by batch")
+    parser.add_argument("--rehearse", action="store_true", help="--gpu's code with a small shape on a CPU; no figures")
     asked = parser.parse_args()
     torch.set_grad_enabled(False)
-    setup = models.real() if asked.gpu else models.tiny()
-    report = {"machine": machine(), "model": setup.name, "sizes": setup.sizes, "steps": setup.steps}
+    setup = _setup(asked)
+    report: dict[str, object] = {"machine": machine(), "model": setup.name, "sizes": setup.sizes, "steps": setup.steps}
     single = overhead(setup, asked.repeats)
     print_overhead(single)
     report["overhead"] = single.told()
     seconds = sequential_seconds(setup)
     report["sequential_seconds"] = {f"{w}x{h}": s for (w, h), s in seconds.items()}
     report["traces"] = [trace(setup, seconds, rho, asked.images) for rho in RATES]
-    if asked.gpu:
-        report["saturation"] = models.saturation(setup)
+    if asked.gpu or asked.rehearse:
+        sizes = ((512, 512), (1024, 1024)) if asked.gpu else setup.sizes[:2]
+        report["saturation"] = full = saturation(setup, sizes)
+        print(*full, sep="\n")
+    if asked.rehearse:
+        return
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"image-{'gpu' if asked.gpu else 'cpu'}.json"
     file.write_text(json.dumps(report, indent=1) + "\n")
     print(f"raw figures: {file.relative_to(RESULTS.parents[1])}")
+
+
+def _setup(asked: argparse.Namespace) -> models.Setup:
+    if asked.rehearse:
+        return models.real("cpu", models.SMALL)
+    return models.real() if asked.gpu else models.tiny()
 
 
 def trace(setup: models.Setup, seconds: dict[tuple[int, int], float], rho: float, images: int) -> dict[str, object]:

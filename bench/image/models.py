@@ -1,18 +1,15 @@
 """What the benchmark runs: the tiny Z-Image on a CPU, or Z-Image's real shape with random weights on a GPU."""
 
 import tempfile
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from image import batch, tiny_untrained
-from image.embeddings import Embeddings
+from image import tiny_untrained
 from image.pipelines.zimage import ZImage
-from image.request import ImageRequest, RequestId
+from image.request import ImageRequest
 from image.scheduler import Budget
 
 PROMPT = "a small harbour at dawn, three boats and a lighthouse on the far side of the bay"
@@ -31,6 +28,34 @@ class Setup:
         return ImageRequest(PROMPT, *size, self.steps, seed=seed, partial_images=partial_images)
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What the GPU benchmark builds with random weights."""
+
+    name: str
+    transformer: dict[str, Any]  # beyond the library's defaults, which are Z-Image's
+    encoder_heads: int
+    vae_channels: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
+
+
+Z_IMAGE = Shape(
+    "z-image shape, random weights, bfloat16",
+    {},
+    20,
+    (128, 256, 512, 512),
+    ((256, 256), (512, 512), (768, 768), (1024, 1024)),
+)
+SMALL = Shape(  # walks through the same code where there is no GPU
+    "small shape, random weights, bfloat16",
+    {"dim": 64, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 32}
+    | {"axes_dims": [8, 12, 12], "axes_lens": [1024, 128, 128]},
+    2,
+    (16, 16, 16, 16),
+    ((64, 64), (96, 96), (128, 128), (256, 256)),
+)
+
+
 def tiny() -> Setup:
     from diffusers import ZImagePipeline
 
@@ -43,36 +68,37 @@ def tiny() -> Setup:
     return Setup(tiny_untrained.MODEL, stock, ZImage(stock, tiny_untrained.MODEL), sizes, 8, budget)
 
 
-def real() -> Setup:
+def real(device: str = "cuda", shape: Shape = Z_IMAGE) -> Setup:
     """A tiny text encoder feeds the transformer's real width: what is timed is the transformer and the VAE."""
     from diffusers import AutoencoderKL, ZImagePipeline, ZImageTransformer2DModel
     from transformers import Qwen3Config, Qwen3Model
 
-    if not torch.cuda.is_available():
+    if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--gpu needs a GPU")
     small = tiny()
     torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
-        transformer = ZImageTransformer2DModel().eval()
+    with torch.device(device):
+        transformer = ZImageTransformer2DModel(**shape.transformer).eval()
         for name, weight in transformer.named_parameters():
             if name.endswith("pad_token"):
                 weight.fill_(1.0)
         encoder = Qwen3Model(
             Qwen3Config(
                 vocab_size=len(small.stock.tokenizer),
-                hidden_size=2560,
-                intermediate_size=2560,
+                hidden_size=transformer.config.cap_feat_dim,
+                intermediate_size=transformer.config.cap_feat_dim,
                 num_hidden_layers=2,
-                num_attention_heads=20,
-                num_key_value_heads=4,
+                num_attention_heads=shape.encoder_heads,
+                num_key_value_heads=2,
             )
         )
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512),
+            block_out_channels=shape.vae_channels,
             layers_per_block=2,
             latent_channels=16,
+            norm_num_groups=shape.vae_channels[0] // 4,
             scaling_factor=0.3611,
             shift_factor=0.1159,
             use_quant_conv=False,
@@ -81,40 +107,5 @@ def real() -> Setup:
     torch.set_default_dtype(torch.float32)
     stock = ZImagePipeline(small.stock.scheduler, vae, encoder, small.stock.tokenizer, transformer)
     stock.set_progress_bar_config(disable=True)
-    sizes = ((256, 256), (512, 512), (768, 768), (1024, 1024))
     budget = Budget(tokens=4 * 4224, residents=32, padding=1024)
-    return Setup("z-image shape, random weights, bfloat16", stock, ZImage(stock, "z-image"), sizes, 8, budget)
-
-
-def saturation(setup: Setup) -> list[dict[str, float]]:
-    """Images a second, memory and step time when every step is full; the arithmetic alone as the floor."""
-    weights = sum(p.numel() for p in setup.stock.transformer.parameters())
-    found = []
-    for size in ((512, 512), (1024, 1024)):
-        for rows in (1, 2, 4, 8):
-            torch.cuda.reset_peak_memory_stats()
-            seconds, tokens = _step_seconds(setup, size, rows)
-            found.append(
-                {
-                    "side": size[0],
-                    "batch": rows,
-                    "step_seconds": seconds,
-                    "images_per_second": rows / (seconds * setup.steps),
-                    "teraflops": 2 * weights * tokens / seconds / 1e12,
-                    "peak_bytes": torch.cuda.max_memory_allocated(),
-                }
-            )
-    return found
-
-
-def _step_seconds(setup: Setup, size: tuple[int, int], rows: int) -> tuple[float, int]:
-    states = [batch.admit(setup.pipeline, setup.request(size, i), RequestId(i), 0) for i in range(rows)]
-    batch.make_resident(setup.pipeline, states, Embeddings(0))
-    times = [_timed(setup, states) for _ in range(5)]
-    return min(times), sum(s.row_tokens for s in states)
-
-
-def _timed(setup: Setup, states: Sequence[batch.RequestState]) -> float:
-    started = time.perf_counter()
-    batch.step(setup.pipeline, states)  # ends when its result is on the host
-    return time.perf_counter() - started
+    return Setup(shape.name, stock, ZImage(stock, "z-image"), shape.sizes, 8, budget)
