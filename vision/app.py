@@ -20,7 +20,7 @@ QUESTION = {
     "schema": {"type": "string", "description": "For a vision model: the JSON Schema of its answer."},
     "sampling": {"type": "string", "description": "For a vision model: temperature, top_p, max_tokens, seed, as JSON."},
     "repair": {"type": "string", "description": "For a vision model: the user's turn after an answer that misfits."},
-    "portrait": {"type": "string", "enum": ["true", "false"], "description": "Whether to answer with the portrait."},
+    "portrait": {"type": "string", "enum": ["true", "false"], "description": "true: the portrait comes back too."},
 }
 
 

@@ -11,22 +11,30 @@ from typing import Annotated, Any, Literal
 
 import jsonschema_rs
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from core.errors import InvalidRequest
 from core.service import from_validation
 
 MAX_VALUE = 80  # characters
-_PRIVATE_WORDS = """
-    race races racial ethnic ethnicity ethnicities nationality national origin ancestry heritage descent tribe caste
-    skin complexion religion religious faith health healthy ill illness sick disease disorder disability disabled
-    handicap medical diagnosis symptom symptoms pregnant pregnancy obese obesity overweight underweight bmi acne
-    rash syndrome autism autistic blind deaf injury injured addiction sexual sexuality politics political asian
-    african caucasian hispanic latino latina latinx arab arabic jewish muslim christian hindu buddhist sikh chinese
-    japanese korean indian mexican european slavic nordic scandinavian turkish persian negro gypsy roma aboriginal
-    indigenous mestizo mulatto biracial multiracial
-"""
-_PRIVATE = frozenset(_PRIVATE_WORDS.split())
+_PRIVATE_WORDS = (
+    """
+    race races racial ethnic ethnicity ethnicities nationality national origin ancestry heritage descent tribe
+    caste skin complexion religion religious faith health healthy ill illness sick disease disorder disability
+    disabled handicap medical
+    """,
+    """
+    diagnosis symptom symptoms pregnant pregnancy obese obesity overweight underweight bmi acne rash syndrome
+    autism autistic blind deaf injury injured addiction sexual sexuality politics political asian african
+    caucasian hispanic latino latina
+    """,
+    """
+    latinx arab arabic jewish muslim christian hindu buddhist sikh chinese japanese korean indian mexican
+    european slavic nordic scandinavian turkish persian negro gypsy roma aboriginal indigenous mestizo mulatto
+    biracial multiracial
+    """,
+)
+_PRIVATE = frozenset(word for words in _PRIVATE_WORDS for word in words.split())
 _COLOUR_OF_PEOPLE = re.compile(
     r"\b(?:black|white|brown|yellow|dark|light|fair|pale|tan|tanned|olive)[\s_-]+"
     r"(?:skinned|man|men|woman|women|person|people|male|female|guy|lady|boy|girl|child)\b"
@@ -85,11 +93,12 @@ class _Sent(_Closed):
     sampling: Sampling = Field(default_factory=lambda: Sampling.model_validate({}))
     repair: str | None = Field(None, min_length=1, max_length=4000)
 
-    @model_validator(mode="after")
-    def _asks(self) -> "_Sent":
-        if self.messages[-1].role != "user":
+    @field_validator("messages")
+    @classmethod
+    def _asks(cls, messages: list[Message]) -> list[Message]:
+        if messages[-1].role != "user":
             raise ValueError("the last message must be the user's: the picture goes with it")
-        return self
+        return messages
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,8 @@ class Trainer:
         for optimizer, peak in zip(self._optimizers, (self.plan.muon_lr, self.plan.adam_lr), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = peak * rate
-        loss = self._loss(self.batch(self.step))
+        with torch.enable_grad():  # the image server switches gradients off for its process
+            loss = self._loss(self.batch(self.step))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         for optimizer in self._optimizers:
