@@ -32,7 +32,7 @@ async def create(studio: Studio, picture: bytes = PICTURE, key: str | None = Non
 
 async def rows(dsn: str, query: str) -> list[dict[str, Any]]:
     async with open_pool(dsn, size=1) as pool, pool.connection() as connection:
-        return await (await connection.execute(query)).fetchall()  # type: ignore[call-overload]
+        return await (await connection.execute(query)).fetchall()
 
 
 async def test_analyze_then_prompt_then_generate(studio: Studio) -> None:
