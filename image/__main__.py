@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core import logs
+from core import core_files, logs
 from core.service import serve
 from core.settings import SettingsError
 from image import encode, signing, tiny_untrained
@@ -37,6 +37,7 @@ def run() -> None:
         settings = ImageSettings.load()
     except SettingsError as exc:
         sys.exit(f"Settings: {exc}")
+    core_files.none_left()
     logs.configure(settings.log_level, settings.log_format)
     loads: dict[str, Load] = {id: partial(load, settings, id, folder) for id, folder in settings.checkpoints.items()}
     try:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Any
 
-from core import logs
+from core import core_files, logs
 from core.db.embedded import DatabaseError, embedded_postgres
 from core.db.migrate import MigrationError
 from core.service import bind, serve_on
@@ -34,6 +34,7 @@ def main() -> None:
     if command == "settings":
         print("\n".join(f"{name}={value}" for name, value in settings.masked().items()))
         return
+    core_files.none_left()
     logs.configure(settings.log_level, settings.log_format)
     sock = bind(settings.host, settings.port)
     try:

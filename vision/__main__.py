@@ -2,13 +2,12 @@
 
 import sys
 
-from core import logs
+from core import core_files, logs
 from core.service import serve
 from core.settings import SettingsError
 from vision.analysis import Eye
 from vision.app import create_app
 from vision.decode import Limits
-from vision.decode_child import no_core_file
 from vision.decoders import DecodingProcesses
 from vision.describe import VisionModel
 from vision.faces import yolo
@@ -19,7 +18,7 @@ from vision.settings import VisionSettings
 
 
 def main() -> None:
-    no_core_file()
+    core_files.none_left()
     try:
         settings = VisionSettings.load()
         eye = Eye(detector(settings), SmallModels() if settings.vision_features == "small" else None)

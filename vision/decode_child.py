@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 from typing import BinaryIO
 
+from core import core_files
 from core.errors import InvalidRequest
 from vision.decode import Limits, decode
 
@@ -53,17 +54,9 @@ def _send(out: BinaryIO, said: dict[str, object]) -> None:
     out.flush()
 
 
-def no_core_file() -> None:
-    """This process leaves no core file behind: it would hold a picture."""
-    with contextlib.suppress(ImportError):  # not every system has these bounds
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 def _bound(more: int) -> None:
     """At most `more` bytes of address space above what there is now."""
-    no_core_file()
+    core_files.none_left()
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
