@@ -1,18 +1,15 @@
-"""The shell around every service: request id, body limit, access log, metrics, error envelope, health, serving.
+"""The shell around every service: request id, body limit, access log, metrics, error envelope, health.
 
 One ASGI application: `Shell` → raw routes by exact path (the hot ones) → the FastAPI application.
 """
 
 import logging
 import os
-import socket
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 import msgspec
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -31,7 +28,6 @@ from core.errors import (
     SoundstageError,
     internal,
 )
-from core.http_protocol import HttpProtocol
 from core.settings import Settings
 
 Scope = MutableMapping[str, Any]
@@ -232,13 +228,13 @@ def error_response(exc: SoundstageError) -> Response:
     return JSONResponse(exc.envelope(), exc.status, headers=headers)
 
 
-def from_validation(errors: Iterable[Mapping[str, Any]]) -> InvalidRequest:
+def from_validation(errors: Iterable[Mapping[str, Any]], kind: type[InvalidRequest] = InvalidRequest) -> InvalidRequest:
     """The first complaint of pydantic as our error, with the field's path as `param`."""
     first = next(iter(errors))
     if first["type"] == "json_invalid":
         return InvalidRequest("The body is not valid JSON.", code="json_invalid")
     param = ".".join(map(str, first["loc"])) or None
-    return InvalidRequest(f"{param or 'body'}: {first['msg']}", param=param, code=str(first["type"]))
+    return kind(f"{param or 'body'}: {first['msg']}", param=param, code=str(first["type"]))
 
 
 async def send_error(send: Send, exc: SoundstageError) -> None:
@@ -287,45 +283,3 @@ def _bounded(receive: Receive, limit: int) -> Receive:
 
 def _too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"The request body is larger than {limit} bytes.", code="body_too_large")
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. A port that is taken ends the process with a sentence, not a traceback."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-    except OSError as exc:
-        sock.close()
-        sys.exit(f"Cannot listen on {host}:{port}: {exc.strerror}. Choose another with PORT and HOST.")
-    sock.listen(2048)
-    return sock
-
-
-def server_config(app: ASGIApp) -> uvicorn.Config:
-    """uvicorn as every service runs it."""
-    return uvicorn.Config(
-        app,
-        http=HttpProtocol,
-        loop="uvloop" if sys.platform != "win32" else "asyncio",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=10,
-    )
-
-
-def serve(app: ASGIApp, settings: Settings) -> None:
-    """Run until SIGINT or SIGTERM: no new connections, 10 s for what runs, then stop."""
-    sock = bind(settings.host, settings.port)
-    uvicorn.Server(server_config(app)).run(sockets=[sock])
-
-
-async def serve_on(app: ASGIApp, sock: socket.socket) -> None:
-    """The same on a loop that already runs, for a service that must start something else first."""
-    await uvicorn.Server(server_config(app)).serve(sockets=[sock])

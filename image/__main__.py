@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core import core_files, logs
-from core.service import serve
+from core.serving import serve
 from core.settings import SettingsError
 from image import encode, signing, tiny_untrained
 from image.app import create_app

@@ -5,7 +5,7 @@ import shutil
 import sys
 
 from core import logs
-from core.service import serve
+from core.serving import serve
 from core.settings import SettingsError
 from llm import catalogue
 from llm.app import create_app

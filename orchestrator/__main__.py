@@ -11,7 +11,7 @@ from typing import Any
 from core import core_files, logs
 from core.db.embedded import DatabaseError, embedded_postgres
 from core.db.migrate import MigrationError
-from core.service import bind, serve_on
+from core.serving import bind, serve_on
 from core.settings import SettingsError
 from orchestrator.app import create_app
 from orchestrator.settings import OrchestratorSettings

@@ -3,7 +3,7 @@
 import sys
 
 from core import core_files, logs
-from core.service import serve
+from core.serving import serve
 from core.settings import SettingsError
 from vision.analysis import Eye
 from vision.app import create_app

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 from prometheus_client import REGISTRY
 
-from core.service import Readiness, Scope, bind
+from core.service import Readiness, Scope
+from core.serving import bind
 from tests.core.shell import LIMIT, SECRET, SERVICE, Service
 from tests.fakes.client import ask, connected, request
 from tests.fakes.serving import serving

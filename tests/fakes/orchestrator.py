@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from core.service import bind
+from core.serving import bind
 
 
 class Heard(NamedTuple):

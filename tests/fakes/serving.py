@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 import uvicorn
 
-from core.service import ASGIApp, bind, server_config
+from core.service import ASGIApp
+from core.serving import bind, server_config
 from tests.fakes.wait import eventually, soon
 
 

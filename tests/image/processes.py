@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from core.service import bind
+from core.serving import bind
 from tests.image.asking import get
 
 KEY = [(b"authorization", b"Bearer k1")]

@@ -1,0 +1,52 @@
+"""A service on a port: the listening socket, and uvicorn as every service runs it."""
+
+import socket
+import sys
+
+import uvicorn
+
+from core.http_protocol import HttpProtocol
+from core.service import ASGIApp
+from core.settings import Settings
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. A port that is taken ends the process with a sentence, not a traceback."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as exc:
+        sock.close()
+        sys.exit(f"Cannot listen on {host}:{port}: {exc.strerror}. Choose another with PORT and HOST.")
+    sock.listen(2048)
+    return sock
+
+
+def server_config(app: ASGIApp) -> uvicorn.Config:
+    """uvicorn as every service runs it."""
+    return uvicorn.Config(
+        app,
+        http=HttpProtocol,
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=10,
+    )
+
+
+def serve(app: ASGIApp, settings: Settings) -> None:
+    """Run until SIGINT or SIGTERM: no new connections, 10 s for what runs, then stop."""
+    sock = bind(settings.host, settings.port)
+    uvicorn.Server(server_config(app)).run(sockets=[sock])
+
+
+async def serve_on(app: ASGIApp, sock: socket.socket) -> None:
+    """The same on a loop that already runs, for a service that must start something else first."""
+    await uvicorn.Server(server_config(app)).serve(sockets=[sock])
