@@ -60,7 +60,7 @@ def _engines(settings: ImageSettings, loads: Mapping[str, Load]) -> dict[str, As
             capacity=settings.image_queue_max,
             retry_after_cap=settings.interface_retry_after_cap_ms / 1000,
             hang_seconds=settings.image_hang_seconds,
-            observe=recorder.observe,
+            observer=recorder,
         )
         recorder.watch(engines[model])
     return engines

@@ -22,6 +22,16 @@ from image.request import ImageRequest, RequestId
 log = logging.getLogger(__name__)
 
 
+class Observer:
+    """Hears what happens in an engine; this one does nothing with it."""
+
+    def arrived(self, id: RequestId, before: int) -> None:
+        """`before`: how many were waiting already."""
+
+    def heard(self, news: News) -> None:
+        """The news of every turn."""
+
+
 class AsyncEngine:
     """Owns the thread and the bounded queue."""
 
@@ -33,11 +43,11 @@ class AsyncEngine:
         capacity: int,
         retry_after_cap: float = 30.0,
         hang_seconds: float = 300.0,
-        observe: Callable[[News], None] = lambda news: None,
+        observer: Observer | None = None,
     ) -> None:
         """`build` runs on the engine's thread: it loads the model and warms it up. `capacity`: most images here at
         once, running or waiting. `retry_after_cap`: longest wait, in seconds, that a refused caller is told.
-        `hang_seconds`: a device call that takes longer is taken for hung. `observe` sees the news of every turn."""
+        `hang_seconds`: a device call that takes longer is taken for hung."""
         self.capacity = capacity
         self.counters = Counters()
         self.draining = False
@@ -45,7 +55,7 @@ class AsyncEngine:
         self._device = device
         self._retry_after_cap = retry_after_cap
         self._hang_seconds = hang_seconds
-        self._observe = observe
+        self._observer = observer or Observer()
         self._mail: Mail = Mail()
         self._generations: dict[RequestId, Generation] = {}
         self._adaptations: set[asyncio.Future[None]] = set()
@@ -153,6 +163,12 @@ class AsyncEngine:
     def waiting(self) -> int:
         return len(self._generations) - self.running
 
+    @property
+    def progress(self) -> float:
+        """The share of the steps of all images here that are taken; 0 where there is none."""
+        views = [generation.view for generation in self._generations.values()]
+        return sum(v.step for v in views) / max(1, sum(v.steps for v in views))
+
     def position(self, id: RequestId) -> int | None:
         """How many images start before this one; None once it runs or is gone."""
         generation = self._generations.get(id)
@@ -178,6 +194,7 @@ class AsyncEngine:
     def _submit(self, request: ImageRequest) -> Generation:
         id = RequestId(self._submitted)
         self._submitted += 1
+        self._observer.arrived(id, self.waiting)
         self._generations[id] = Generation(id, request, lambda: self._mail.put(Cancel(id)))
         self._idle.clear()
         self._mail.put(Submit(id, request))
@@ -185,7 +202,7 @@ class AsyncEngine:
 
     def _deliver(self, news: News) -> None:
         self.counters = news.counters
-        self._observe(news)
+        self._observer.heard(news)
         for id, event in news.events:
             if (generation := self._generations.get(id)) is None:
                 continue  # it was given up while the device hung

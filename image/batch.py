@@ -5,8 +5,8 @@ Request states are the only lasting truth: a batch is gathered anew for every st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.errors import InvalidRequest
@@ -45,13 +45,7 @@ class RequestState:
     bytes: int  # device memory while resident
     arrived: int  # reading of the work clock
     denoising: Denoising | None = None
-    previews: frozenset[int] = field(init=False)  # steps after which a preview is wanted
     previewed: int = 0
-
-    def __post_init__(self) -> None:
-        wanted, steps = self.request.partial_images, self.request.own_steps
-        marks = (steps * i // (wanted + 1) for i in range(1, wanted + 1))
-        self.previews = frozenset(mark for mark in marks if mark > 0)
 
     @property
     def steps_taken(self) -> int:
@@ -69,9 +63,6 @@ class RequestState:
     @property
     def texts(self) -> list[Tokens]:
         return [t for t in (self.tokens, self.negative) if t]
-
-    def key(self, tokens: Tokens) -> Key:
-        return Key(tokens.ids, self.request.exact)
 
     def candidate(self, deadline: int | None = None) -> Candidate:
         """`deadline`: a reading of the work clock."""
@@ -114,26 +105,34 @@ def admit(pipeline: StepPipeline, request: ImageRequest, id: RequestId, arrived:
 
 
 def make_resident(pipeline: StepPipeline, states: Sequence[RequestState], cache: Embeddings) -> None:
-    """Encode the texts that the cache lacks in one call, and lay out what each request starts from."""
-    texts = _embeddings(pipeline, states, cache)
+    """Encode the texts that the cache lacks in one call, and lay out what each request starts from.
+
+    A request that comes by itself gets embeddings that were computed by themselves: else its picture would depend
+    on who was here before it.
+    """
+    single = len(states) == 1
+    texts = _embeddings(pipeline, {_key(s, t, single): t for s in states for t in s.texts}, cache)
     ready = []
     for state in states:
         schedule = pipeline.schedule(state.request)
         start = pipeline.start(state.request, schedule)
-        negative = texts[state.key(state.negative)] if state.negative else None
-        ready.append(Denoising(start.latents, schedule, texts[state.key(state.tokens)], negative, start.kept))
+        negative = texts[_key(state, state.negative, single)] if state.negative else None
+        ready.append(Denoising(start.latents, schedule, texts[_key(state, state.tokens, single)], negative, start.kept))
     for state, denoising in zip(states, ready, strict=True):
         state.denoising = denoising
 
 
-def _embeddings(pipeline: StepPipeline, states: Sequence[RequestState], cache: Embeddings) -> dict[Key, torch.Tensor]:
-    wanted = {state.key(t): t for state in states for t in state.texts}
+def _key(state: RequestState, tokens: Tokens, single: bool) -> Key:
+    return Key(tokens.ids, single or state.request.exact)
+
+
+def _embeddings(pipeline: StepPipeline, wanted: Mapping[Key, Tokens], cache: Embeddings) -> dict[Key, torch.Tensor]:
     found = {key: kept for key in wanted if (kept := cache.get(key)) is not None}
     missing = [key for key in wanted if key not in found]
     for group in _encoder_calls(missing):
         for key, embedding in zip(group, pipeline.encode([wanted[key] for key in group]), strict=True):
             found[key] = embedding
-            cache.put(key, embedding)
+            cache.put(Key(key.ids, alone=len(group) == 1), embedding)
     return found
 
 

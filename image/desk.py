@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from core.errors import Conflict, SoundstageError, Unavailable, UpstreamTimeout, internal
+from image.device import Device
 from image.events import Cancelled, Event, Failed
 from image.faults import as_ours
 from image.mail import Adapt, Cancel, Command, Counters, Mail, News, Publish, Stop, Submit
 from image.request import ImageRequest, RequestId
+from image.scheduler import Candidate
 
 if TYPE_CHECKING:
     from image.pipelines.adapters import Adapters
@@ -26,6 +28,9 @@ class Present(Protocol):
 
     @property
     def request(self) -> ImageRequest: ...
+
+    def candidate(self, deadline: int | None = None) -> Candidate:
+        """For the scheduler. `deadline`: a reading of the work clock."""
 
 
 S = TypeVar("S", bound=Present)
@@ -63,14 +68,29 @@ class Desk(Generic[S]):
         if self.stopped:
             self._close()
 
-    def expire(self, now: float) -> None:
-        """Those whose deadline has passed fail. `now`: a reading of time.monotonic."""
-        for state in list(self.live.values()):
+    def turn(self, device: Device, adapters: Adapters, act: Callable[[], object]) -> None:
+        """Take in the mail, then `act` while the device is ours, whatever happens in it."""
+        try:
+            self.read(wait=not self.live)
+            with device.turn():
+                self._adapt(adapters)
+                act()
+        except Exception:  # the outermost loop: these requests fail, the engine goes on
+            log.exception("engine turn failed")
+            self._fail_all()
+
+    def candidates(self, counters: Counters, now: float) -> dict[RequestId, Candidate]:
+        """Who is here, for the scheduler. Those whose deadline has passed fail. `now`: a reading of time.monotonic."""
+        found = {}
+        for id, state in list(self.live.items()):
             deadline = state.request.standing.deadline
             if deadline is not None and deadline <= now:
                 self.fail(state, UpstreamTimeout("The image's deadline has passed.", code="deadline_exceeded"))
+            else:
+                found[id] = state.candidate(counters.reading(deadline, now))
+        return found
 
-    def adapt(self, adapters: Adapters) -> None:
+    def _adapt(self, adapters: Adapters) -> None:
         """Load and unload what was asked for. Needs the device."""
         asked, self._adaptations = self._adaptations, []
         for one in asked:
@@ -102,7 +122,7 @@ class Desk(Generic[S]):
         if state.id in self.live:
             self.leave(state, Failed(error))
 
-    def fail_all(self) -> None:
+    def _fail_all(self) -> None:
         for state in list(self.live.values()):
             self.fail(state, internal())
 

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     import torch
 
 
+_ENTRY, _ID = 1024, 40  # bytes of one entry's objects, and of each number in its key
+
+
 class Key(NamedTuple):
     ids: tuple[int, ...]
     alone: bool  # computed with no other prompt beside it: the last bits may differ
@@ -24,18 +27,19 @@ class Embeddings:
         self.misses = 0
 
     def get(self, key: Key) -> torch.Tensor | None:
-        found = self._kept.get(key)
-        if found is None:
-            self.misses += 1
-            return None
-        self.hits += 1
-        self._kept.move_to_end(key)
-        return found
+        """One that was computed alone serves everybody."""
+        for known in (Key(key.ids, alone=True), key):
+            if known in self._kept:
+                self.hits += 1
+                self._kept.move_to_end(known)
+                return self._kept[known]
+        self.misses += 1
+        return None
 
     def put(self, key: Key, embedding: torch.Tensor) -> None:
         self._drop(key)
         self._kept[key] = embedding
-        self.bytes += embedding.nbytes
+        self.bytes += _size(key, embedding)
         while self.bytes > self._capacity:
             self._drop(next(iter(self._kept)))
 
@@ -46,4 +50,9 @@ class Embeddings:
     def _drop(self, key: Key) -> None:
         old = self._kept.pop(key, None)
         if old is not None:
-            self.bytes -= old.nbytes
+            self.bytes -= _size(key, old)
+
+
+def _size(key: Key, embedding: torch.Tensor) -> int:
+    """With what Python keeps beside the numbers: a short prompt of a small model is hardly more than that."""
+    return int(embedding.nbytes) + _ENTRY + _ID * len(key.ids)

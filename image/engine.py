@@ -73,20 +73,13 @@ class Engine:
 
     def run_once(self) -> None:
         """One turn and its news, whatever happens in it."""
-        try:
-            self._desk.read(wait=not self._desk.live)
-            with self.device.turn():
-                self._desk.adapt(self.pipeline.adapters)
-                self._turn()
-        except Exception:  # the outermost loop: these requests fail, the engine goes on
-            log.exception("engine turn failed")
-            self._desk.fail_all()
+        self._desk.turn(self.device, self.pipeline.adapters, self._turn)
         self._report()
 
     def _turn(self) -> None:
         """One step for the batch that the scheduler chooses, and one group of pictures."""
         started = time.perf_counter()
-        candidates = self._candidates()
+        candidates = self._desk.candidates(self._counters, self.device.clock())
         self._shares.here(candidates.values())
         decision = schedule(candidates.values(), self._measured(candidates.values()), self._shares.served)
         chosen = self._admit([self._desk.live[id] for id in decision.step])
@@ -100,15 +93,6 @@ class Engine:
 
     def _admitted(self, id: RequestId, request: ImageRequest) -> RequestState:
         return batch.admit(self.pipeline, request, id, self._counters.tokens)
-
-    def _candidates(self) -> dict[RequestId, Candidate]:
-        """Those whose deadline has passed fail here."""
-        now = self.device.clock()
-        self._desk.expire(now)
-        reading = self._counters.reading
-        return {
-            id: state.candidate(reading(state.request.standing.deadline, now)) for id, state in self._desk.live.items()
-        }
 
     def _measured(self, candidates: Iterable[Candidate]) -> Budget:
         """Memory is asked for only when somebody wants to come in."""

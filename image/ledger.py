@@ -32,8 +32,15 @@ class Entry:
             "queue_position": min((p for p in positions if p is not None), default=None),
             "progress": round(sum(v.step for v in views) / sum(v.steps for v in views), 3),
             "images": [
-                {"status": v.status, "step": v.step, "steps": v.steps, "queue_position": p, "error": v.error}
-                for v, p in zip(views, positions, strict=True)
+                {
+                    "image": image,  # its number in /debug/scheduler
+                    "status": view.status,
+                    "step": view.step,
+                    "steps": view.steps,
+                    "queue_position": position,
+                    "error": view.error,
+                }
+                for (image, view), position in zip(self.images, positions, strict=True)
             ],
         }
 

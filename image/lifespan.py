@@ -83,6 +83,7 @@ def _registrar(worker: Worker) -> Registrar | None:
             ),
             roles=settings.image_roles,
             capacity=settings.image_queue_max,
+            queue_depth=worker.depth,
             ready=worker.ready,
             draining=worker.draining,
         )

@@ -73,6 +73,12 @@ class ImageRequest:
         """Denoising steps this request takes."""
         return self.steps - self.skipped_steps
 
+    @property
+    def preview_steps(self) -> frozenset[int]:
+        """After which of its own steps a preview is wanted: evenly spread, fewer where the steps are few."""
+        wanted = self.partial_images
+        return frozenset(self.own_steps * i // (wanted + 1) for i in range(1, wanted + 1)) - {0}
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

@@ -31,6 +31,7 @@ Verdict = Literal[
     "wants to be alone",
     "leader is alone",
     "other adapter",
+    "not equal",  # to the leader of a run of whole requests
     "finishing",
 ]
 

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from image.desk import Desk
@@ -16,7 +16,7 @@ from image.faults import Faults
 from image.mail import Counters, Mail, Publish
 from image.pipelines.base import Abilities
 from image.request import ImageRequest, Pixels, RequestId
-from image.scheduler import Budget, Candidate, schedule
+from image.scheduler import Budget, Candidate, Decision, Reason, Verdict, schedule
 from image.shares import Shares
 
 if TYPE_CHECKING:
@@ -39,11 +39,6 @@ class _Entry:
     request: ImageRequest
     arrived: int  # reading of the work clock
     told: int = 0  # previews
-    previews: frozenset[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        wanted, steps = self.request.partial_images, self.request.own_steps
-        self.previews = frozenset(steps * i // (wanted + 1) for i in range(1, wanted + 1)) - {0}
 
     @property
     def tokens(self) -> int:
@@ -101,16 +96,12 @@ class WholeEngine:
 
     def run_once(self) -> None:
         """One run and its news, whatever happens in it."""
-        try:
-            self._desk.read(wait=not self._desk.live)
-            with self.device.turn():
-                self._desk.adapt(self.pipeline.adapters)
-                self._faults.run(self._schedule(), self._draw, self._desk.fail, lambda entry: entry.id)
-        except Exception:  # the outermost loop: these requests fail, the engine goes on
-            log.exception("engine run failed")
-            self._desk.fail_all()
+        self._desk.turn(self.device, self.pipeline.adapters, self._turn)
         self._running = []
         self._report()
+
+    def _turn(self) -> None:
+        self._faults.run(self._schedule(), self._draw, self._desk.fail, lambda entry: entry.id)
 
     # schedule: who is next
 
@@ -120,17 +111,15 @@ class WholeEngine:
 
     def _schedule(self) -> list[_Entry]:
         """The most urgent, and those that are equal to it."""
-        now, live, reading = self.device.clock(), self._desk.live, self._counters.reading
-        self._desk.expire(now)
-        candidates = [entry.candidate(reading(entry.request.standing.deadline, now)) for entry in live.values()]
+        live, candidates = self._desk.live, self._desk.candidates(self._counters, self.device.clock()).values()
         self._shares.here(candidates)
-        decision = schedule(candidates, _ONE_AT_A_TIME, self._shares.served)
-        if not decision.step:
+        reasons = schedule(candidates, _ONE_AT_A_TIME, self._shares.served).reasons
+        if not reasons:
             return []
-        self._counters = replace(self._counters, decision=decision)
-        first = live[decision.step[0]]
-        others = (live[reason.id] for reason in decision.reasons if reason.id != first.id)
-        return [first, *(entry for entry in others if entry.equal(first))][: self.batch]
+        first, *others = (live[reason.id] for reason in reasons)
+        equal = [first, *(entry for entry in others if entry.equal(first))]
+        self._counters = replace(self._counters, decision=_explained(reasons, equal, self.batch))
+        return equal[: self.batch]
 
     # run: the device
 
@@ -164,7 +153,7 @@ class WholeEngine:
                     continue
                 steps = entry.request.own_steps
                 self._desk.tell(entry.id, Progress(min(taken, steps), steps))
-                if taken in entry.previews and taken < steps:
+                if taken in entry.request.preview_steps:
                     shown = look() if shown is None else shown
                     self._desk.tell(entry.id, Partial(entry.told, shown[i]))
                     entry.told += 1
@@ -206,3 +195,12 @@ class WholeEngine:
             adapters=self.pipeline.adapters.loaded,
         )
         self._desk.report(self.publish, self._counters)
+
+
+def _explained(reasons: Sequence[Reason], equal: Sequence[_Entry], batch: int) -> Decision:
+    """The scheduler orders, equality and the batch's size choose: with each verdict as it came out."""
+    step = tuple(entry.id for entry in equal[:batch])
+    verdicts: dict[RequestId, Verdict] = {entry.id: "joins" if entry.id in step else "no slot" for entry in equal}
+    verdicts[step[0]] = "leads"
+    told = tuple(replace(reason, verdict=verdicts.get(reason.id, "not equal")) for reason in reasons)
+    return Decision(step, sum(c.tokens * c.rows for c in (entry.candidate() for entry in equal[:batch])), 0, told)

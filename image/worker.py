@@ -101,6 +101,11 @@ class Worker:
     def draining(self) -> bool:
         return any(engine.draining for engine in self.engines.values())
 
+    @property
+    def depth(self) -> int:
+        """Images that run or wait."""
+        return sum(engine.running + engine.waiting for engine in self.engines.values())
+
     def load(self) -> dict[str, Any]:
         engines = self.engines.values()
         return {

@@ -51,6 +51,9 @@ class Announcement(BaseModel):
         default=(), max_length=16, description="Pools the worker serves: profile, chat1to1, …."
     )
     capacity: int = Field(default=8, ge=1, le=100_000, description="Requests it runs or queues at once.")
+    queue_depth: int | None = Field(
+        default=None, ge=0, description="Requests it runs or queues as it says this; None: not told."
+    )
     ready: bool = True
     draining: bool = False
 

@@ -15,6 +15,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "pod address": {"url": "https://abc-7861.proxy.runpod.net"},
     "models": {"models": [MODEL, MODEL | {"max_model_len": 32768}]},
     "roles": {"kind": "image", "roles": ["profile", "chat1to1"]},
+    "queue": {"queue_depth": 0},
     "draining": {"ready": False, "draining": True, "capacity": 100_000},
     "longest id": {"id": "w" * 200},
     "every sign an id may have": {"id": "a.B_9:/@+-"},
@@ -36,6 +37,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "too many roles": ({"roles": ["r"] * 17}, "roles"),
     "no capacity": ({"capacity": 0}, "capacity"),
     "too much capacity": ({"capacity": 100_001}, "capacity"),
+    "less than nobody": ({"queue_depth": -1}, "queue_depth"),
     "unknown field": ({"prompt": "You are"}, "prompt"),
 }
 

@@ -17,6 +17,7 @@ class Driven:
         self.mail: Mail = Mail()
         self.events: dict[RequestId, list[Event]] = {}
         self.runs: list[int] = []
+        self.news: News | None = None
         self.after_step: dict[int, Cancel | Stop | Adapt] = {}
         self.engine = WholeEngine(Watched(pipeline, self), self.mail, self._hear, Device(), batch)  # type: ignore[arg-type]
 
@@ -36,6 +37,7 @@ class Driven:
         return last.pixels.rgb
 
     def _hear(self, news: News) -> None:
+        self.news = news
         for id, event in news.events:
             self.events[id].append(event)
 

@@ -314,6 +314,7 @@ async def test_it_announces_itself(pipeline: ZImage, tmp_path: Path) -> None:
             last = heard[-1]
             assert last["kind"] == "image"
             assert last["roles"] == ["shorts", "scenes"]
+            assert (last["capacity"], last["queue_depth"]) == (configured.image_queue_max, 0)
             assert last["url"] == "http://127.0.0.1:8006/"
             assert last["models"][0]["id"] == "zimage-tiny-untrained"
         assert heard[-1] == {"left": last["id"]}

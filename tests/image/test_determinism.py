@@ -21,6 +21,16 @@ def test_alone_twice_is_the_same_bytes(pipeline: ZImage, mixed: list[ImageReques
         assert _alone(driven, request) == _alone(driven, request) == _alone(another, request)
 
 
+def test_who_was_here_before_changes_nothing(pipeline: ZImage, mixed: list[ImageRequest]) -> None:
+    """Its prompt was encoded beside longer ones and kept; alone it is drawn from an embedding of its own."""
+    fresh, used = Driven(Transparent(pipeline)), Driven(Transparent(pipeline))
+    for request in mixed[:8]:
+        used.submit(request)
+    used.finish()
+    for request in mixed[:4]:
+        assert _alone(used, request) == _alone(fresh, request)
+
+
 def test_in_company_it_differs_by_no_more_than_the_bound(pipeline: ZImage, mixed: list[ImageRequest]) -> None:
     request = mixed[3]
     alone = _alone(Driven(Transparent(pipeline)), request)

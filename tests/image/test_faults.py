@@ -165,17 +165,37 @@ def _refusal(engine: AsyncEngine) -> SoundstageError:
 
 
 def test_embeddings_are_kept_within_their_bytes() -> None:
-    cache = Embeddings(capacity=100)
+    cache = Embeddings(capacity=100_000)
     keys = [Key((i,), False) for i in range(3)]
     for key in keys:
-        cache.put(key, torch.zeros(10))  # 40 bytes
-    assert cache.bytes == 80
+        cache.put(key, torch.zeros(10_000))
+    assert 2 * 40_000 < cache.bytes <= 100_000  # with what is kept beside the numbers
     assert [cache.get(key) is None for key in keys] == [True, False, False]
     cache.get(keys[1])
-    cache.put(keys[0], torch.zeros(10))
+    cache.put(keys[0], torch.zeros(10_000))
     assert [cache.get(key) is None for key in keys] == [False, False, True]
-    cache.put(keys[0], torch.zeros(100))  # larger than all of it
+    cache.put(keys[0], torch.zeros(100_000))  # larger than all of it
     assert (cache.bytes, cache.get(keys[0])) == (0, None)
+
+
+def test_many_short_prompts_stay_within_them_too() -> None:
+    """What Python keeps of each counts: a tiny embedding is hardly more than that."""
+    cache = Embeddings(capacity=64_000)
+    for i in range(1000):
+        cache.put(Key((i, 1, 2), False), torch.zeros(4))
+    assert cache.bytes <= 64_000
+    assert sum(cache.get(Key((i, 1, 2), False)) is not None for i in range(1000)) < 64
+
+
+def test_an_embedding_that_was_computed_alone_serves_everybody() -> None:
+    cache, apart, together = Embeddings(capacity=100_000), Key((1,), True), Key((1,), False)
+    cache.put(together, torch.zeros(1))
+    assert cache.get(apart) is None
+    cache.put(apart, torch.ones(1))
+    for key in (apart, together):
+        kept = cache.get(key)
+        assert kept is not None
+        assert kept.item() == 1.0
 
 
 def test_a_prompt_is_encoded_once(pipeline: ZImage) -> None:

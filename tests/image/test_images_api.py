@@ -237,7 +237,11 @@ async def test_a_request_is_found_by_its_id(pipeline: ZImage, tmp_path: Path) ->
         assert (first["status"], first["progress"], first["queue_position"]) == ("running", 0.5, None)
         assert (second["status"], second["progress"], second["queue_position"]) == ("queued", 0.0, 0)
         reasons = (await get(port, "/debug/scheduler")).json()["zimage-tiny-untrained"]["reasons"]
-        assert [r["verdict"] for r in reasons] == ["leads", "no slot"]
+        verdicts = [(told["images"][0]["image"], verdict) for told, verdict in ((first, "leads"), (second, "no slot"))]
+        assert [(r["image"], r["verdict"]) for r in reasons] == verdicts
+        metrics = (await get(port, "/metrics")).body.decode()
+        assert 'soundstage_image_progress{model="zimage-tiny-untrained"} 0.25' in metrics  # 2 of 8 steps
+        assert 'soundstage_image_queue_position_bucket{le="0.0",model="zimage-tiny-untrained"}' in metrics
         stepped.permits.release(20)
         assert (await a.answer()).status == (await b.answer()).status == 200
         assert (await get(port, "/v1/images/requests/first")).json()["status"] == "completed"

@@ -35,6 +35,19 @@ def test_equal_requests_share_a_run_and_equal_themselves_alone(sdxl: WholePipeli
     assert len({together.rgb(id) for id in ids}) == len(ids)
 
 
+def test_the_record_says_who_runs_and_why_others_wait(sdxl: WholePipeline) -> None:
+    driven = Driven(sdxl, batch=2)
+    for request in (asked(1), asked(2, steps=9), asked(3, prompt="fog"), asked(4)):
+        driven.submit(request)
+    driven.engine.run_once()
+    assert driven.news is not None
+    decision = driven.news.counters.decision
+    assert decision is not None
+    assert decision.step == (0, 2)
+    verdicts = {reason.id: reason.verdict for reason in decision.reasons}
+    assert verdicts == {0: "leads", 2: "joins", 3: "no slot", 1: "not equal"}
+
+
 def test_it_tells_progress_and_previews(sdxl: WholePipeline) -> None:
     driven = Driven(sdxl)
     id = driven.submit(asked(1, steps=4, partial_images=3, guidance=3.0, negative_prompt="fog"))
