@@ -33,6 +33,7 @@ class MicroBatcher(Generic[Job, Result]):
         future: Future[Result] = Future()
         with self._changed:
             self._waiting.append((job, future))
+            metrics.WAITING.set(len(self._waiting))
             self._changed.notify()
         return await asyncio.wrap_future(future)
 
@@ -62,6 +63,7 @@ class MicroBatcher(Generic[Job, Result]):
                     job, future = self._waiting.popleft()
                     if future.set_running_or_notify_cancel():
                         batch.append((job, future))
+                metrics.WAITING.set(len(self._waiting))
         return batch
 
     def _answer(self, batch: list[tuple[Job, Future[Result]]]) -> None:

@@ -52,8 +52,9 @@ NOBODY = Result(Boxes(Tensor(np.zeros((0, 4))), Tensor(np.zeros(0))), Keypoints(
 
 
 class Model:
-    def __init__(self, results: Sequence[Result]) -> None:
+    def __init__(self, results: Sequence[Result], *names: str) -> None:
         self.results = results
+        self.names = dict(enumerate(names or ("face",)))
         self.calls: list[tuple[list[Any], dict[str, Any]]] = []
 
     def predict(self, source: Sequence[Any], **options: Any) -> Sequence[Result]:
@@ -66,7 +67,7 @@ def test_a_batch_is_one_call_on_the_device_in_opencvs_order_of_colours() -> None
     image = pixels(photo(ASTRONAUT))
     faces = YoloFace(model, "yolo-face", "cuda:0").detect([image, image[:50]])
     [(source, options)] = model.calls
-    assert options == {"conf": yolo.MIN_SCORE, "device": "cuda:0", "verbose": False}
+    assert options == {"conf": yolo.MIN_SCORE, "classes": [0], "device": "cuda:0", "verbose": False}
     assert [one.shape for one in source] == [(512, 512, 3), (50, 512, 3)]
     assert np.array_equal(source[0], image[:, :, ::-1])
     assert [len(found) for found in faces] == [1, 0]
@@ -83,6 +84,14 @@ def test_a_model_without_points_gets_those_of_a_level_face_and_the_surest_comes_
     [[first, second]] = YoloFace(Model([TWO]), "yolo-face", "cpu").detect([pixels(photo(ASTRONAUT))])
     assert (first.box, second.box) == (Box(5, 5, 50, 60), Box(0, 0, 10, 10))
     assert first.landmarks.right_eye == pytest.approx((20, 29))
+
+
+def test_of_the_classes_those_of_faces_count_and_there_must_be_one() -> None:
+    model = Model([SURE], "person", "FACE_A", "car", "face")
+    YoloFace(model, "many", "cpu").detect([pixels(photo(ASTRONAUT))])
+    assert model.calls[0][1]["classes"] == [1, 3]
+    with pytest.raises(ModelUnavailable, match="no class of faces"):
+        YoloFace(Model([], "person", "car"), "things", "cpu")
 
 
 def test_no_pictures_are_no_call() -> None:

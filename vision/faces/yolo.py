@@ -6,7 +6,7 @@ ship, and it is imported only here, when it is asked for.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,10 @@ USUAL_MARKS = ((0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.5, 0.78))
 
 
 class Model(Protocol):
-    """What is used of `ultralytics.YOLO`."""
+    """What is used of `ultralytics.YOLO`. `names` are the classes by number."""
+
+    @property
+    def names(self) -> Mapping[int, str]: ...
 
     def predict(self, source: Sequence[Any], **options: Any) -> Sequence[Any]: ...
 
@@ -32,7 +35,11 @@ class YoloFace:
     """One model on one device: a call takes the whole batch."""
 
     def __init__(self, model: Model, name: str, device: str) -> None:
+        """Of the classes that the weights know, those of faces count. Raises ModelUnavailable where there is none."""
         self.name = name
+        self._classes = [number for number, what in model.names.items() if "face" in what.lower()]
+        if not self._classes:
+            raise ModelUnavailable(f"The weights {name} know no class of faces: YOLO_WEIGHTS names another model.")
         self._model = model
         self._device = device
         self._turn = threading.Lock()
@@ -43,7 +50,9 @@ class YoloFace:
             return []
         blue_first = [np.ascontiguousarray(image[:, :, ::-1]) for image in images]  # as OpenCV reads, so it expects
         with self._turn:
-            results = self._model.predict(blue_first, conf=MIN_SCORE, device=self._device, verbose=False)
+            results = self._model.predict(
+                blue_first, conf=MIN_SCORE, classes=self._classes, device=self._device, verbose=False
+            )
         return [_faces(result) for result in results]
 
 
