@@ -116,9 +116,11 @@ class Reader:
         return found.text or ""
 
     def bare(self, body: bytes) -> bytes:
-        """The answer without what only the proof asked for."""
+        """An answer, or an event's data, without what only the proof asked for."""
+        if not any(b'"%b"' % name.encode() in body for name in self.added):
+            return body
         answer: dict[str, Any] = msgspec.json.decode(body)
-        for part in (answer, *answer.get("choices", ())):
+        for part in (answer, answer.get("response") or {}, *(answer.get("choices") or ())):
             for name in self.added:
                 part.pop(name, None)
         return msgspec.json.encode(answer)
@@ -135,7 +137,7 @@ async def pass_on(response: httpx2.Response, run: Run, send: Send, reader: Reade
     start = {"type": "http.response.start", "status": response.status_code, "headers": headers}
     if stream:
         await send(start)
-        return await _stream(response, run, send, reader)
+        return await _stream(response, run, send, _Events(reader, whole=ids_wanted))
     body = await response.aread()
     text = reader.read(body, run)
     if not ids_wanted:
@@ -152,13 +154,14 @@ def _prove(run: Run, token_ids: list[int] | None, text: str) -> None:
     run.output_sha256 = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-async def _stream(response: httpx2.Response, run: Run, send: Send, reader: Reader) -> str:
-    """The engine's bytes as they come; an engine that breaks off leaves an error event."""
-    events = _Events(reader)
+async def _stream(response: httpx2.Response, run: Run, send: Send, events: "_Events") -> str:
+    """The engine's events as they come; an engine that breaks off leaves an error event."""
     try:
         async for chunk in response.aiter_raw():
-            events.feed(chunk)
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            if lines := events.feed(chunk):
+                await send({"type": "http.response.body", "body": lines, "more_body": True})
+        if events.rest:
+            await send({"type": "http.response.body", "body": events.rest, "more_body": True})
     except httpx2.HTTPError as exc:
         late = isinstance(exc, httpx2.TimeoutException)
         await send({"type": "http.response.body", "body": error_event(late), "more_body": True})
@@ -181,25 +184,29 @@ def proof_comment(run: Run) -> bytes:
 
 
 class _Events:
-    """Reads a stream beside its passing: its text and the prompt's token ids."""
+    """Reads a stream beside its passing: its text and the prompt's token ids, which stay here unless `whole`."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, *, whole: bool) -> None:
         self.text: list[str] = []
         self.token_ids: list[int] | None = None
-        self._read = reader.event
-        self._rest = b""
+        self.rest = b""
+        """The line that is not whole yet."""
+        self._reader = reader
+        self._whole = whole
 
-    def feed(self, chunk: bytes) -> None:
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:") and b"[DONE]" not in line[:14]:
-                self._event(line[5:])
+    def feed(self, chunk: bytes) -> bytes:
+        """The lines that are whole by now, as they pass on."""
+        *lines, self.rest = (self.rest + chunk).split(b"\n")
+        return b"".join(self._passed(line) + b"\n" for line in lines)
 
-    def _event(self, data: bytes) -> None:
+    def _passed(self, line: bytes) -> bytes:
+        if not line.startswith(b"data:") or b"[DONE]" in line[:14]:
+            return line
         try:
-            found = self._read(data)
+            found = self._reader.event(line[5:])
         except msgspec.DecodeError:
-            return  # not what was expected: passed on all the same
+            return line  # not what was expected: passed on all the same
         self.token_ids = found.token_ids or self.token_ids
         if found.text:
             self.text.append(found.text)
+        return line if self._whole else b"data: " + self._reader.bare(line[5:]).strip()

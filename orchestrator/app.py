@@ -73,7 +73,14 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     vault = Vault(pool, contents_key(settings.data_dir.resolve() / "keys" / "contents_key"))
     runs = RunLog(pool, vault)
     guard = _guard(settings, engines, registry)
-    oversight = Oversight(in_force, runs, epoch, refuse_mismatch=settings.proof_mismatch == "refuse", guard=guard)
+    oversight = Oversight(
+        in_force,
+        runs,
+        epoch,
+        refuse_mismatch=settings.proof_mismatch == "refuse",
+        stale_seconds=settings.policy_stale_seconds,
+        guard=guard,
+    )
     recipes = RecipeRunner(registry, engines, oversight)
     orchestrator = Orchestrator(keys, registry, workers_pool, epoch, relay, engines, recipes, settings)
 
@@ -108,7 +115,7 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
             strength_max=settings.profile_strength_max,
         )
     )
-    api.include_router(moderations.router(keys, in_force, guard))
+    api.include_router(moderations.router(keys, oversight, guard))
     api.include_router(policies.router(keys, pool))
     api.include_router(prompts.router(keys, pool, registry, engines))
     api.include_router(tenants.router(keys, pool, vault))

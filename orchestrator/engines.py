@@ -1,7 +1,7 @@
 """Engines behind the openai client: a worker is picked like for any other request, its place held while it works."""
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import httpx2
@@ -48,16 +48,18 @@ class Engines:
         """What may not stand in a message to this model."""
         return self._workers.control_tokens(model)
 
-    async def count_tokens(self, model: str, messages: Sequence[dict[str, Any]], request_id: str) -> int:
-        """How many tokens the messages are to the engine, its chat template included."""
+    async def tokens(
+        self, model: str, messages: Sequence[dict[str, Any]], fields: Mapping[str, Any], request_id: str
+    ) -> list[int]:
+        """The tokens that the messages are to the engine, with its chat template and the `fields` that it is shown."""
         async with self.engine(model, "tokenize", request_id) as (client, name, _):
-            body = {"model": name, "messages": list(messages), "add_generation_prompt": True}
+            body = {**fields, "model": name, "messages": list(messages), "add_generation_prompt": True}
             url = str(client.base_url).removesuffix("/").removesuffix("/v1") + "/tokenize"
             answer: Any = await client.post(url, body=body, cast_to=object)
-        count = answer.get("count") if isinstance(answer, dict) else None
-        if not isinstance(count, int):
+        found = answer.get("tokens") if isinstance(answer, dict) else None
+        if not isinstance(found, list):
             raise Upstream("The engine's answer could not be read.", code="bad_upstream_answer")
-        return count
+        return found
 
     @contextlib.asynccontextmanager
     async def engine(

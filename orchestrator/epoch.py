@@ -19,10 +19,13 @@ CHANNEL = "soundstage_epoch"
 class Epoch:
     """Watches the number: by LISTEN for near zero delay, by polling in case a notification is lost."""
 
-    def __init__(self, dsn: str, pool: Pool, drop: Sequence[Callable[[], None]]) -> None:
+    def __init__(
+        self, dsn: str, pool: Pool, drop: Sequence[Callable[[], None]], poll_seconds: float = POLL_SECONDS
+    ) -> None:
         self._dsn = dsn
         self._pool = pool
         self._drop = drop
+        self._poll_seconds = poll_seconds
         self.value = 0
         self._seen = time.monotonic()
 
@@ -41,7 +44,7 @@ class Epoch:
         while True:
             with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
                 await self.read()
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(self._poll_seconds)
 
     async def read(self) -> None:
         asked = time.monotonic()

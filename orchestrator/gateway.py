@@ -87,7 +87,11 @@ class Gateway:
         if found.model is None and ability not in ("images", "faces"):
             raise InvalidRequest("`model` is required.", param="model", code="missing_model")
         with until_disconnect(receive):
-            if path in JUDGED:
+            if path in RECIPE_PATHS and caller.prove_tokens and found.model is not None:
+                run = self._oversight.begin(caller)
+                body = await self._judge(run, body, found, caller, JUDGED[path])
+                await self._recipes.prove(run, found.model, body, caller, send)
+            elif path in JUDGED:
                 await self._watched(scope, body, found, ability, caller, send)
             else:
                 await self._forward(scope, body, found.model, ability, send, _may_answer)

@@ -16,7 +16,7 @@ from orchestrator.epoch import Epoch
 from orchestrator.guard import Guard
 from orchestrator.policy import Decision
 from orchestrator.policy_floor import Subject, Surface
-from orchestrator.policy_store import Policies, PolicyUnavailableError
+from orchestrator.policy_store import Policies, PolicyUnavailableError, Standing
 from orchestrator.runs import Contents, Run, RunLog, new_run_id, now
 
 log = logging.getLogger(__name__)
@@ -57,30 +57,42 @@ class Caller:
     route: str
     session: str
     asked_tier: int | None = None
+    prove_tokens: bool = False
 
 
 def caller_of(scope: MutableMapping[str, Any], key: Key) -> Caller:
-    """From a request: `X-Content-Tier` lowers the tier, `X-Session-Id` makes a canary stick to a session."""
+    """From a request: `X-Content-Tier` lowers the tier, `X-Session-Id` makes a canary stick to a session, `X-Prove:
+    tokens` asks for the hash of a relayed prompt's tokens."""
     asked: int | None = None
-    session = key.id
+    session, tokens = key.id, False
     for name, value in scope["headers"]:
         if name == b"x-content-tier":
             asked = _tier(value)
         elif name == b"x-session-id":
             session = value[:200].decode("latin-1")
-    return Caller(key, scope["request_id"], scope["path"], session, asked)
+        elif name == b"x-prove":
+            tokens = value == b"tokens"
+    return Caller(key, scope["request_id"], scope["path"], session, asked, tokens)
 
 
 class Oversight:
     """Judges by policy, compares hashes, keeps runs. One for each process."""
 
     def __init__(
-        self, policies: Policies, runs: RunLog, epoch: Epoch, *, refuse_mismatch: bool, guard: Guard | None = None
+        self,
+        policies: Policies,
+        runs: RunLog,
+        epoch: Epoch,
+        *,
+        refuse_mismatch: bool,
+        stale_seconds: float,
+        guard: Guard | None = None,
     ) -> None:
         self.policies = policies
         self.runs = runs
         self._epoch = epoch
         self._refuse_mismatch = refuse_mismatch
+        self._stale_seconds = stale_seconds
         self._guard = guard
 
     def begin(self, caller: Caller) -> Run:
@@ -94,6 +106,12 @@ class Oversight:
             floor=FLOOR,
             began=time.perf_counter(),
         )
+
+    async def standing(self, tenant: str) -> Standing:
+        """What a tenant is judged by. Raises PolicyUnavailableError: not known, or known from too long ago to hold."""
+        if self._epoch.age > self._stale_seconds:
+            raise PolicyUnavailableError
+        return await self.policies.standing(tenant)
 
     async def admit(
         self,
@@ -112,7 +130,7 @@ class Oversight:
         The guard, where there is one, is asked about what the policy allows, once: not where it is not the `last` look.
         """
         try:
-            standing = await self.policies.standing(caller.key.tenant)
+            standing = await self.standing(caller.key.tenant)
             rules = standing.rules
             if policy_version is not None:
                 rules = rules + await self.policies.pinned(policy_version)

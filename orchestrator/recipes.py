@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from core.canonical import messages_sha256, sha256
+from core.errors import Conflict
 from orchestrator import answers, dialects
 from orchestrator.engines import Engines
 from orchestrator.oversight import WORKER_HEADER, Caller, Marked, Oversight
@@ -38,25 +39,48 @@ class RecipeRunner:
         variables = dialects.variables(prompt.variables)
         run, release = await self._begin(prompt.id, prompt.version, variables, caller)
         messages = await self._render(run, release, variables, history, caller, "text", fields)
-        request = {**speech.sampling(release.sampling), **fields}
+        own = speech.sampling(release.sampling)
+        request = {**own, **fields}
+        run.sampling, run.seed = recorded(request, own), request.get("seed")
+        days = await self._days(caller)
+        contents = Contents(variables, history, fields=fields) if days else None
+        await self._pass(run, release.model, messages, request, caller, send, contents, days)
+
+    async def prove(self, run: Run, model: str, body: bytes, caller: Caller, send: Send) -> None:
+        """Answer a judged request with the caller's own messages, with the hash of its prompt's tokens too."""
+        fields: dict[str, Any] = msgspec.json.decode(body)
+        messages = fields.pop(dialects.of_route(caller.route).messages, None)
+        await self._pass(run, model, messages, fields, caller, send)
+
+    async def _pass(
+        self,
+        run: Run,
+        model: str,
+        messages: Any,
+        request: Mapping[str, Any],
+        caller: Caller,
+        send: Send,
+        contents: Contents | None = None,
+        days: int = 0,
+    ) -> None:
+        """Call the engine and pass its answer on, with its proof; the run is recorded however that ends."""
+        speech = dialects.of_route(caller.route)
         ids_wanted = any(request.get(name) for name in speech.ids)
-        run.sampling, run.seed = _sampling(request), request.get("seed")
         marked = Marked(self.oversight, run, send)
-        contents = Contents(variables, history)
-        days = await self._days(caller, contents)
         try:
-            engine = self._engines.engine(release.model, speech.ability, caller.request_id)
-            async with engine as (client, model, worker):
-                run.worker, run.model = worker, model
-                async with speech.call(client, model, messages, request) as response:
+            async with self._engines.engine(model, speech.ability, caller.request_id) as (client, name, worker):
+                run.worker, run.model = worker, name
+                async with speech.call(client, name, messages, request) as response:
                     self.oversight.compare(run, response.headers.get(WORKER_HEADER))
-                    contents.output = await answers.pass_on(
+                    text = await answers.pass_on(
                         response.http_response, run, marked, speech.reader, ids_wanted=ids_wanted
                     )
+                    if contents is not None:
+                        contents.output = text
         except BaseException as exc:  # a client that leaves, too: every run is recorded
-            marked.settle(exc, contents if days else None, days)
+            marked.settle(exc, contents, days)
             raise
-        marked.settle(None, contents if days else None, days)
+        marked.settle(None, contents, days)
 
     async def text(
         self,
@@ -71,9 +95,9 @@ class RecipeRunner:
         """One answer of a recipe, as text, and its run. `surface` says what the text is for, `subject` who is in it."""
         run, release = await self._begin(recipe, PRODUCTION, variables, caller)
         messages = await self._render(run, release, variables, history, caller, surface, subject=subject)
-        run.sampling = _sampling(release.sampling)
+        run.sampling = dict(release.sampling)
+        days = await self._days(caller)
         contents = Contents(dict(variables), list(history))
-        days = await self._days(caller, contents)
         status = 502
         try:
             async with self._engines.engine(release.model, "chat", caller.request_id) as (client, model, worker):
@@ -93,18 +117,21 @@ class RecipeRunner:
         run, release = await self._begin(recipe, PRODUCTION, variables, caller)
         return await self._render(run, release, variables, (), caller, "text", subject=subject), release, run
 
-    async def replay(self, release: Release, messages: list[Message], run: Run, caller: Caller) -> tuple[str, Run]:
-        """Call the engine again with a run's messages, sampling and seed."""
+    async def replay(
+        self, release: Release, messages: list[Message], fields: Mapping[str, Any], run: Run, caller: Caller
+    ) -> tuple[str, Run]:
+        """Call the engine again with a run's messages, its other `fields`, its sampling and its seed."""
         again = self.oversight.begin(caller)
         again.recipe, again.version, again.release_sha256 = release.recipe, release.version, release.sha256
         again.sampling, again.seed, again.variables_sha256 = run.sampling, run.seed, run.variables_sha256
         again.control_tokens = run.control_tokens
         speech = dialects.of_route(run.route)
         again.messages_sha256 = messages_sha256(messages)
-        await self.oversight.admit(again, caller, list(strings(messages)), "text", recipe_tier=release.tier)
+        texts = [*strings(messages), *strings(dict(fields))]
+        await self.oversight.admit(again, caller, texts, "text", recipe_tier=release.tier)
         async with self._engines.engine(release.model, speech.ability, caller.request_id) as (client, model, worker):
             again.worker, again.model = worker, model
-            async with speech.call(client, model, messages, {**(run.sampling or {}), "stream": False}) as response:
+            async with speech.call(client, model, messages, {**fields, "stream": False}) as response:
                 self.oversight.compare(again, response.headers.get(WORKER_HEADER))
                 output = speech.reader.read(await response.read(), again)
         self.oversight.settle(again, 200)
@@ -153,11 +180,31 @@ class RecipeRunner:
             )
         return messages
 
-    async def _days(self, caller: Caller, contents: Contents) -> int:
+    async def _days(self, caller: Caller) -> int:
         """How long this tenant keeps contents; 0 where it keeps none."""
         standing = await self.oversight.policies.standing(caller.key.tenant)
         return standing.contents_days if standing.store_contents else 0
 
 
-def _sampling(request: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in request.items() if name not in ("stream", "stream_options")}
+def recorded(request: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request as a record keeps them: the release's `own` and plain numbers as they are, of what else
+    the caller sent a hash only."""
+    passing = {name: value for name, value in request.items() if name not in ("stream", "stream_options")}
+    return {
+        name: value if isinstance(value, int | float | None) or own.get(name) == value else {"sha256": sha256(value)}
+        for name, value in passing.items()
+    }
+
+
+def unrecorded(sampling: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields again that `recorded` made `sampling` of. Raises Conflict where `fields` lack one, or hold another."""
+    found = {}
+    for name, value in sampling.items():
+        if isinstance(value, dict) and set(value) == {"sha256"}:
+            if name not in fields or sha256(fields[name]) != value["sha256"]:
+                raise Conflict(
+                    f"The run's `{name}` was not kept: send it in `fields`.", param="fields", code="other_fields"
+                )
+            value = fields[name]
+        found[name] = value
+    return found

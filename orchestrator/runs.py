@@ -67,6 +67,7 @@ class Contents(msgspec.Struct):
     variables: dict[str, Any]
     history: list[Any]
     output: str | None = None
+    fields: dict[str, Any] = {}
 
 
 PURGE_BATCH = 5_000

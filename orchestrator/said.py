@@ -51,6 +51,7 @@ def read(found: Peek, tokens: Tokens = COMMON, *, responses: bool = False) -> Sa
             said.texts = [
                 text for message in messages for name, text in message.items() if name != "role" or text not in ROLES
             ]
+            said.texts += set().union(*messages) - _USUAL_KEYS
             no_forged_turn(next(filter(None, map(tokens.find_in_text, said.texts)), None), "messages")
         else:
             _collect(messages, said)

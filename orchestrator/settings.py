@@ -38,6 +38,9 @@ class OrchestratorSettings(Settings):
     proof_mismatch: Literal["refuse", "mark"] = Field(
         "refuse", description="What becomes of an answer whose worker ran other messages than were sent."
     )
+    policy_stale_seconds: float = Field(
+        900.0, gt=0, description="With the database away longer than this, the policy that is known holds no more: 422."
+    )
     runs_days: int = Field(
         365, ge=0, le=36_500, description="Days that run records are kept; 0: they are kept for ever."
     )

@@ -59,15 +59,16 @@ async def take(
         for case in CASES:
             without_proxy = 0.0
             for contestant in contestants:
-                sample = await _sample(contestant, case, load, seconds, without_proxy)
-                without_proxy = without_proxy or sample.p50_ms
-                found[case][contestant.title].append(sample)
+                taken = await sample(contestant, case, load, seconds, without_proxy)
+                without_proxy = without_proxy or taken.p50_ms
+                found[case][contestant.title].append(taken)
     return found
 
 
-async def _sample(
+async def sample(
     contestant: Contestant, case: Case, load: LoadGenerator, seconds: float, without_proxy: float
 ) -> Sample:
+    """`without_proxy` is the p50 of the engine itself in ms, 0 where it was not measured."""
     order = Order(contestant.server.port, contestant.key, contestant.path, case.kind, case.concurrency, seconds)
     await load.run(replace(order, seconds=seconds * WARM_SHARE))
     before = contestant.server.cpu_seconds()

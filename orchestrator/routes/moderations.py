@@ -9,7 +9,8 @@ from core.errors import ContentPolicy
 from orchestrator import policy, policy_floor
 from orchestrator.auth import Key, Keys
 from orchestrator.guard import Guard
-from orchestrator.policy_store import Policies, PolicyUnavailableError
+from orchestrator.oversight import Oversight
+from orchestrator.policy_store import PolicyUnavailableError
 from orchestrator.routes.access import needs
 from orchestrator.runs import new_run_id
 
@@ -38,7 +39,7 @@ class ModerationRequest(BaseModel):
     tier: int | None = Field(None, ge=0, le=2)
 
 
-def router(keys: Keys, policies: Policies, guard: Guard | None) -> APIRouter:
+def router(keys: Keys, oversight: Oversight, guard: Guard | None) -> APIRouter:
     api = APIRouter(tags=["policy"])
     chat_key = Annotated[Key, Depends(needs(keys, "chat"))]
 
@@ -46,7 +47,7 @@ def router(keys: Keys, policies: Policies, guard: Guard | None) -> APIRouter:
     async def moderations(body: ModerationRequest, request: Request, key: chat_key) -> dict[str, Any]:
         """One result for each text, with the guard's opinion where there is one."""
         try:
-            standing = await policies.standing(key.tenant)
+            standing = await oversight.standing(key.tenant)
         except PolicyUnavailableError as exc:
             raise ContentPolicy("The check failed, so the answer is no.", code=policy.CHECK_FAILED) from exc
         tier = policy.tier_in_force(key.max_tier, standing.max_tier, body.tier)

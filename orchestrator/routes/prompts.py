@@ -5,8 +5,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.canonical import messages_sha256
+from core.canonical import messages_sha256, sha256
 from core.db.pool import Pool
+from orchestrator import dialects
 from orchestrator.auth import Key, Keys
 from orchestrator.engines import Engines
 from orchestrator.routes.access import needs
@@ -147,18 +148,21 @@ def router(keys: Keys, pool: Pool, registry: Registry, engines: Engines) -> APIR
 
     @api.post("/{name}/preview")
     async def preview(name: str, body: Preview, request: Request, key: admin_key) -> dict[str, Any]:
-        """The messages as an engine would get them, and how many tokens they are to it."""
+        """The messages as an engine would get them, how many tokens they are to it, and the hash that an answer to them
+        would carry in X-Prompt-Tokens-SHA256."""
         found = await registry.resolve(name, body.version, tenant=body.tenant or key.tenant, sticky=key.id)
         messages = found.render(body.variables, body.history, engines.control_tokens(found.model))
-        counted = None
+        ids = None
         if body.count_tokens:
-            counted = await engines.count_tokens(found.model, messages, request.scope["request_id"])
+            fields = dialects.shown(found.sampling)
+            ids = await engines.tokens(found.model, messages, fields, request.scope["request_id"])
         return {
             "release": found.name,
             "messages": messages,
             "negative": found.negative(body.variables),
             "messages_sha256": messages_sha256(messages),
-            "tokens": counted,
+            "tokens": ids and len(ids),
+            "prompt_tokens_sha256": ids and sha256(ids),
         }
 
     @api.put("/{name}/labels/{label}")

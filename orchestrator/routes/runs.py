@@ -14,7 +14,7 @@ from core.errors import Conflict, NotFound
 from orchestrator.auth import Key, Keys
 from orchestrator.contents import Vault
 from orchestrator.oversight import caller_of
-from orchestrator.recipes import RecipeRunner
+from orchestrator.recipes import RecipeRunner, unrecorded
 from orchestrator.routes.access import needs
 from orchestrator.runs import Contents, Run, RunLog
 from prompts import read
@@ -23,10 +23,12 @@ from prompts.render import Message
 
 
 class Replay(BaseModel):
-    """`variables` and `history` are needed where the tenant keeps no contents. `call` asks the engine again."""
+    """`variables` and `history` are needed where the tenant keeps no contents. `call` asks the engine again; then
+    `fields` too, where the caller sent more than numbers (tools, stop)."""
 
     variables: dict[str, Any] | None = None
     history: list[dict[str, Any]] | None = None
+    fields: dict[str, Any] | None = None
     call: bool = False
 
 
@@ -84,7 +86,8 @@ def router(keys: Keys, pool: Pool, log: RunLog, vault: Vault, registry: Registry
             found["other"] = await _other(registry, row, release, given, messages)
         if body.call:
             run = msgspec.convert({k: v for k, v in row.items() if v is not None}, Run)
-            output, again = await recipes.replay(then, messages, run, caller_of(request.scope, key))
+            fields = unrecorded(run.sampling or {}, given.fields)
+            output, again = await recipes.replay(then, messages, fields, run, caller_of(request.scope, key))
             same = again.output_sha256 == row["output_sha256"]
             found["called"] = {"run": again.id, "output": output, "same_output": same, "proof": again.proof}
         return found
@@ -99,13 +102,16 @@ def router(keys: Keys, pool: Pool, log: RunLog, vault: Vault, registry: Registry
 
 
 def _given(body: Replay, plain: bytes | None) -> Contents:
-    """The variables and history of a run: those sent, else those kept."""
+    """The variables, history and fields of a run: those sent, else those kept."""
     kept = msgspec.json.decode(plain, type=Contents) if plain else None
-    if body.variables is not None:
-        return Contents(body.variables, body.history if body.history is not None else (kept.history if kept else []))
-    if kept is None:
+    if body.variables is None and kept is None:
         raise Conflict("The contents were not kept: send `variables` and `history`.", code="no_contents")
-    return kept
+    kept = kept or Contents({}, [])
+    return Contents(
+        kept.variables if body.variables is None else body.variables,
+        kept.history if body.history is None else body.history,
+        fields=kept.fields if body.fields is None else body.fields,
+    )
 
 
 async def _other(

@@ -62,7 +62,8 @@ class ProvingWorker:
 
         @api.post("/tokenize")
         async def tokenize(request: Request) -> dict[str, Any]:
-            return {"count": len(token_ids((await request.json())["messages"]))}
+            ids = token_ids((await request.json())["messages"])
+            return {"count": len(ids), "tokens": ids}
 
         return api
 
@@ -106,9 +107,11 @@ class ProvingWorker:
         envelope = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
         for number, word in enumerate(self._text(body).split()):
             delta = {"content": word if number == 0 else f" {word}"}
-            event: dict[str, Any] = {**envelope, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
-            if number == 0 and body.get("return_token_ids"):
-                event["prompt_token_ids"] = token_ids(body["messages"])
+            choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": None}
+            event = {**envelope, "choices": [choice]}
+            if body.get("return_token_ids"):
+                choice["token_ids"] = [number]
+                event["prompt_token_ids"] = token_ids(body["messages"]) if number == 0 else None
             yield f"data: {json.dumps(event)}\n\n".encode()
             await asyncio.sleep(0)
         yield b"data: [DONE]\n\n"

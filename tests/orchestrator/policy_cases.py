@@ -108,3 +108,43 @@ _DISGUISES = (
 TRICKS = [Case(f"some {how} art", 1, "refuse", "sexual/explicit") for how in _DISGUISES]
 
 CASES = [*TIERS, *MINORS, *AMBIGUOUS, *PEOPLE, *TRICKS]
+
+
+class Step(NamedTuple):
+    """A picture in two steps: what the caller said is judged, then it and the model's expansion of it together."""
+
+    said: str
+    expanded: str
+    tier: int
+    first: Outcome
+    second: Outcome
+    category: str | None = None
+    subject: Subject = Subject()
+
+
+STEPS = [
+    *(Step("show me your garden", "a garden with roses, soft light", tier, "allow", "allow") for tier in (0, 1, 2)),
+    *(Step("surprise me", "a zzexplicit scene", tier, "allow", "refuse", "sexual/explicit") for tier in (0, 1)),
+    Step("surprise me", "a zzexplicit scene of two adults", 2, "allow", "allow"),
+    *(Step("surprise me", "a woman, zznudity", tier, "allow", "soft", "nudity") for tier in (0, 1)),
+    Step("by the pool", "a dancer in zzattire", 0, "allow", "soft", "suggestive"),
+    Step("by the pool", "a dancer in zzattire", 1, "allow", "allow"),
+    *(Step("us at the lake", "a zzminor, zznudity", tier, "allow", "refuse", "sexual/minors") for tier in (0, 1, 2)),
+    *(Step("she is 12 years old", "a zzsuggestive dancer", tier, "allow", "refuse", "sexual/minors")
+      for tier in (0, 1, 2)),
+    *(Step("a zzsuggestive dancer", "a child in a garden", tier, "soft" if tier == 0 else "allow", "refuse",
+           "sexual/minors") for tier in (0, 1, 2)),
+    Step("a girl waves", "a zzsuggestive dancer", 2, "allow", "refuse", "sexual/ambiguous_age"),
+    Step("a girl waves", "a zzsuggestive dancer", 0, "allow", "soft", "suggestive"),
+    *(Step("a new look for my profile", "a portrait, undressed", tier, "allow", "refuse", "sexual/real_person", REAL)
+      for tier in (0, 1, 2)),
+    Step("draw my neighbour", "a person, zznudity", 2, "allow", "refuse", "sexual/real_person"),
+    Step("a surprise", "zzsuggestive, against his will", 2, "allow", "refuse", "sexual/nonconsent"),
+    *(Step("make it zzhard", "a lighthouse", tier, "refuse", "refuse", "test/hard") for tier in (0, 1, 2)),
+    Step("a lighthouse", "a zzhard lighthouse", 2, "allow", "refuse", "test/hard"),
+    Step("a lighthouse", "a z-z-h-a-r-d lighthouse", 2, "allow", "refuse", "test/hard"),
+    Step("a lighthouse", "a zzsoft lighthouse", 1, "allow", "soft", "test/soft"),
+    Step("a lighthouse", "a zzsoft lighthouse", 2, "allow", "allow"),
+    *(Step("a portrait", "a portrait in a garden", tier, "allow", "allow", None, CHILD) for tier in (0, 1, 2)),
+    Step("a portrait", "a portrait in zzattire", 1, "allow", "refuse", "sexual/minors", CHILD),
+]  # fmt: skip

@@ -9,7 +9,7 @@ from orchestrator import policy, policy_floor
 from orchestrator.policy import compile_rules, decide, tier_in_force
 from orchestrator.policy_floor import Subject
 from tests.orchestrator.harmless import HARMLESS
-from tests.orchestrator.policy_cases import CASES, Case
+from tests.orchestrator.policy_cases import CASES, STEPS, Case, Step
 
 RULES = compile_rules(
     "test@1",
@@ -37,6 +37,18 @@ def test_case(case: Case) -> None:
     assert found.constraints == (
         "Everyone is fully clothed." if case.expect == "soft" and case.surface == "image" else ""
     )
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{step.tier}-{step.said} / {step.expanded}")
+def test_step(step: Step) -> None:
+    """What a pipeline asks: before the expansion, and of what the expansion made of it."""
+
+    def judged(*texts: str) -> policy.Decision:
+        return decide(texts, tier=step.tier, surface="image", rules=RULES, subject=step.subject)
+
+    assert judged(step.said).action == step.first
+    found = judged(step.said, step.expanded)
+    assert (found.action, found.category) == (step.second, step.category)
 
 
 def test_at_most_two_of_the_harmless_prompts_are_refused() -> None:

@@ -52,14 +52,17 @@ async def test_policies_that_cannot_be_read_refuse_everything(migrated_dsn: str,
         await first_policy(pool)
         await policies.standing("default")
         log = RunLog(pool, Vault(pool, contents_key(tmp_path / "key")))
-        oversight = Oversight(policies, log, Epoch(migrated_dsn, pool, ()), refuse_mismatch=True)
+        epoch = Epoch(migrated_dsn, pool, ())
+        oversight = Oversight(policies, log, epoch, refuse_mismatch=True, stale_seconds=60)
         caller = Caller(KEY, "r", "/v1/chat/completions", "s")
         await pool.close()
         assert (await oversight.admit(oversight.begin(caller), caller, ["hello"], "text")).action == "allow"
-        policies.drop()
-        with pytest.raises(Refused) as raised:
-            await oversight.admit(oversight.begin(caller), caller, ["hello"], "text")
-        assert raised.value.code == "check_failed"
+        old = Oversight(policies, log, epoch, refuse_mismatch=True, stale_seconds=0)  # known, but not for how long
+        policies_gone = Oversight(Policies(pool), log, epoch, refuse_mismatch=True, stale_seconds=60)
+        for failing in (old, policies_gone):
+            with pytest.raises(Refused) as raised:
+                await failing.admit(failing.begin(caller), caller, ["hello"], "text")
+            assert raised.value.code == "check_failed"
 
 
 async def test_a_key_may_hold_the_adult_tier_only_with_an_age_assurance(migrated_dsn: str) -> None:

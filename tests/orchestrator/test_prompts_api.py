@@ -6,7 +6,9 @@ from typing import Any
 
 import httpx2
 
+from tests.fakes.proving_worker import token_ids
 from tests.fakes.studio import Studio, studio_over
+from tests.orchestrator.test_proof import digest
 
 SCHEMA = {
     "type": "object",
@@ -93,8 +95,11 @@ async def test_a_preview_shows_messages_and_the_engines_token_count(studio: Stud
     body = {"version": "1", "variables": {"message": "Hi"}}
     shown = (await studio.post("/v1/prompts/greet/preview", body)).json()
     assert shown["messages"] == [{"role": "system", "content": "First."}, {"role": "user", "content": "Hi"}]
-    assert shown["tokens"] > 0
-    assert len(shown["messages_sha256"]) == 64
+    ids = token_ids(shown["messages"])
+    assert (shown["tokens"], shown["prompt_tokens_sha256"]) == (len(ids), digest(ids))
+    assert shown["messages_sha256"] == digest(shown["messages"])
+    answer = await studio.post("/v1/chat/completions", named("1"))
+    assert answer.headers["x-prompt-tokens-sha256"] == shown["prompt_tokens_sha256"]
 
 
 async def test_an_include_that_is_stored_is_used_by_name(studio: Studio) -> None:

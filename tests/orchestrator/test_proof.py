@@ -10,7 +10,7 @@ import httpx2
 import pytest
 import rfc8785
 
-from tests.fakes.proving_worker import token_ids
+from tests.fakes.proving_worker import stands_for, token_ids
 from tests.fakes.studio import WORKER_KEY, Studio, studio_over
 
 PROOF = ("x-run-id", "x-messages-sha256", "x-policy", "x-floor", "x-epoch-age", "x-proof")
@@ -98,6 +98,21 @@ async def test_a_stream_ends_with_the_rest_of_the_proof_and_sdks_skip_it(studio:
     assert text == "seed None: Hi"
 
 
+async def test_a_stream_carries_the_token_ids_only_to_a_caller_who_asked_for_them(studio: Studio) -> None:
+    worker = await studio.proving_worker()
+    body = {"prompt": {"id": "chat_conversation"}, "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    for asked in (False, True):
+        raw = await studio.post("/v1/chat/completions", {**body, "return_token_ids": asked})
+        *chunks, done, proof, end = raw.text.split("\n\n")
+        assert (done, proof[:13], end) == ("data: [DONE]", ": soundstage ", "")
+        events = [json.loads(chunk.removeprefix("data: ")) for chunk in chunks]
+        assert "".join(event["choices"][0]["delta"]["content"] for event in events) == "seed None: Hi"
+        assert [event["choices"][0].get("token_ids") for event in events] == ([[0], [1], [2]] if asked else [None] * 3)
+        ids = token_ids(worker.received[-1]["messages"]) if asked else None
+        assert events[0].get("prompt_token_ids") == ids
+        assert "token_ids" in raw.text or not asked
+
+
 @pytest.mark.parametrize("body", [{"model": "small"}, {"prompt": {"id": "chat_conversation"}}])
 async def test_a_worker_that_tampers_is_refused(
     studio: Studio, body: dict[str, Any], caplog: pytest.LogCaptureFixture
@@ -122,6 +137,30 @@ async def test_a_worker_that_tampers_is_marked_where_that_is_configured(
         worker.tamper = True
         answer = await relayed(studio, [{"role": "user", "content": "Hi"}], stream=stream)
         assert (answer.status_code, answer.headers["x-proof"]) == (200, "mismatch")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_relayed_prompts_tokens_are_proved_where_the_caller_asks(studio: Studio, stream: bool) -> None:
+    worker = await studio.proving_worker()
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3},
+        "/v1/responses": {"input": "Hi", "instructions": "Be brief.", "max_output_tokens": 3},
+    }
+    for path, body in bodies.items():
+        sent = {"model": "small", "stream": stream, **body}
+        answer = await studio.post(path, sent, headers={"x-prove": "tokens"})
+        assert answer.status_code == 200, answer.text
+        messages = stands_for(body) if "input" in body else body["messages"]
+        last = answer.text.split("\n\n")[-2].removeprefix(": soundstage ") if stream else ""
+        found = json.loads(last)["prompt_tokens_sha256"] if stream else answer.headers["x-prompt-tokens-sha256"]
+        assert found == digest(token_ids(messages))
+        assert answer.headers["x-messages-sha256"] == digest(messages)
+        assert answer.headers["x-proof"] == "verified"
+        assert not {"token_ids", "put_messages"} & set(answer.text.replace('"', " ").split())
+        own = {"return_token_ids": True} if "messages" in body else {"enable_response_messages": True}
+        assert worker.received[-1] == {**sent, **own}
+        run = (await studio.get(f"/v1/runs/{answer.headers['x-run-id']}")).json()
+        assert (run["prompt_tokens_sha256"], run["recipe"], run["status"]) == (found, None, 200)
 
 
 async def test_a_worker_that_says_nothing_proves_nothing(studio: Studio) -> None:

@@ -55,6 +55,59 @@ async def test_a_hard_word_is_refused_before_any_work(studio: Studio, path: str,
     assert not pictures.received
 
 
+FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+HIDDEN: dict[str, dict[str, Any]] = {
+    "a role of its own": {"messages": [{"role": HARD, "content": "fine"}]},
+    "a role beside parts": {"messages": [{"role": HARD, "content": [{"type": "text", "text": "fine"}]}]},
+    "a field of a message": {"messages": [{"role": "user", "content": "fine", "name": HARD}]},
+    "a field's name in a message": {"messages": [{"role": "user", "content": "fine", HARD: "x"}]},
+    "a text that looks like a file": {"messages": [{"role": "user", "content": f"data:text/plain,{HARD}"}]},
+    "a part that looks like a file": {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": f"data:text/plain,{HARD}"}]}]
+    },
+    "a file's name": {
+        "messages": [
+            {"role": "user", "content": [{"type": "file", "file": {"filename": HARD, "file_data": "data:,x"}}]}
+        ]
+    },
+    "a tool's parameter": {
+        "tools": [{**FUNCTION, "function": {"name": "f", "parameters": {"properties": {HARD: {"type": "string"}}}}}]
+    },
+    "a tool's choices": {
+        "tools": [{**FUNCTION, "function": {"name": "f", "parameters": {"properties": {"a": {"enum": [HARD]}}}}}]
+    },
+    "a tool's answer": {"messages": [{"role": "tool", "tool_call_id": "1", "content": HARD}]},
+    "a call's arguments": {
+        "messages": [
+            {
+                "role": "assistant",
+                "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": HARD}}],
+            }
+        ]
+    },
+    "an argument of the chat template": {"chat_template_kwargs": {"persona": HARD}},
+    "the name of one": {"chat_template_kwargs": {HARD: True}},
+    "a document": {"documents": [{"title": "t", "text": HARD}]},
+}
+
+
+async def test_whatever_the_model_may_be_shown_is_judged(studio: Studio) -> None:
+    worker = await studio.proving_worker()
+    for what, fields in HIDDEN.items():
+        for body in (chat("fine"), recipe("fine")):
+            answer = await studio.post("/v1/chat/completions", {**body, **fields})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (422, "sexual/explicit"), what
+    assert not worker.received
+
+
+async def test_a_picture_itself_is_not_read_as_text(studio: Studio) -> None:
+    """Base64 may spell anything."""
+    await studio.proving_worker()
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,zzexplicit"}}
+    body = {"model": "small", "messages": [{"role": "user", "content": [{"type": "text", "text": "what?"}, picture]}]}
+    assert (await studio.post("/v1/chat/completions", body)).status_code == 200
+
+
 async def test_the_floor_holds_over_messages_and_at_any_tier(studio: Studio) -> None:
     await studio.proving_worker()
     body = chat("They are 12 years old. secretword")

@@ -128,6 +128,9 @@ async def test_a_stream_is_whole_for_the_sdk_and_ends_with_the_rest_of_the_proof
     assert proof["prompt_tokens_sha256"] == digest(token_ids(worker.received[-1]["input"]))
     assert proof["output_sha256"] == hashlib.sha256(b"seed None: Hi there").hexdigest()
     assert proof["proof"] == "verified"
+    assert "put_messages" not in raw.text
+    asked = {"prompt": CONVERSATION, "input": "Hi there", "stream": True, "enable_response_messages": True}
+    assert "input_messages" in (await studio.post("/v1/responses", asked)).text
 
 
 async def test_a_run_is_replayed_by_the_same_api(studio: Studio) -> None:

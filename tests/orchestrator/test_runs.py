@@ -61,6 +61,27 @@ async def test_a_replay_needs_the_runs_own_variables(studio: Studio) -> None:
     assert answer.json()["error"]["code"] == "not_a_recipe"
 
 
+TOOLS = [{"type": "function", "function": {"name": "f", "description": "a secret of the caller"}}]
+
+
+async def test_of_what_else_the_caller_sent_a_record_keeps_hashes(studio: Studio) -> None:
+    worker = await studio.proving_worker()
+    await made(studio, "First.")
+    sent: dict[str, Any] = {"temperature": 0, "seed": 7, "tools": TOOLS, "stop": ["a secret"], "user": "a secret"}
+    run = await answered(studio, "1", **sent)
+    record = (await studio.get(f"/v1/runs/{run}")).json()
+    assert "secret" not in str(record)
+    assert {name: record["sampling"][name] for name in ("temperature", "seed")} == {"temperature": 0, "seed": 7}
+    assert all(len(record["sampling"][name]["sha256"]) == 64 for name in ("tools", "stop", "user"))
+    path, given = f"/v1/runs/{run}/replay", {"variables": {"message": "Hi"}, "call": True}
+    for fields in ({}, {**sent, "tools": []}):
+        answer = await studio.post(path, {**given, "fields": fields})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "other_fields")
+    found = (await studio.post(path, {**given, "fields": sent})).json()
+    assert found["called"]["same_output"]
+    assert {name: worker.received[-1][name] for name in sent} == sent
+
+
 async def test_contents_are_kept_sealed_only_after_opting_in_and_can_be_erased(
     studio: Studio, migrated_dsn: str
 ) -> None:
@@ -68,11 +89,12 @@ async def test_contents_are_kept_sealed_only_after_opting_in_and_can_be_erased(
     await made(studio, "First.")
     opted = await put(studio, "/v1/tenants/default", {"store_contents": True, "contents_days": 5})
     assert opted.json()["store_contents"]
-    run = await answered(studio, "1")
+    run = await answered(studio, "1", stop=["x"])
     while (contents := (await studio.get(f"/v1/runs/{run}")).json()["contents"]) is None:
-        run = await answered(studio, "1")  # until the epoch is seen
-    assert contents == {"variables": {"message": "Hi"}, "history": [], "output": "seed None: Hi"}
-    assert (await studio.post(f"/v1/runs/{run}/replay", {})).json()["same"]
+        run = await answered(studio, "1", stop=["x"])  # until the epoch is seen
+    fields = {"stop": ["x"]}
+    assert contents == {"variables": {"message": "Hi"}, "history": [], "output": "seed None: Hi", "fields": fields}
+    assert (await studio.post(f"/v1/runs/{run}/replay", {"call": True})).json()["called"]["same_output"]
     async with await psycopg.AsyncConnection.connect(migrated_dsn) as connection:
         row = await (await connection.execute("select sealed from run_contents where run = %s", (run,))).fetchone()
     assert row is not None
