@@ -9,7 +9,8 @@ SoundstageError
 │   ├── RequestTimeout      408
 │   ├── Conflict            409
 │   ├── PayloadTooLarge     413
-│   └── ContentPolicy       422  content_policy
+│   ├── ContentPolicy       422  content_policy
+│   └── Unprocessable       422                         a wrong form, on the paths that always said 422
 ├── Overloaded              429  rate_limit_error       Retry-After
 ├── Upstream                502  upstream_error
 │   └── UpstreamTimeout     504
@@ -114,6 +115,12 @@ class ContentPolicy(InvalidRequest):
 
     status = 422
     type = "content_policy"
+
+
+class Unprocessable(InvalidRequest):
+    """A body of the wrong form, on the older paths: their callers know it as 422. Everywhere else it is a 400."""
+
+    status = 422
 
 
 class Overloaded(SoundstageError):

@@ -15,11 +15,16 @@ from core.connections import Answer
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Overloaded, Unavailable
 from core.registration import Registrar
-from core.relay import Relay, Timeouts, read_body, request_headers
+from core.relay import RawHeaders, Relay, Timeouts, read_body, request_headers
 from core.service import ASGIApp, Readiness, create_service
 from core.wire.workers import Announcement
 from core.worker_key import worker_key_check
+from llm import edge_registration
 from llm.catalogue import Model
+from llm.engine import Engine
+from llm.gate import Gate
+from llm.memory_routes import add_memory_routes
+from llm.pure import PureWorker, add_pure_routes
 from llm.self_report import Counters, add_self_report
 from llm.settings import ChatWorkerSettings
 from llm.supervisor import Supervisor
@@ -67,18 +72,23 @@ class ChatWorker:
         body = await read_body(receive)
         peek = _read(body)
         engine = self.supervisor.find(peek.model)
-        base = engine.require_ready()
         if self._running >= self.settings.llm_max_requests:
             raise Overloaded("The chat worker is full.", code="worker_full", retry_after=2)
-        self.counters.served(engine.model.role, sfw=bool(peek.sfw_mode))
         headers = request_headers(scope["headers"], scope["request_id"], engine.key)
         self._running += 1
         try:
             with until_disconnect(receive):
-                proved = _with_proof(send, _messages_sha256(scope["path"], peek))
-                await self.relay.forward("POST", _url(base, scope), headers, body, proved, _engine_lives)
+                await self._relay_to(engine, scope, headers, body, peek, send)
         finally:
             self._running -= 1
+
+    async def _relay_to(
+        self, engine: Engine, scope: Scope, headers: RawHeaders, body: bytes, peek: _Peek, send: Send
+    ) -> None:
+        async with self.supervisor.residency.use(engine) as base:
+            self.counters.served(engine.model.role, sfw=bool(peek.sfw_mode))
+            proved = _with_proof(send, _messages_sha256(scope["path"], peek))
+            await self.relay.forward("POST", _url(base, scope), headers, body, proved, _engine_lives)
 
     def announce(self) -> Announcement:
         served = self.supervisor.served()
@@ -93,13 +103,16 @@ class ChatWorker:
 
     async def ready(self) -> Readiness:
         states = {engine.model.id: engine.state for engine in self.supervisor.engines}
-        return Readiness(all(state == "ready" for state in states.values()), {"engines": states})
+        there = [engine for engine in self.supervisor.engines if self.supervisor.residency.serves(engine)]
+        return Readiness(len(there) == len(states), {"engines": states})
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """The engines and the registration, for as long as the block runs."""
         async with self.relay, asyncio.TaskGroup() as tasks:
             kept = [tasks.create_task(self.supervisor.run())]
+            if self.settings.supabase_url and self.settings.supabase_key:
+                kept.append(tasks.create_task(edge_registration.keep(self.settings)))
             if self.settings.orchestrator_url:
                 key = self.settings.worker_key or ""
                 self.registrar = Registrar(self.settings.orchestrator_url, key, self.announce)
@@ -126,6 +139,9 @@ def create_app(settings: ChatWorkerSettings, models: Sequence[Model], timeouts: 
 
     api = FastAPI(title="Soundstage chat worker", lifespan=lifespan)
     add_self_report(api, settings, worker.supervisor, worker.counters)
+    add_memory_routes(api, settings, worker.supervisor, worker.counters)
+    gate = Gate(settings.llm_concurrent, settings.llm_queue, settings.llm_queue_seconds)
+    add_pure_routes(api, PureWorker(settings, worker.supervisor, worker.counters, gate, lambda: worker.relay))
     return create_service(
         "chat",
         api,

@@ -29,6 +29,8 @@ class Model(BaseModel):
     aliases: tuple[Name, ...] = ()
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = {}
+    memory_gb: float | None = Field(default=None, gt=0)  # what it takes when loaded; None: it is worked out
+    pinned: bool = False  # never gives way to another
 
     @property
     def names(self) -> tuple[str, ...]:

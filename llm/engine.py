@@ -1,4 +1,4 @@
-"""One vLLM engine: a child process on loopback, its readiness, its restarts, its clean end."""
+"""One vLLM engine: a child process on loopback, its readiness, its restarts, its sleep, its clean end."""
 
 import asyncio
 import contextlib
@@ -15,11 +15,13 @@ from yarl import URL
 
 from core.child import Command, Kept
 from core.errors import Unavailable
+from llm import device, ladder
 from llm.catalogue import Model
 
 log = logging.getLogger(__name__)
 
-State = Literal["stopped", "starting", "ready"]
+State = Literal["stopped", "starting", "ready", "asleep", "unloaded"]
+"""stopped: it should run, and does not (yet, or any more). asleep, unloaded: it gave way to another, on purpose."""
 
 POLL_SECONDS = 0.25
 PROBE_SECONDS = 2.0
@@ -31,6 +33,9 @@ TYPICAL_START_SECONDS = 30.0
 # is fetched (the one allowed media domain cannot exist).
 PURE_ARGS = ("--generation-config", "vllm", "--allowed-media-domains", "none.invalid", "--disable-uvicorn-access-log")
 PURE_ENV = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+SLEEP_FLAG = "--enable-sleep-mode"
+SLEEP_TIMEOUT = aiohttp.ClientTimeout(total=60)
+LOG_TAIL_BYTES = 64 << 10
 
 
 class Engine:
@@ -45,6 +50,7 @@ class Engine:
         session: Callable[[], aiohttp.ClientSession],
         *,
         start_seconds: float = 900.0,
+        sleep_level: int = 1,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
@@ -54,6 +60,12 @@ class Engine:
         self.checkpoint: Path | None = None
         self.chat_template: Path | None = None
         self.control_tokens: tuple[str, ...] | None = None
+        self.memory_deaths = 0  # the rung of the ladder it stands on
+        self._sleep_level = sleep_level
+        self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
+        self._wanted.set()
+        self._watchers: list[asyncio.Future[None]] = []
+        self._oom_kills, self._log_from = 0, 0
         self._python, self._module, self._data_dir = python, module, data_dir
         self._session = session
         self._start_seconds = start_seconds
@@ -76,16 +88,77 @@ class Engine:
     def restarts(self) -> int:
         return self._kept.restarts
 
-    def require_ready(self) -> URL:
-        """Where to send a request. Raises Unavailable, with the seconds a start usually still takes."""
-        if self.state == "ready":
-            return self.url
-        raise Unavailable(
-            f"The engine of {self.model.id} is {self.state}.", code="engine_unavailable", retry_after=self._eta()
+    @property
+    def can_sleep(self) -> bool:
+        return SLEEP_FLAG in self.model.args
+
+    @property
+    def limits(self) -> ladder.Limits:
+        """What it is started with: the catalogue's, or less after deaths for want of memory."""
+        return ladder.limits(ladder.sequences_of(self.model.args), self.model.max_model_len, self.memory_deaths)
+
+    def unavailable(self) -> Unavailable:
+        """What a caller is told, with the seconds that a start usually still takes."""
+        return Unavailable(
+            f"The engine of {self.model.id} is {self.state}.", code="engine_unavailable", retry_after=self.eta()
         )
 
+    async def until(self, *states: State) -> None:
+        """Wait for one of these states."""
+        while self.state not in states:
+            watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._watchers.append(watcher)
+            await watcher
+
+    def start(self) -> None:
+        """It should run: if it did not, it is started."""
+        self._unwanted.clear()
+        self._wanted.set()
+
+    def hold_back(self) -> None:
+        """Before it ever ran: it does not run until `start`."""
+        self._wanted.clear()
+        self._become("unloaded")
+
+    async def wake(self) -> None:
+        """From sleep to ready. An engine that cannot wake is started anew."""
+        if await self._told("wake_up") and self.state == "asleep":
+            self.loads += 1
+            self._become("ready")
+        elif self.state == "asleep":
+            await self.stop()
+            self.start()
+
+    async def give_way(self) -> None:
+        """Free its memory: to sleep where it can, else stopped. It must have no request."""
+        if self.can_sleep and self.state == "ready" and await self._told(f"sleep?level={self._sleep_level}"):
+            if self.state == "ready":
+                self._become("asleep")
+        else:
+            await self.stop()
+
+    async def stop(self) -> None:
+        """Its process group is gone when this returns; `start` begins anew."""
+        self._wanted.clear()
+        self._unwanted.set()
+        await self.until("unloaded")
+
     async def run(self) -> None:
-        """Start the engine and keep it; until cancelled, then stop its whole process group."""
+        """Keep the engine while it should run; until cancelled, then stop its whole process group."""
+        while True:
+            await self._wanted.wait()
+            running, unwanted = asyncio.ensure_future(self._keep()), asyncio.ensure_future(self._unwanted.wait())
+            try:
+                await asyncio.wait((running, unwanted), return_when=asyncio.FIRST_COMPLETED)
+                if running.done():
+                    running.result()  # it ends by itself only when it fails
+            finally:
+                running.cancel()
+                unwanted.cancel()
+                await asyncio.gather(running, unwanted, return_exceptions=True)
+            self._become("unloaded")
+
+    async def _keep(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._kept.run())
             tasks.create_task(self._watch())
@@ -94,9 +167,9 @@ class Engine:
         """Follow readiness: poll fast while it starts, slowly while it serves; end an engine that hangs."""
         failed = 0
         while True:
-            await asyncio.sleep(PROBE_SECONDS if self.state == "ready" else POLL_SECONDS)
+            await asyncio.sleep(POLL_SECONDS if self.state in ("starting", "stopped") else PROBE_SECONDS)
             child = self._kept.child
-            if child is None:
+            if child is None or self.state == "asleep":
                 continue
             healthy = await self._healthy()
             failed = 0 if healthy or self.state != "ready" else failed + 1
@@ -117,8 +190,24 @@ class Engine:
                 return response.status == 200
         return False
 
+    async def _told(self, what: str) -> bool:
+        """Whether the engine did as it was told."""
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            headers = {"authorization": f"Bearer {self.key}"}
+            url = URL(f"{self.url}/{what}")
+            async with self._session().post(url, headers=headers, timeout=SLEEP_TIMEOUT) as response:
+                return response.status == 200
+        return False
+
     def _command(self) -> Command:
         self._port = _free_port()
+        limits = self.limits
+        log_path = self._data_dir / "logs" / f"engine-{self.model.id}.log"
+        self._log_from = log_path.stat().st_size if log_path.exists() else 0
+        self._oom_kills = device.oom_kills()
+        reduced = ("--max-num-seqs", str(limits.max_num_seqs))
+        args = (*ladder.without_sequences(self.model.args), *reduced) if self.memory_deaths else self.model.args
+        dev = {"VLLM_SERVER_DEV_MODE": "1"} if self.can_sleep else {}
         self._started = time.monotonic()
         self._become("starting")
         served = ("--served-model-name", *self.model.names)
@@ -127,25 +216,47 @@ class Engine:
             name=f"engine:{self.model.id}",
             argv=(
                 *(str(self._python), "-m", self._module, "--model", str(self.checkpoint or self.model.source)),
-                *("--host", "127.0.0.1", "--port", str(self._port), "--max-model-len", str(self.model.max_model_len)),
+                *("--host", "127.0.0.1", "--port", str(self._port), "--max-model-len", str(limits.max_model_len)),
                 *served,
                 *template,
                 *PURE_ARGS,
-                *self.model.args,
+                *args,
             ),
-            env={**PURE_ENV, **self.model.env, "VLLM_API_KEY": self.key},
-            log_path=self._data_dir / "logs" / f"engine-{self.model.id}.log",
+            env={**PURE_ENV, **dev, **self.model.env, "VLLM_API_KEY": self.key},
+            log_path=log_path,
         )
 
     async def _ended(self, code: int) -> None:
-        self._become("stopped")
+        if ladder.died_of_memory(code, self._log_tail(), device.oom_kills() - self._oom_kills):
+            self.memory_deaths += 1
+            said = {"model": self.model.id, "deaths": self.memory_deaths, **self.limits._asdict()}
+            log.error("engine died for want of memory; it is started with less", extra=said)
+        if self.state == "asleep":  # nobody waits for it: it is started again when it is asked for
+            self._wanted.clear()
+            self._unwanted.set()
+        else:
+            self._become("stopped")
+
+    def _log_tail(self) -> str:
+        """What this start has written, at most its last LOG_TAIL_BYTES."""
+        file = self._data_dir / "logs" / f"engine-{self.model.id}.log"
+        with contextlib.suppress(OSError), file.open("rb") as written:
+            size = file.stat().st_size
+            begin = self._log_from if self._log_from <= size else 0  # the log was set aside meanwhile
+            written.seek(max(begin, size - LOG_TAIL_BYTES))
+            return written.read().decode(errors="replace")
+        return ""
 
     def _become(self, state: State) -> None:
         if state != self.state:
             self.state = state
+            for watcher in self._watchers:
+                if not watcher.done():
+                    watcher.set_result(None)
+            self._watchers.clear()
             self._on_change()
 
-    def _eta(self) -> float:
+    def eta(self) -> float:
         return max(1.0, min(60.0, self._start_took - (time.monotonic() - self._started)))
 
 

@@ -10,9 +10,11 @@ import argparse
 import asyncio
 import itertools
 import os
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -35,19 +37,28 @@ class Behaviour:
     fail_with: int = 0
     break_after_tokens: int = -1
     healthy: bool = True
+    die_saying: str = ""
 
 
 class FakeEngine:
     """What is running, what was sent, how to behave."""
 
-    def __init__(self, names: list[str], key: str | None) -> None:
+    def __init__(self, names: list[str], key: str | None, ballast: int = 0) -> None:
         self.names = names
+        self.asleep = False
+        self.ballast_bytes = ballast
+        self.ballast = _memory(ballast)
         self.key = key
         self.behaviour = Behaviour()
         self.running = 0
         self.aborted = 0
         self.received: list[dict[str, Any]] = []
         self.ids = itertools.count(1)
+
+    def sleep(self, asleep: bool) -> None:
+        """Asleep it holds no ballast, which stands for a real engine's weights and cache."""
+        self.asleep = asleep
+        self.ballast = _memory(0 if asleep else self.ballast_bytes)
 
     async def tokens(self, words: list[str]) -> AsyncIterator[str]:
         """The answer's words at the set pace. Raises ConnectionError where it is set to break off."""
@@ -74,8 +85,8 @@ class FakeEngine:
         return {"id": f"fake-{next(self.ids)}", "object": kind, "created": int(time.time()), "model": self.names[0]}
 
 
-def create_app(names: list[str], key: str | None = None) -> FastAPI:
-    engine = FakeEngine(names, key)
+def create_app(names: list[str], key: str | None = None, *, ballast: int = 0, can_sleep: bool = False) -> FastAPI:
+    engine = FakeEngine(names, key, ballast)
     api = FastAPI(title="fake engine")
 
     @api.get("/health")
@@ -97,7 +108,23 @@ def create_app(names: list[str], key: str | None = None) -> FastAPI:
     @api.post("/fake")
     async def behave(wanted: dict[str, Any]) -> dict[str, Any]:
         engine.behaviour = Behaviour(**{**asdict(engine.behaviour), **wanted})
+        if engine.behaviour.die_saying:
+            sys.stderr.write(engine.behaviour.die_saying + "\n")
+            sys.stderr.flush()
+            os._exit(1)
         return asdict(engine.behaviour)
+
+    if can_sleep:
+
+        @api.post("/sleep")
+        async def sleep() -> Response:
+            engine.sleep(True)
+            return Response()
+
+        @api.post("/wake_up")
+        async def wake_up() -> Response:
+            engine.sleep(False)
+            return Response()
 
     @api.post("/v1/chat/completions")
     @api.post("/v1/completions")
@@ -128,6 +155,8 @@ async def _generate(engine: FakeEngine, request: Request) -> Response:
     ]
     if body.get("model") not in engine.names:
         return _error(404, f"The model `{body.get('model')}` does not exist.")
+    if engine.asleep:
+        return _error(500, "asleep")
     if engine.behaviour.fail_with:
         return _error(engine.behaviour.fail_with, "set to fail")
     if body.get("stream"):
@@ -226,14 +255,44 @@ def _error(status: int, message: str) -> Response:
     return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": status}}, status)
 
 
+def _memory(size: int) -> bytearray:
+    """Memory that is really held: each page is written. Raises MemoryError."""
+    held = bytearray(size)
+    held[::4096] = b"\x01" * len(held[::4096])
+    return held
+
+
+def _limit_memory(more: int) -> None:
+    """What is allocated beyond this from now on fails, as on a device that is full."""
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    bound = pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m llm.fake_engine", description="A fake engine; see the module.")
     parser.add_argument("--model", required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--served-model-name", nargs="+")
+    parser.add_argument("--enable-sleep-mode", action="store_true")
+    parser.add_argument("--max-num-seqs", type=int, default=256)
+    parser.add_argument("--max-model-len", type=int, default=4096)
+    parser.add_argument("--fake-ballast-mb", type=int, default=0, help="memory that it holds while it is awake")
+    parser.add_argument("--fake-cache-kb", type=float, default=0, help="memory for each token of each sequence")
+    parser.add_argument("--fake-limit-mb", type=int, default=0, help="more memory than this it cannot have")
     given, _ = parser.parse_known_args()  # a real engine's other arguments mean nothing here
-    app = create_app(given.served_model_name or [given.model], os.environ.get("VLLM_API_KEY"))
+    if given.fake_limit_mb:
+        _limit_memory(given.fake_limit_mb << 20)
+    cache = int(given.fake_cache_kb * 1024 * given.max_num_seqs * given.max_model_len)
+    app = create_app(
+        given.served_model_name or [given.model],
+        os.environ.get("VLLM_API_KEY"),
+        ballast=(given.fake_ballast_mb << 20) + cache,
+        can_sleep=given.enable_sleep_mode,
+    )
     uvicorn.run(app, host=given.host, port=given.port, log_level="warning", timeout_keep_alive=5)
 
 

@@ -23,6 +23,9 @@ CAPABILITIES = {
     "pure_inference": True,
 }
 ENDPOINTS = {
+    "/chat": "POST - messages to an answer, pure form",
+    "/enhance": "POST - the same, 200 tokens by default",
+    "/generate": "POST - the same",
     "/v1/chat/completions": "POST - chat, OpenAI's shape, relayed to the engine as sent",
     "/v1/completions": "POST - completions, OpenAI's shape",
     "/v1/responses": "POST - responses, OpenAI's shape",
@@ -32,6 +35,11 @@ ENDPOINTS = {
     "/v1/models": "GET - models and aliases served",
     "/health": "GET - state and counters",
     "/worker/info": "GET - this",
+    "/model/info": "GET - the checkpoint's size and the device",
+    "/debug/model": "GET - engines and counters",
+    "/memory/status": "GET - memory, measured",
+    "/memory/load": "POST - load a model",
+    "/memory/unload": "POST - unload a model",
     "/metrics": "GET - Prometheus metrics",
 }
 
@@ -71,18 +79,18 @@ def add_self_report(api: FastAPI, settings: ChatWorkerSettings, supervisor: Supe
 
     @api.get("/worker/info")
     async def info() -> dict[str, Any]:
-        instruct, base = _engine_of(supervisor, "instruct"), _engine_of(supervisor, "base")
+        instruct, base = engine_of(supervisor, "instruct"), engine_of(supervisor, "base")
         ready = next((engine for engine in supervisor.engines if engine.state == "ready"), None)
         return {
             "worker_type": WORKER_TYPE,
             "model": ready.model.id if ready else None,
             "capabilities": CAPABILITIES,
             "models_loaded": {
-                "instruct_loaded": _ready(instruct),
-                "base_loaded": _ready(base),
+                "instruct_loaded": is_ready(instruct),
+                "base_loaded": is_ready(base),
                 "active_model_type": ready.model.role if ready else None,
             },
-            "model_paths": {"instruct": _path(instruct), "base": _path(base)},
+            "model_paths": {"instruct": path_of(instruct), "base": path_of(base)},
             "endpoints": ENDPOINTS,
         }
 
@@ -125,15 +133,15 @@ def _models(supervisor: Supervisor) -> dict[str, dict[str, Any]]:
     }
 
 
-def _engine_of(supervisor: Supervisor, role: Role) -> Engine | None:
+def engine_of(supervisor: Supervisor, role: Role) -> Engine | None:
     """The engine that answers for a role: its own, else the one that answers to the role's alias."""
     alias = f"qwen_{role}"
     return next((e for e in supervisor.engines if e.model.role == role or alias in e.model.names), None)
 
 
-def _ready(engine: Engine | None) -> bool:
+def is_ready(engine: Engine | None) -> bool:
     return engine is not None and engine.state == "ready"
 
 
-def _path(engine: Engine | None) -> str | None:
+def path_of(engine: Engine | None) -> str | None:
     return str(engine.checkpoint or engine.model.source) if engine else None

@@ -12,7 +12,9 @@ from core.wire.workers import ServedModel
 from llm import control_tokens
 from llm.catalogue import Model
 from llm.checkpoint import CheckpointError, pure_chat_template, resolve
+from llm.device import GB
 from llm.engine import Engine
+from llm.residency import Bounds, Residency
 from llm.settings import ChatWorkerSettings
 
 log = logging.getLogger(__name__)
@@ -39,10 +41,12 @@ class Supervisor:
                 settings.data_dir.resolve(),
                 session,
                 start_seconds=settings.llm_start_seconds,
+                sleep_level=settings.llm_sleep_level,
                 on_change=on_change,
             )
             for model in models
         ]
+        self.residency = Residency(self.engines, _bounds(settings), on_change)
         self._by_name = {name: engine for engine in self.engines for name in engine.model.names}
 
     async def run(self) -> None:
@@ -66,21 +70,24 @@ class Supervisor:
         return engine
 
     def served(self) -> tuple[ServedModel, ...]:
-        """The models that answer now."""
+        """The models that answer now, those that are loaded when they are asked for included."""
         return tuple(
-            engine.model.served().model_copy(update={"control_tokens": engine.control_tokens})
+            engine.model.served().model_copy(
+                update={"control_tokens": engine.control_tokens, "max_model_len": engine.limits.max_model_len}
+            )
             for engine in self.engines
-            if engine.state == "ready"
+            if self.residency.serves(engine)
         )
 
     async def _keep(self, engine: Engine) -> None:
-        """Make the checkpoint local, however long that takes, then run the engine."""
+        """Make the checkpoint local, however long that takes, then run the engine, if it fits."""
         while engine.checkpoint is None:
             try:
                 await self._prepare(engine)
             except (CheckpointError, OSError, ValueError) as exc:
                 log.error("checkpoint not usable", extra={"model": engine.model.id, "reason": str(exc)})
                 await asyncio.sleep(RETRY_CHECKPOINT_SECONDS)
+        await self.residency.first_load(engine)
         await engine.run()
 
     async def _prepare(self, engine: Engine) -> None:
@@ -91,3 +98,14 @@ class Supervisor:
         template = engine.chat_template.read_text("utf-8") if engine.chat_template else None
         engine.control_tokens = control_tokens.of_checkpoint(folder, template)
         engine.checkpoint = folder
+
+
+def _bounds(settings: ChatWorkerSettings) -> Bounds:
+    return Bounds(
+        wait_seconds=settings.llm_load_wait_seconds,
+        waiting=settings.llm_load_waiting,
+        drain_seconds=settings.llm_drain_seconds,
+        start_seconds=settings.llm_start_seconds,
+        budget=int(settings.llm_memory_gb * GB) if settings.llm_memory_gb else None,
+        pinned=frozenset(settings.llm_pinned),
+    )

@@ -1,0 +1,140 @@
+"""The pure form of /chat, /enhance and /generate: read, made into an engine's request, its answer read.
+
+The messages are never decoded and encoded again: the bytes that came are the bytes that go to the engine.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from pydantic import ValidationError
+
+from core.canonical import read_messages
+from core.errors import InvalidRequest, Overloaded, SoundstageError, Unavailable, Unprocessable, Upstream
+from core.service import from_validation
+from core.wire.pure import DEFAULT_TOKENS, PureAnswer, PureRequest
+
+
+class _Body(msgspec.Struct):
+    messages: msgspec.Raw = msgspec.Raw()
+
+
+class _Said(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Said | None = None
+    text: str = ""
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    completion_tokens: int = 0
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice]
+    usage: _Usage = msgspec.field(default_factory=_Usage)
+
+
+_body = msgspec.json.Decoder(_Body).decode
+_completion = msgspec.json.Decoder(_Completion).decode
+
+
+@dataclass(frozen=True)
+class PureCall:
+    """One request: its fields as values, its messages as the bytes that came, and their hash."""
+
+    asked: PureRequest
+    messages: bytes
+    messages_sha256: str | None
+    max_tokens: int
+
+    def for_engine(self, model: str, *, base: bool) -> tuple[str, bytes]:
+        """The engine's path and body. A base model gets the contents one after the other, and no chat template."""
+        rest: dict[str, Any] = {
+            "model": model,
+            "max_tokens": self.max_tokens,
+            "temperature": self.asked.temperature,
+            "top_p": self.asked.top_p,
+        }
+        if base:
+            return "/v1/completions", msgspec.json.encode({**rest, "prompt": self.prompt()})
+        fields = msgspec.json.encode(rest)
+        return "/v1/chat/completions", b'{"messages":' + self.messages + b"," + fields[1:]
+
+    def prompt(self) -> str:
+        """The contents one after the other, with nothing between. Raises Unprocessable where one is not text."""
+        return "".join(_text(number, message.content) for number, message in enumerate(self.asked.messages))
+
+    def answer(self, body: bytes, model: str, seconds: float) -> PureAnswer:
+        """Raises Upstream where the engine's answer cannot be read."""
+        text, reason, tokens = _first(body)
+        return PureAnswer(
+            response=text,
+            generation_time=round(seconds, 4),
+            tokens_generated=tokens,
+            model=model,
+            finish_reason=reason,
+            messages_sha256=self.messages_sha256,
+        )
+
+
+def text_of(body: bytes) -> str:
+    """The first choice's text. Raises Upstream where an engine's answer cannot be read."""
+    return _first(body)[0]
+
+
+def _first(body: bytes) -> tuple[str, str, int]:
+    """Text, finish reason and tokens."""
+    try:
+        found = _completion(body)
+        first = found.choices[0]
+    except (msgspec.DecodeError, IndexError) as exc:
+        raise Upstream("The engine's answer could not be read.", code="bad_upstream_answer") from exc
+    said = first.message.content if first.message else first.text
+    return said or "", first.finish_reason or "stop", found.usage.completion_tokens
+
+
+def read(path: str, body: bytes, most_tokens: int) -> PureCall:
+    """Raises InvalidRequest where the body is not JSON, Unprocessable where it has the wrong form."""
+    try:
+        asked = PureRequest.model_validate_json(body)
+        raw = bytes(_body(body).messages)
+    except ValidationError as exc:
+        raise from_validation(exc.errors(), Unprocessable) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidRequest("The body is not valid JSON.", code="json_invalid") from exc
+    wanted = asked.max_tokens or min(DEFAULT_TOKENS[path], most_tokens)
+    if wanted > most_tokens:
+        raise Unprocessable(f"max_tokens: at most {most_tokens} here.", param="max_tokens", code="too_many_tokens")
+    return PureCall(asked, raw, read_messages(raw)[1], wanted)
+
+
+def engine_error(status: int, body: bytes) -> SoundstageError:
+    """What an engine's refusal or failure is to a caller: its own words where the request was wrong, else a 503."""
+    if status >= 500:
+        return Unavailable(f"The engine failed to answer ({status}).", code="engine_unavailable", retry_after=2)
+    if status == 429:
+        return Overloaded("The engine is full.", code="engine_full", retry_after=2)
+    try:
+        message = str(msgspec.json.decode(body)["error"]["message"])[:2000]
+    except (msgspec.DecodeError, KeyError, TypeError):
+        message = f"The engine refused ({status})."
+    return Unprocessable(message, code="engine_refused")
+
+
+def legacy_body(exc: SoundstageError, **fields: Any) -> dict[str, Any]:
+    """The error envelope with what older callers look for: `success` and, where they know it, their own fields."""
+    return {**exc.envelope(), "success": False, **fields}
+
+
+def _text(number: int, content: str | list[dict[str, Any]] | None) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content or []
+    if all(isinstance(part.get("text"), str) for part in parts):
+        return "".join(part["text"] for part in parts)
+    where = f"messages.{number}.content"
+    raise Unprocessable(f"{where}: a base model reads text only.", param=where, code="text_only")
