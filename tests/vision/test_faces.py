@@ -47,6 +47,19 @@ def test_the_size_of_the_picture_hardly_matters(detector: BlazeFace, side: int) 
     assert inside((x, y), face.box)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.8, 0.9, 1.0, 1.2])
+def test_finds_a_face_that_fills_the_picture(detector: BlazeFace, share: float) -> None:
+    half = 105 / share / 2
+    close = photo(ASTRONAUT).crop((round(225 - half), round(118 - half), round(225 + half), round(118 + half)))
+    [[face]] = detector.detect([pixels(close)])
+    assert face.score > 0.6
+    assert face.box.width == pytest.approx(105, rel=0.25)
+    assert inside((half, half), face.box)
+    for name, (x, y) in EYES.items():
+        wanted = x - (225 - half), y - (118 - half)
+        assert np.hypot(*(np.array(getattr(face.landmarks, name)) - wanted)) < 9, name
+
+
 @pytest.mark.parametrize("size", [(900, 512), (512, 900)])
 def test_the_shape_of_the_picture_moves_nothing(detector: BlazeFace, size: tuple[int, int]) -> None:
     canvas = Image.new("RGB", size)

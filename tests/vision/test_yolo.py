@@ -1,6 +1,7 @@
 """The YOLO adapter, on results in the shape that Ultralytics gives. Ultralytics itself is not installed."""
 
 import builtins
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,5 +117,9 @@ def test_it_is_imported_only_when_it_is_asked_for_and_says_what_is_missing(
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
+    for name in yolo.ALONE:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     with pytest.raises(ModelUnavailable, match=r"vision-yolo.*AGPL"):
         detector(VisionSettings.load(vision_detector="yolo", yolo_weights=weights))
+    assert {name: os.environ[name] for name in yolo.ALONE} == yolo.ALONE  # it neither phones home nor installs

