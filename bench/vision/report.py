@@ -1,0 +1,111 @@
+"""The figures as a page for a person."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+HEAD = """\
+# The selfie worker
+
+What the detectors find, miss and imagine on every face photo that could be had from packages; what micro-batching is
+worth; what many photos do to the worker's memory. Where the faces are was told by eye (`bench/vision/pictures.py`).
+The pictures are used for these figures alone and are no part of this repository. Run it:
+`.venv/bin/python -m bench.vision.gather`, then `.venv/bin/python -m bench.vision`.
+"""
+
+
+def page(told: Mapping[str, Any]) -> str:
+    parts = (_machine, _pictures, _detectors, _throughput, _memory)
+    return "\n".join([HEAD, *(line for part in parts for line in part(told))]) + "\n"
+
+
+def _machine(told: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"- {name}: {value}" for name, value in told["machine"].items())
+
+
+def _pictures(told: Mapping[str, Any]) -> Iterator[str]:
+    yield from (
+        "",
+        "## Pictures",
+        "",
+        "| package | licence | photos | faces | without a face |",
+        "|---|---|--:|--:|--:|",
+    )
+    for one in told["pictures"]:
+        yield f"| {one['package']} | {one['licence']} | {one['pictures']} | {one['faces']} | {one['faceless']} |"
+    sums = {name: sum(one[name] for one in told["pictures"]) for name in ("pictures", "faces", "faceless")}
+    yield f"| together | | {sums['pictures']} | {sums['faces']} | {sums['faceless']} |"
+    yield ""
+    yield "Beside them scikit-image's 200 grey crops of 25 px (of Labeled Faces in the Wild), enlarged to 200 px: 100"
+    yield "that a face fills, 100 of backgrounds. This is a check on what could be reached, not a benchmark; the size"
+    yield "of the second look (`FROM_AFAR` in `vision/faces/blazeface.py`) was chosen on the crops, so they flatter it."
+
+
+def _detectors(told: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("", "## Detectors", "")
+    yield "| detector | found | below 6 % of the side | crops | false, photos | false, faceless | a photo | faceless |"
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|"
+    yield from _rows(told)
+    for name, groups in told["detectors"].items():
+        missed, false = groups["photos"]["missed_in"], [*groups["photos"]["false_in"], *groups["faceless"]["false_in"]]
+        yield ""
+        yield f"{name}: missed in {_list(missed)}; false in {_list(false)}."
+    readers = told["readers"]
+    yield ""
+    yield (
+        f"Reading age and expression takes {readers['alone_ms']} ms a face alone, "
+        f"{readers['in_a_batch_of_8_ms']} ms in a batch of eight."
+    )
+
+
+def _rows(told: Mapping[str, Any]) -> Iterator[str]:
+    for name, groups in told["detectors"].items():
+        photos, faceless, crops, others = (groups[g] for g in ("photos", "faceless", "crops", "backgrounds"))
+        cells = (
+            name,
+            f"{photos['found']} of {photos['faces']}",
+            f"{photos['small_found']} of {photos['small_faces']}",
+            f"{crops['found']} of {crops['faces']}",
+            f"{photos['false']} in {photos['pictures']}",
+            f"{faceless['false'] + others['false']} in {faceless['pictures'] + others['pictures']}",
+            f"{photos['median_ms']} ms",
+            f"{faceless['median_ms']} ms",
+        )
+        yield "| " + " | ".join(cells) + " |"
+
+
+def _throughput(told: Mapping[str, Any]) -> Iterator[str]:
+    found = told["throughput"]
+    yield from (
+        "",
+        "## Micro-batching",
+        "",
+        "Photos a second through `POST /v1/profile/analyze`; the ways take turns.",
+        "",
+    )
+    yield from ("| way | rounds |", "|---|---|")
+    yield f"| one client, batches of one | {_series(found['one_at_a_time'])} |"
+    yield f"| 8 clients, batches of one | {_series(found['in_parallel'])} |"
+    yield f"| 8 clients, what waits goes together (mean batch {found['mean_batch']}) | {_series(found['batched'])} |"
+    yield ""
+    yield f"Batched against one at a time: {found['against_one_at_a_time']} times; against as many clients without"
+    yield f"batching: {found['against_in_parallel']} times. The default detector takes one picture at a time:"
+    yield "on a CPU a batch saves only in the age model. On a GPU YOLO takes a batch in one call; not measured here,"
+    yield "for want of a GPU."
+
+
+def _memory(told: Mapping[str, Any]) -> Iterator[str]:
+    found = told["memory"]
+    yield from ("", "## Memory", "")
+    yield (
+        f"Resident MiB of the worker and its decoding processes over {found['photos']} photos read and "
+        f"{found['refused']} refused:\n{_series(found['resident_mib'])}."
+    )
+    yield f"The second half grew by {found['second_half_growth_mib']} MiB."
+
+
+def _series(values: list[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(dict.fromkeys(names)) or "none"
