@@ -9,10 +9,12 @@ used for nothing else.
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from vision.decode import WORKING_SIDE
@@ -134,7 +136,7 @@ class Pictures:
         package, name = key
         path = self._path(package, name)
         if path.is_file():
-            yield Known(name, package, faces, lambda: _working(path))
+            yield Known(name, package, faces, partial(_working, path))
 
     def _path(self, package: str, name: str) -> Path:
         return (_skimage() if package == SKIMAGE else self._folder / package.replace("/", "_")) / name
@@ -144,11 +146,10 @@ def crops() -> tuple[list[Known], list[Known]]:
     """scikit-image's `lfw_subset`: 100 grey crops of faces, 25 px a side, that the face fills; 100 of backgrounds."""
     stored = np.load(_skimage() / "lfw_subset.npy")
     whole = (Sight(0.5, 0.5, 1.0),)
-    faces = [Known(f"crop {n}", SKIMAGE, whole, lambda one=one: _enlarged(one)) for n, one in enumerate(stored[:100])]
-    others = [
-        Known(f"crop {n + 100}", SKIMAGE, (), lambda one=one: _enlarged(one)) for n, one in enumerate(stored[100:])
+    every = [
+        Known(f"crop {n}", SKIMAGE, whole if n < 100 else (), partial(_enlarged, crop)) for n, crop in enumerate(stored)
     ]
-    return faces, others
+    return every[:100], every[100:]
 
 
 def _skimage() -> Path:
@@ -165,6 +166,6 @@ def _working(path: Path) -> Pixels:
     return np.asarray(small)
 
 
-def _enlarged(crop: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> Pixels:
+def _enlarged(crop: NDArray[np.float64]) -> Pixels:
     grey = Image.fromarray((crop * 255).astype(np.uint8))
     return np.asarray(grey.resize((CROP_SIDE, CROP_SIDE), Image.Resampling.BICUBIC).convert("RGB"))
