@@ -7,6 +7,7 @@ the caller may try another engine; after it an error is an event in the stream.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -64,11 +65,12 @@ class Sent(NamedTuple):
 class _Exchange:
     """One request in flight: when it is due, and whether the sweeper ended it."""
 
-    __slots__ = ("due", "expired", "sending", "task")
+    __slots__ = ("due", "expired", "sending", "task", "until")
 
-    def __init__(self, task: "asyncio.Task[Any]", due: float) -> None:
+    def __init__(self, task: "asyncio.Task[Any]", due: float, until: float) -> None:
         self.task = task
         self.due = due
+        self.until = until
         self.expired = False
         self.sending = False
 
@@ -104,15 +106,18 @@ class Relay:
         body: bytes | None,
         send: Send,
         accept: Callable[[Answer], None] | None = None,
+        *,
+        until: float = math.inf,
     ) -> Sent:
         """Send one request and pass its answer to `send`. `accept` sees the status and headers first, and may raise.
+        `until`: when the answer must be whole, on the loop's clock.
 
         Raises Unavailable (not connected, or closed before the first byte) and UpstreamTimeout only before anything
         was passed to `send`. Cancelling closes the connection to the engine at once.
         """
         task = asyncio.current_task()
         assert task is not None
-        exchange = _Exchange(task, self._loop.time() + self.timeouts.first_byte)
+        exchange = _Exchange(task, min(self._loop.time() + self.timeouts.first_byte, until), until)
         self._live.add(exchange)
         answer = None
         try:
@@ -151,7 +156,7 @@ class Relay:
                 exchange.sending = True
                 await send({"type": "http.response.body", "body": chunk, "more_body": more})
                 exchange.sending = False
-                exchange.due = due() + idle
+                exchange.due = min(due() + idle, exchange.until)
         except (aiohttp.ClientError, asyncio.CancelledError) as exc:
             if isinstance(exc, asyncio.CancelledError):
                 if not exchange.expired:

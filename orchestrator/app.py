@@ -66,7 +66,7 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     key = settings.wan_worker_api_key.get_secret_value() if settings.wan_worker_api_key else None
     timeouts = Timeouts(settings.connect_seconds, settings.first_byte_seconds, settings.idle_seconds)
     keys, registry, relay = Keys(pool), Registry(pool), Relay(timeouts)
-    workers_pool = WorkerPool(pool, key, settings.lease_seconds, settings.interface_retry_after_cap_ms / 1000)
+    workers_pool = WorkerPool(pool, key, settings.lease_seconds, settings.pool_rules())
     engines = Engines(workers_pool, timeouts)
     in_force = Policies(pool)
     epoch = Epoch(dsn, pool, (keys.drop, registry.drop, in_force.drop))

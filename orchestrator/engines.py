@@ -1,6 +1,7 @@
 """Engines behind the openai client: a worker is picked like for any other request, its place held while it works."""
 
 import contextlib
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from core.errors import (
 )
 from core.relay import Timeouts
 from core.wire.workers import Ability
+from orchestrator.pools import Ask
 from orchestrator.workers import WorkerPool
 
 MAX_CONNECTIONS = 256
@@ -63,13 +65,22 @@ class Engines:
 
     @contextlib.asynccontextmanager
     async def engine(
-        self, model: str | None, ability: Ability, request_id: str, role: str | None = None
+        self,
+        model: str | None,
+        ability: Ability,
+        request_id: str,
+        role: str | None = None,
+        *,
+        tenant: str = "default",
+        until: float = math.inf,
     ) -> AsyncIterator[tuple[AsyncOpenAI, str, str]]:
         """A client of the worker that takes this request, the model's name there, and the worker's id.
 
-        The worker's place is held for the block; the client's exceptions leave it as ours.
+        It waits in the queue of its `tenant`, at most `until` (on the loop's clock). The worker's place is held for
+        the block; the client's exceptions leave it as ours.
         """
-        worker = self._workers.choose(model, ability, role=role)
+        place = await self._workers.take(Ask(model, ability, role, tenant, 0, until))
+        worker = place.worker
         client = AsyncOpenAI(
             base_url=str(worker.url.joinpath("v1")),
             api_key=worker.key or NO_KEY,
@@ -78,7 +89,7 @@ class Engines:
             default_headers={"x-request-id": request_id},
         )
         name = worker.rewrites.get(model, model) if model else worker.first(ability)
-        with self._workers.place(worker):
+        with place:
             try:
                 yield client, name, worker.id
             except (openai.OpenAIError, httpx2.HTTPError) as exc:

@@ -5,24 +5,28 @@ image's `prompt`, where the policy appends its constraints (X-Policy says so).
 A worker that fails before the first byte is left for another one; after it, the stream carries the error.
 """
 
+import asyncio
 import functools
 import logging
+import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from prometheus_client import Counter
 from yarl import URL
 
 from core.connections import Answer
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Unavailable
-from core.relay import Relay, read_body, request_headers
+from core.relay import Relay, Sent, read_body, request_headers
 from core.wire.workers import Ability
-from orchestrator import said
+from orchestrator import costs, said
 from orchestrator.auth import Keys, Scope
-from orchestrator.oversight import WORKER_HEADER, Caller, Marked, Oversight, caller_of
+from orchestrator.oversight import TIMEOUT_HEADER, WORKER_HEADER, Caller, Marked, Oversight, caller_of
 from orchestrator.policy_floor import Subject, Surface
+from orchestrator.pools import Ask, Place, Worker
 from orchestrator.recipes import RecipeRunner
-from orchestrator.requests import Peek, peek, stored_prompt, with_field, with_model
+from orchestrator.requests import Peek, affinity, peek, stored_prompt, with_field, with_model
 from orchestrator.runs import Run
 from orchestrator.selfies import peek_form
 from orchestrator.workers import WorkerPool
@@ -34,6 +38,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MAX_TRIES = 2
+RETRIES = Counter("soundstage_retries_total", "Requests asked of another worker, before the first byte.", ["ability"])
 
 PATHS: dict[str, tuple[Ability, Scope]] = {
     "/v1/chat/completions": ("chat", "chat"),
@@ -94,7 +99,7 @@ class Gateway:
             elif path in JUDGED:
                 await self._watched(scope, body, found, ability, caller, send)
             else:
-                await self._forward(scope, body, found.model, ability, send, _may_answer)
+                await self._forward(scope, body, found, ability, caller, send, _may_answer)
 
     async def _watched(
         self, scope: ASGIScope, body: bytes, found: Peek, ability: Ability, caller: Caller, send: Send
@@ -109,7 +114,7 @@ class Gateway:
             self._oversight.compare(run, answer.headers.get(WORKER_HEADER))
 
         try:
-            await self._forward(scope, body, found.model, ability, marked, accept, run)
+            await self._forward(scope, body, found, ability, caller, marked, accept, run)
         except BaseException as exc:  # a client that leaves, too: every run is recorded
             marked.settle(exc)
             raise
@@ -133,30 +138,60 @@ class Gateway:
         self,
         scope: ASGIScope,
         body: bytes,
-        model: str | None,
+        found: Peek,
         ability: Ability,
+        caller: Caller,
         send: Send,
         accept: Callable[[Answer], None],
         run: Run | None = None,
     ) -> None:
-        """Ask the least loaded worker; if it fails before the first byte, another one; then give up."""
-        tried: list[str] = []
-        while True:
-            worker = self._workers.choose(model, ability, tried)
-            rewritten = worker.rewrites.get(model) if model else None
-            sent = body if rewritten is None else with_model(body, rewritten)
-            headers = request_headers(scope["headers"], scope["request_id"], worker.key)
+        """Ask a worker; if it fails before the first byte, another one; then give up."""
+        ask = Ask(
+            *(found.model, ability, None, caller.key.tenant, 0, caller.until),
+            cost=lambda: costs.estimate(ability, body),
+            affinity=lambda: affinity(found, body, caller.session),
+        )
+        place: Place | None = await self._workers.take(ask)
+        tried: set[str] = set()
+        while place is not None:
+            worker = place.worker
             if run is not None:
                 run.worker = worker.id
-            with self._workers.place(worker):
-                try:
-                    await self._relay.forward("POST", _target(worker.url, scope), headers, sent, send, accept)
-                    return
-                except Unavailable as exc:
-                    tried.append(worker.id)
-                    log.warning("worker failed before the first byte", extra={"worker": worker.id, "why": exc.message})
-                    if len(tried) >= MAX_TRIES or not self._workers.others(model, ability, tried):
-                        raise
+            try:
+                with place:
+                    answered = await self._pass(worker, scope, body, found.model, caller, send, accept)
+                    if answered.status >= 500 or not answered.complete:
+                        place.failed()
+                return
+            except Unavailable as exc:
+                tried.add(worker.id)
+                log.warning("worker failed before the first byte", extra={"worker": worker.id, "why": exc.message})
+                place = self._workers.pools.take_other(ask, tried) if len(tried) < MAX_TRIES else None
+                if place is None:
+                    raise
+                RETRIES.labels(ability).inc()
+
+    async def _pass(
+        self,
+        worker: Worker,
+        scope: ASGIScope,
+        body: bytes,
+        model: str | None,
+        caller: Caller,
+        send: Send,
+        accept: Callable[[Answer], None],
+    ) -> Sent:
+        """The request to one worker and its answer back."""
+        rewritten = worker.rewrites.get(model) if model else None
+        sent = body if rewritten is None else with_model(body, rewritten)
+        headers = request_headers(scope["headers"], scope["request_id"], worker.key)
+        if caller.until != math.inf:
+            left = max(0.0, caller.until - asyncio.get_running_loop().time())
+            headers = [pair for pair in headers if pair[0] != TIMEOUT_HEADER]
+            headers.append((TIMEOUT_HEADER, b"%.3f" % left))
+        return await self._relay.forward(
+            "POST", _target(worker.url, scope), headers, sent, send, accept, until=caller.until
+        )
 
 
 def _target(base: URL, scope: ASGIScope) -> URL:

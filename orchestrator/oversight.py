@@ -1,11 +1,13 @@
 """What every request passes, relayed or made by a recipe: it is judged, marked with proof, and recorded."""
 
+import asyncio
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from prometheus_client import Counter
 
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
+TIMEOUT_HEADER = b"x-request-timeout"
+MAX_TIMEOUT = 86_400
 WORKER_HEADER = "x-messages-sha256"
 OUR_HEADERS = frozenset(
     (
@@ -55,16 +59,34 @@ class Caller:
     key: Key
     request_id: str
     route: str
-    session: str
+    session: str | None
     asked_tier: int | None = None
     prove_tokens: bool = False
+    until: float = math.inf  # when the caller has no more use for an answer, on the event loop's clock
+
+    @property
+    def sticks_to(self) -> str:
+        """What a canary is sticky by."""
+        return self.session or self.key.id
+
+    @property
+    def place(self) -> "Waits":
+        """Whose turn it is to wait for a place at a worker, and until when it may."""
+        return {"tenant": self.key.tenant, "until": self.until}
+
+
+class Waits(TypedDict):
+    tenant: str
+    until: float
 
 
 def caller_of(scope: MutableMapping[str, Any], key: Key) -> Caller:
-    """From a request: `X-Content-Tier` lowers the tier, `X-Session-Id` makes a canary stick to a session, `X-Prove:
-    tokens` asks for the hash of a relayed prompt's tokens."""
+    """From a request: `X-Content-Tier` lowers the tier, `X-Session-Id` makes a canary and a worker stick to a session,
+    `X-Prove: tokens` asks for the hash of a relayed prompt's tokens, `X-Request-Timeout` is how long the caller waits,
+    in seconds."""
     asked: int | None = None
-    session, tokens = key.id, False
+    session: str | None = None
+    tokens, until = False, math.inf
     for name, value in scope["headers"]:
         if name == b"x-content-tier":
             asked = _tier(value)
@@ -72,7 +94,9 @@ def caller_of(scope: MutableMapping[str, Any], key: Key) -> Caller:
             session = value[:200].decode("latin-1")
         elif name == b"x-prove":
             tokens = value == b"tokens"
-    return Caller(key, scope["request_id"], scope["path"], session, asked, tokens)
+        elif name == TIMEOUT_HEADER:
+            until = asyncio.get_running_loop().time() + _seconds(value)
+    return Caller(key, scope["request_id"], scope["path"], session, asked, tokens, until)
 
 
 class Oversight:
@@ -221,6 +245,20 @@ class Marked:
         status = self.status or (error.status if isinstance(error, SoundstageError) else 499)
         self._run.answer_sha256 = self._digest.hexdigest() if self.status else None
         self._oversight.settle(self._run, status, contents, days)
+
+
+def _seconds(value: bytes) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= MAX_TIMEOUT:
+        raise InvalidRequest(
+            f"X-Request-Timeout is a number of seconds, above 0 and at most {MAX_TIMEOUT}.",
+            param="X-Request-Timeout",
+            code="invalid_timeout",
+        )
+    return seconds
 
 
 def _tier(value: bytes) -> int:

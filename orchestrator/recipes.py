@@ -68,7 +68,8 @@ class RecipeRunner:
         ids_wanted = any(request.get(name) for name in speech.ids)
         marked = Marked(self.oversight, run, send)
         try:
-            async with self._engines.engine(model, speech.ability, caller.request_id) as (client, name, worker):
+            engine = self._engines.engine(model, speech.ability, caller.request_id, **caller.place)
+            async with engine as (client, name, worker):
                 run.worker, run.model = worker, name
                 async with speech.call(client, name, messages, request) as response:
                     self.oversight.compare(run, response.headers.get(WORKER_HEADER))
@@ -100,7 +101,8 @@ class RecipeRunner:
         contents = Contents(dict(variables), list(history))
         status = 502
         try:
-            async with self._engines.engine(release.model, "chat", caller.request_id) as (client, model, worker):
+            engine = self._engines.engine(release.model, "chat", caller.request_id, **caller.place)
+            async with engine as (client, model, worker):
                 run.worker, run.model = worker, model
                 async with dialects.CHAT.call(client, model, messages, release.sampling) as response:
                     self.oversight.compare(run, response.headers.get(WORKER_HEADER))
@@ -129,7 +131,8 @@ class RecipeRunner:
         again.messages_sha256 = messages_sha256(messages)
         texts = [*strings(messages), *strings(dict(fields))]
         await self.oversight.admit(again, caller, texts, "text", recipe_tier=release.tier)
-        async with self._engines.engine(release.model, speech.ability, caller.request_id) as (client, model, worker):
+        engine = self._engines.engine(release.model, speech.ability, caller.request_id, **caller.place)
+        async with engine as (client, model, worker):
             again.worker, again.model = worker, model
             async with speech.call(client, model, messages, {**fields, "stream": False}) as response:
                 self.oversight.compare(again, response.headers.get(WORKER_HEADER))
@@ -141,7 +144,7 @@ class RecipeRunner:
         self, recipe: str, wanted: str, variables: Mapping[str, Any], caller: Caller
     ) -> tuple[Run, Release]:
         run = self.oversight.begin(caller)
-        release = await self._registry.resolve(recipe, wanted, tenant=caller.key.tenant, sticky=caller.session)
+        release = await self._registry.resolve(recipe, wanted, tenant=caller.key.tenant, sticky=caller.sticks_to)
         run.recipe, run.version, run.label = release.recipe, release.version, wanted
         run.release_sha256 = release.sha256
         release.check(variables)

@@ -76,6 +76,48 @@ def stored_prompt(found: Peek) -> StoredPrompt | None:
     return StoredPrompt(sent.id, sent.version or "production", sent.variables or {})
 
 
+class _Hints(msgspec.Struct):
+    """What says which conversation a body belongs to."""
+
+    prompt_cache_key: Any = None
+    user: Any = None
+
+
+class _Message(msgspec.Struct):
+    role: Any = None
+
+
+_hints = msgspec.json.Decoder(_Hints).decode
+_messages = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_message = msgspec.json.Decoder(_Message).decode
+
+
+def affinity(found: Peek, body: bytes, session: str | None) -> bytes:
+    """What requests share that should meet the same prefix cache: the session, `prompt_cache_key`, `user`, else the
+    leading messages up to the first that the user wrote."""
+    if session:
+        return session.encode()
+    hints = _hints(body)
+    for hint in (hints.prompt_cache_key, hints.user):
+        if isinstance(hint, str) and hint:
+            return hint.encode()
+    return _leading(found)
+
+
+def _leading(found: Peek) -> bytes:
+    """Of what is no list of messages, its first kilobyte."""
+    try:
+        messages = _messages(found.messages)
+        leading = []
+        for message in messages:
+            leading.append(bytes(message))
+            if _message(message).role == "user":
+                break
+        return b"".join(leading)
+    except msgspec.DecodeError:  # not our concern: the engine will say what is wrong
+        return bytes(found.prompt or found.input)[:1024]
+
+
 def with_model(body: bytes, model: str) -> bytes:
     """The same bytes with every top-level `model` value replaced; nothing else is touched."""
     return with_field(body, "model", model)

@@ -5,7 +5,10 @@ from typing import Literal
 from pydantic import Field, SecretStr
 
 from core.settings import CommaList, Settings
+from orchestrator.pools import Rules
+from orchestrator.routing import Strategy
 
+_QUEUE = "The same as QUEUE_MAX, for the image workers of this pool."
 _POOL = "Static workers of the pool, besides those that register themselves."
 
 
@@ -33,6 +36,18 @@ class OrchestratorSettings(Settings):
     interface_chat1to1_worker_urls: CommaList = Field((), description=_POOL)
     interface_shorts_worker_urls: CommaList = Field((), description=_POOL)
     interface_scenes_worker_urls: CommaList = Field((), description=_POOL)
+    routing_chat: Strategy = Field(
+        "least_outstanding",
+        description="Which chat worker takes a request; affinity sends one conversation to one prefix cache.",
+    )
+    routing_image: Strategy = Field("least_outstanding", description="Which image worker takes a request.")
+    routing_selfie: Strategy = Field("least_outstanding", description="Which selfie worker takes a request.")
+    queue_max: int = Field(512, ge=0, description="Requests that wait for one pool of workers; 0: none waits.")
+    queue_seconds: float = Field(30.0, gt=0, description="Longest wait for a place at a worker.")
+    interface_profile_queue_max: int | None = Field(None, ge=0, description=_QUEUE)
+    interface_chat1to1_queue_max: int | None = Field(None, ge=0, description=_QUEUE)
+    interface_shorts_queue_max: int | None = Field(None, ge=0, description=_QUEUE)
+    interface_scenes_queue_max: int | None = Field(None, ge=0, description=_QUEUE)
     interface_retry_after_cap_ms: int = Field(30_000, ge=1000, description="Longest Retry-After given, milliseconds.")
     ready_needs: CommaList = Field(("chat",), description="Kinds of worker without which /readyz says no.")
     proof_mismatch: Literal["refuse", "mark"] = Field(
@@ -53,3 +68,19 @@ class OrchestratorSettings(Settings):
         0.75, gt=0, le=1, description="Farthest that an avatar drawn from a selfie may go from it."
     )
     default_image_size: str = Field("1024x1024", pattern=r"^\d+x\d+$", description="Size of a pipeline's picture.")
+
+    def pool_rules(self) -> Rules:
+        """How requests get places at workers."""
+        of_roles = {
+            "profile": self.interface_profile_queue_max,
+            "chat1to1": self.interface_chat1to1_queue_max,
+            "shorts": self.interface_shorts_queue_max,
+            "scenes": self.interface_scenes_queue_max,
+        }
+        return Rules(
+            {"chat": self.routing_chat, "image": self.routing_image, "selfie": self.routing_selfie},
+            self.queue_max,
+            self.queue_seconds,
+            {role: bound for role, bound in of_roles.items() if bound is not None},
+            self.interface_retry_after_cap_ms / 1000,
+        )

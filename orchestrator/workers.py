@@ -4,8 +4,6 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -17,9 +15,9 @@ from yarl import URL
 from core import control_tokens
 from core.control_tokens import Tokens
 from core.db.pool import Pool
-from core.errors import NotFound, Overloaded, Unavailable
+from core.errors import NotFound, Unavailable
 from core.wire.workers import Ability, Announcement, Lease, ServedModel
-from orchestrator import admission, routing
+from orchestrator.pools import Ask, Place, Pools, Rules, Worker
 
 log = logging.getLogger(__name__)
 
@@ -28,76 +26,21 @@ SAVE_SECONDS = 2.0
 """Longest wait for the database in a heartbeat: well below the worker's own patience."""
 REMEMBERED_SECONDS = 600.0
 """A model that was served this lately is away, not unknown: its callers are told to come again."""
-WORKERS = Gauge("soundstage_workers", "Workers with a live lease.", ["kind", "state"])
-
-
-@dataclass
-class Worker:
-    """One worker as this orchestrator knows it. `outstanding` counts this orchestrator's own requests."""
-
-    announcement: Announcement
-    url: URL
-    key: str | None
-    live_until: float  # on the monotonic clock
-    saved_at: float = math.inf  # when the database last took what is known here; never, of a static worker
-    rewrites: dict[str, str] = field(default_factory=dict)  # a name callers use -> the worker's own
-    outstanding: int = 0
-    service: admission.ServiceTime = field(default_factory=admission.ServiceTime)
-
-    def __post_init__(self) -> None:
-        self.announced(self.announcement)
-
-    def announced(self, announcement: Announcement) -> None:
-        """Take what it says of itself now, in the form in which every request asks for it."""
-        self.announcement = announcement
-        self.id = announcement.id
-        self.open = announcement.ready and not announcement.draining
-        self._answers = {
-            (name, ability)
-            for served in announcement.models
-            for name in (None, served.id, *served.aliases)
-            for ability in served.abilities
-        }
-
-    def serves(self, model: str | None, ability: Ability) -> bool:
-        """Whether it answers for `model` (None: any) with `ability`."""
-        return (model, ability) in self._answers
-
-    def control_tokens(self, model: str) -> list[tuple[str, ...] | None]:
-        """Those of each model here that answers to this name."""
-        return [m.control_tokens for m in self.announcement.models if model == m.id or model in m.aliases]
-
-    def first(self, ability: Ability) -> str:
-        """The model it answers with where the caller names none."""
-        return next(model.id for model in self.announcement.models if ability in model.abilities)
-
-
-class Place:
-    """One more at a worker while the block runs. Every request passes here; a generator costs three times as much."""
-
-    __slots__ = ("_started", "_worker")
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-
-    def __enter__(self) -> None:
-        self._worker.outstanding += 1
-        self._started = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._worker.outstanding -= 1
-        self._worker.service = self._worker.service.after(time.monotonic() - self._started)
+WORKERS = Gauge("soundstage_workers", "Workers with a live lease; an ejected one may be ready.", ["kind", "state"])
+PLACES = Gauge("soundstage_worker_places", "Requests that ready workers take at once.", ["kind"])
+OUTSTANDING = Gauge("soundstage_worker_outstanding", "This orchestrator's requests at workers.", ["kind"])
+QUEUED = Gauge("soundstage_queue_depth", "Requests that wait for a place at a worker.", ["kind"])
 
 
 class WorkerPool:
     """Every worker that may be asked. Reads go to memory; the database is polled, and told of every heartbeat."""
 
-    def __init__(self, pool: Pool, key: str | None, lease_seconds: float, retry_after_cap: float) -> None:
-        self._pool = pool
+    def __init__(self, database: Pool, key: str | None, lease_seconds: float, rules: Rules) -> None:
+        self._pool = database
         self._key = key
         self._lease = lease_seconds
-        self._cap = retry_after_cap
         self._workers: dict[str, Worker] = {}
+        self.pools = Pools(rules, self._workers.values)
         self._served: dict[tuple[str, Ability], float] = {}  # until when a name is remembered
         self._tokens: dict[str, Tokens] = {}  # of each name that is served; dropped when an announcement differs
 
@@ -109,7 +52,7 @@ class WorkerPool:
 
     def usable(self) -> list[Worker]:
         now = time.monotonic()
-        return [w for w in self._workers.values() if w.open and w.live_until > now]
+        return [w for w in self._workers.values() if w.usable(now)]
 
     def models(self) -> dict[str, tuple[ServedModel, bool]]:
         """Every model name that a usable worker answers to -> (model, whether the name is an alias)."""
@@ -146,6 +89,7 @@ class WorkerPool:
     async def remove(self, worker_id: str) -> None:
         """A farewell. Raises NotFound, and Unavailable where only this orchestrator could be told."""
         known = self._workers.pop(worker_id, None)
+        self.pools.changed()
         try:
             async with self._pool.connection(timeout=SAVE_SECONDS) as connection:
                 cursor = await connection.execute("delete from workers where id = %s", (worker_id,))
@@ -163,14 +107,17 @@ class WorkerPool:
         until = time.monotonic() + seconds
         url = URL(str(announcement.url).rstrip("/"))
         worker = self._workers.get(announcement.id)
-        if worker is None or worker.announcement.models != announcement.models:
-            self._tokens = {}
+        before = worker and (worker.announcement.models, worker.announcement.roles)
         if worker is None:
             worker = self._workers[announcement.id] = Worker(announcement, url, self._key, until)
             log.info("worker joined", extra={"worker": announcement.id, "url": str(announcement.url)})
         worker.announced(announcement)
         worker.url = url
         worker.live_until = max(worker.live_until, until)
+        if before != (announcement.models, announcement.roles):
+            self._tokens = {}
+            self.pools.changed()
+        self.pools.freed(worker)
         for model in announcement.models:
             for name in (model.id, *model.aliases):
                 self._served.update(dict.fromkeys(((name, a) for a in model.abilities), until + REMEMBERED_SECONDS))
@@ -199,6 +146,7 @@ class WorkerPool:
             await connection.execute("delete from workers where lease_until < now() - interval '1 hour'")
         for worker in [w for w in self._workers.values() if w.saved_at < asked and w.id not in rows]:
             worker.live_until = asked  # another orchestrator was told that it leaves
+            self.pools.refresh(worker)
         for row in rows.values():
             known = self._workers.get(row["id"])
             if known is None or known.saved_at < asked:
@@ -212,35 +160,36 @@ class WorkerPool:
 
     def _forget(self) -> None:
         now = time.monotonic()
-        for worker in [w for w in self._workers.values() if w.live_until <= now and not w.outstanding]:
-            del self._workers[worker.id]
-            log.warning("worker lost", extra={"worker": worker.id})
+        for worker in [w for w in self._workers.values() if w.live_until <= now]:
+            self.pools.refresh(worker)
+            if not worker.outstanding:
+                del self._workers[worker.id]
+                self.pools.changed()
+                log.warning("worker lost", extra={"worker": worker.id})
         self._served = {name: until for name, until in self._served.items() if until > now}
 
     def _count(self) -> None:
-        for kind in ("chat", "image", "selfie"):
+        depth = self.pools.depth()
+        for kind in depth:
             mine = [w for w in self.live() if w.announcement.kind == kind]
             ready = sum(w.open for w in mine)
             WORKERS.labels(kind, "ready").set(ready)
             WORKERS.labels(kind, "not_ready").set(len(mine) - ready)
+            WORKERS.labels(kind, "ejected").set(sum(not w.breaker.lets_in(time.monotonic()) for w in mine))
+            PLACES.labels(kind).set(sum(w.capacity for w in mine if w.open))
+            OUTSTANDING.labels(kind).set(sum(w.outstanding for w in mine))
+            QUEUED.labels(kind).set(depth[kind])
 
     # -- who takes a request --------------------------------------------------------------------------------------
 
-    def choose(
-        self, model: str | None, ability: Ability, tried: Collection[str] = (), role: str | None = None
-    ) -> Worker:
-        """The worker to ask. Raises NotFound (no such model), Unavailable (none live), Overloaded (all full)."""
-        able = [w for w in self.usable() if w.serves(model, ability)]
-        pooled = [w for w in able if role in w.announcement.roles] if role else []
-        able = pooled or able
-        found = routing.pick([routing.Candidate(w.id, w.outstanding, w.announcement.capacity) for w in able], tried)
-        if found is not None:
-            return self._workers[found]
-        if any(w.id not in tried for w in able):
-            raise self._full(able)
-        if able or model is None or self._away(model, ability):
-            raise Unavailable(f"No worker for {ability} can answer right now.", code="no_worker", retry_after=2)
-        raise self._unknown(model, ability)
+    async def take(self, ask: Ask) -> Place:
+        """A place at a worker. Raises NotFound (no such model), Unavailable (none live), Overloaded (all full)."""
+        try:
+            return await self.pools.take(ask)
+        except Unavailable:
+            if ask.model is None or self._away(ask.model, ask.ability):
+                raise
+            raise self._unknown(ask.model, ask.ability) from None
 
     def control_tokens(self, model: str | None) -> Tokens:
         """What must not stand in a message to this model: of every worker here that answers to the name."""
@@ -252,22 +201,10 @@ class WorkerPool:
                 self._tokens[model or ""] = found
         return found
 
-    def others(self, model: str | None, ability: Ability, tried: Collection[str]) -> bool:
-        """Whether a usable worker is left that was not tried."""
-        return any(w.serves(model, ability) and w.id not in tried for w in self.usable())
-
-    def place(self, worker: Worker) -> "Place":
-        """One place at a worker, for as long as the block runs; how long that was feeds Retry-After."""
-        return Place(worker)
-
-    def _full(self, able: list[Worker]) -> Overloaded:
-        wait = min(admission.retry_after(w.service, w.outstanding, w.announcement.capacity, self._cap) for w in able)
-        return Overloaded("Every worker for this model is full.", code="workers_full", retry_after=wait)
-
     def _away(self, model: str, ability: Ability) -> bool:
         """Whether the model was served lately, or may be one of those that nobody serves yet."""
-        nobody = not any(w.serves(None, ability) for w in self.usable())
-        return nobody or self._served.get((model, ability), 0.0) > time.monotonic()
+        anyone = self.pools.pool(Ask(None, ability))
+        return anyone is None or not anyone.places() or self._served.get((model, ability), 0.0) > time.monotonic()
 
     def _unknown(self, model: str, ability: Ability) -> NotFound:
         there = sorted(name for name, (served, _) in self.models().items() if ability in served.abilities)

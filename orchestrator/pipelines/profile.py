@@ -163,7 +163,11 @@ async def draw(
             seed=request.seed,
         )
     extra: dict[str, Any] = {"strength": strength} | ({} if request.seed is None else {"seed": request.seed})
-    async with studio.engines.engine(None, "image_edits", caller.request_id, role=POOL) as (client, model, _):
+    async with studio.engines.engine(None, "image_edits", caller.request_id, POOL, **caller.place) as (
+        client,
+        model,
+        _,
+    ):
         answer = await client.images.edit(
             image=("portrait.jpg", base64.b64decode(portrait), "image/jpeg"),
             model=model,

@@ -1,5 +1,6 @@
 """/v1/workers: workers announce themselves here, with a key of the scope `worker`."""
 
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -22,7 +23,16 @@ def router(keys: Keys, workers: WorkerPool) -> APIRouter:
     @api.get("")
     async def listed(_: worker_key) -> dict[str, Any]:
         """Live workers and what each is doing for this orchestrator."""
-        data = [{**w.announcement.model_dump(mode="json"), "outstanding": w.outstanding} for w in workers.live()]
+        now = time.monotonic()
+        data = [
+            {
+                **worker.announcement.model_dump(mode="json"),
+                "outstanding": worker.outstanding,
+                "mean_seconds": round(worker.service.mean, 3),
+                "breaker": worker.breaker.state(now),
+            }
+            for worker in workers.live()
+        ]
         return {"object": "list", "data": data}
 
     @api.delete("/{worker_id:path}")

@@ -1,0 +1,53 @@
+"""How much work a request is, roughly, before it is done. Pure. The unit: a token, or its like in pixels and steps."""
+
+from typing import Any
+
+import msgspec
+
+from core.wire.workers import Ability
+
+BYTES_PER_TOKEN = 4
+DEFAULT_OUTPUT_TOKENS = 512
+"""Of a request that sets no limit: most answers are shorter than a model's context."""
+PIXELS_PER_TOKEN = 256  # a latent token of two by two, each of eight by eight pixels
+DEFAULT_PIXELS = 1024 * 1024
+DEFAULT_STEPS = 8
+MOST = 1e9
+
+
+class _Asked(msgspec.Struct):
+    """Anything may stand there: what is wrong is the worker's to refuse."""
+
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    max_output_tokens: Any = None
+    n: Any = None
+    size: Any = None
+    steps: Any = None
+
+
+_asked = msgspec.json.Decoder(_Asked).decode
+
+
+def estimate(ability: Ability, body: bytes) -> float:
+    """Of a JSON body; of another (a form), by its bytes."""
+    try:
+        asked = _asked(body)
+    except msgspec.DecodeError:
+        return max(1.0, len(body) / BYTES_PER_TOKEN)
+    count = _number(asked.n, 1)
+    if ability in ("images", "image_edits"):
+        return min(count * _pixels(asked.size) / PIXELS_PER_TOKEN * _number(asked.steps, DEFAULT_STEPS), MOST)
+    limit = asked.max_completion_tokens or asked.max_tokens or asked.max_output_tokens
+    return min(len(body) / BYTES_PER_TOKEN + count * _number(limit, DEFAULT_OUTPUT_TOKENS), MOST)
+
+
+def _number(value: object, default: float) -> float:
+    return float(value) if isinstance(value, int | float) and 0 < value < MOST else default
+
+
+def _pixels(size: object) -> float:
+    parts = size.lower().split("x") if isinstance(size, str) else []
+    if len(parts) == 2 and all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
+        return max(1.0, float(parts[0]) * float(parts[1]))
+    return DEFAULT_PIXELS
