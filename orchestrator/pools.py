@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from random import Random
+from random import random
 from typing import Any, get_args
 
 import aiohttp
@@ -121,7 +121,6 @@ class Pool:
         self.queue = FairQueue(queue_max)
         self.loads = [AWAY] * len(members)
         self.taken = sum(worker.outstanding for worker in members)
-        self._random = Random()
         self._last = -1
         self._ring: Ring | None = None
         for at, worker in enumerate(members):
@@ -142,7 +141,7 @@ class Pool:
             self._ring = self._ring or Ring([worker.id for worker in self.members])
             return self._ring.walk(ask.affinity(), loads, self.taken / max(1, self.places()))
         if self.strategy == "power_of_two":
-            return routing.of_two(loads, self._random)
+            return routing.of_two(loads, random)
         if self.strategy == "round_robin":
             found = routing.in_turn(loads, self._last)
             self._last = self._last if found is None else found

@@ -7,9 +7,8 @@ The loads of a pool are one flat list: the least of a thousand is then found at 
 import hashlib
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from random import Random
 from typing import Literal
 
 Strategy = Literal["round_robin", "least_outstanding", "power_of_two", "affinity"]
@@ -37,11 +36,12 @@ def in_turn(loads: Sequence[float], last: int) -> int | None:
     return next((at for at in order if loads[at] != AWAY), None)
 
 
-def of_two(loads: Sequence[float], random: Random) -> int | None:
-    """The less loaded of two taken at random: near the least, and callers that see old loads do not run together."""
+def of_two(loads: Sequence[float], random: Callable[[], float]) -> int | None:
+    """The less loaded of two taken at random (`random` gives 0 to 1): near the least, and orchestrators that do not see
+    each other's requests do not run together."""
     if not loads:
         return None
-    one, other = int(random.random() * len(loads)), int(random.random() * len(loads))
+    one, other = int(random() * len(loads)), int(random() * len(loads))
     found = one if loads[one] <= loads[other] else other
     return found if loads[found] != AWAY else least(loads)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,7 @@ async def test_a_deadline_is_a_number_of_seconds(studio: Studio, seconds: str) -
 async def test_one_conversation_stays_at_one_worker(migrated_dsn: str, tmp_path: Path) -> None:
     async with studio_over(migrated_dsn, tmp_path, routing_chat="affinity") as studio:
         workers = [await studio.chat_worker(name) for name in "abcd"]
-        hints = [
+        hints: list[dict[str, Any]] = [
             {"headers": {"x-session-id": "s-1"}},
             {"prompt_cache_key": "k-1"},
             {"user": "u-1"},
@@ -83,8 +84,8 @@ async def test_one_conversation_stays_at_one_worker(migrated_dsn: str, tmp_path:
         for hint in hints:
             before = [len(await worker.received()) for worker in workers]
             for turn in range(3):
-                body = CHAT | {name: value for name, value in hint.items() if name != "headers"}
-                body["messages"] = [*body["messages"], {"role": "user", "content": f"turn {turn}"}]  # type: ignore[misc]
+                body: dict[str, Any] = CHAT | {name: value for name, value in hint.items() if name != "headers"}
+                body["messages"] = [*body["messages"], {"role": "user", "content": f"turn {turn}"}]
                 answer = await studio.post("/v1/chat/completions", body, headers=hint.get("headers", {}))
                 assert answer.status_code == 200
             more = [len(await worker.received()) - count for worker, count in zip(workers, before, strict=True)]

@@ -39,7 +39,7 @@ def test_each_strategy_picks_one_that_takes_requests_whenever_there_is_one(
     ring = Ring(IDS[: len(loads)])
     free = [each for each in loads if each != AWAY]
     mean = sum(free) / len(free) if free else 0.0
-    for found in (least(loads), in_turn(loads, last), of_two(loads, random), ring.walk(key, loads, mean)):
+    for found in (least(loads), in_turn(loads, last), of_two(loads, random.random), ring.walk(key, loads, mean)):
         assert (found is None) == (not free)
         assert found is None or loads[found] != AWAY
     lowest = least(loads)
@@ -74,7 +74,7 @@ def test_two_at_random_stay_close_together() -> None:
     """A thousand requests that never end over ten workers: the fullest is near the mean, as theory has it."""
     taken, random = [0] * 10, Random(1)
     for _ in range(1000):
-        found = of_two([load(count, 1000) for count in taken], random)
+        found = of_two([load(count, 1000) for count in taken], random.random)
         assert found is not None
         taken[found] += 1
     assert max(taken) - min(taken) <= 8
