@@ -87,6 +87,13 @@ class Worker:
     def usable(self, now: float) -> bool:
         return self.open and self.live_until > now
 
+    def serves(self, model: str | None, ability: Ability) -> bool:
+        """Whether it answers for `model` (None: any) with `ability`."""
+        return any(
+            ability in served.abilities and model in (None, served.id, *served.aliases)
+            for served in self.announcement.models
+        )
+
     def control_tokens(self, model: str) -> list[tuple[str, ...] | None]:
         """Those of each model here that answers to this name."""
         return [m.control_tokens for m in self.announcement.models if model == m.id or model in m.aliases]
