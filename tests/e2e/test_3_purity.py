@@ -1,5 +1,6 @@
 """The messages that the engine received are those that the caller sent: token by token, by the engine's own account."""
 
+import asyncio
 import random
 from typing import Any
 
@@ -41,15 +42,19 @@ def bare(messages: list[dict[str, str]]) -> str:
     return turns + "<|im_start|>assistant\n"
 
 
-@pytest.mark.parametrize("seed", range(25))
-async def test_the_engine_saw_just_the_callers_messages(studio: Studio, tokenizer: Any, seed: int) -> None:
-    messages: Any = conversation(seed)
-    async with studio.client() as client:
-        answer = await client.chat.completions.create(
-            model="qwen_instruct", messages=messages, max_tokens=1, extra_body={"return_token_ids": True}
-        )
-    seen = (answer.model_extra or {})["prompt_token_ids"]
-    assert seen == tokenizer(bare(messages), add_special_tokens=False)["input_ids"]
+async def test_the_engine_saw_just_the_callers_messages(studio: Studio, tokenizer: Any) -> None:
+    """25 conversations at once: what is batched together stays apart."""
+    async with studio.client() as client, asyncio.TaskGroup() as together:
+
+        async def one(messages: Any) -> None:
+            answer = await client.chat.completions.create(
+                model="qwen_instruct", messages=messages, max_tokens=1, extra_body={"return_token_ids": True}
+            )
+            seen = (answer.model_extra or {})["prompt_token_ids"]
+            assert seen == tokenizer(bare(messages), add_special_tokens=False)["input_ids"]
+
+        for seed in range(25):
+            together.create_task(one(conversation(seed)))
 
 
 async def test_no_system_message_is_put_in_where_none_was_sent(studio: Studio, tokenizer: Any) -> None:
