@@ -42,7 +42,7 @@ unit:
 	@exec $(PY) -m pytest -m "not e2e" -n 2
 
 e2e:
-	@exec $(PY) -m pytest -m e2e
+	@exec $(PY) -m pytest -m e2e -n 2 --dist loadgroup
 
 format:
 	@$(PY) -m ruff format $(SOURCES)

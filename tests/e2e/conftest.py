@@ -1,4 +1,7 @@
-"""One studio for all tests of this folder; those that kill parts of it come last and leave it whole."""
+"""One studio for all tests of this folder; those that kill parts of it come last and leave it whole.
+
+They all run in one process, so that there is one studio, while another runs the tests that start programs of their own.
+"""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +17,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.e2e)
             item.add_marker(pytest.mark.timeout(900))
+            if "studio" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group("studio"))
 
 
 @pytest.fixture(scope="session")
