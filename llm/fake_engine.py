@@ -134,7 +134,9 @@ def create_app(names: list[str], key: str | None = None, *, ballast: int = 0, ca
 
     @api.post("/tokenize")
     async def tokenize(request: Request) -> dict[str, Any]:
-        words = str((await request.json()).get("prompt", "")).split()
+        body = await request.json()
+        said = " ".join(f"{message['role']} {message.get('content') or ''}" for message in body.get("messages", ()))
+        words = str(body.get("prompt", said)).split()
         return {"tokens": list(range(len(words))), "count": len(words), "max_model_len": 4096}
 
     return api

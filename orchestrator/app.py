@@ -19,16 +19,34 @@ from core.service import ASGIApp, Readiness, create_service
 from orchestrator import gateway, static_workers
 from orchestrator.auth import Keys, create_key
 from orchestrator.contents import Vault, contents_key
+from orchestrator.conversations import Conversations
+from orchestrator.direct import Direct
 from orchestrator.engines import Engines
+from orchestrator.enhance import job_types
+from orchestrator.enhance.cache import EnhancementCache
+from orchestrator.enhance.enhancer import Enhancer
+from orchestrator.enhance.tokens import Counters
 from orchestrator.epoch import Epoch
 from orchestrator.gateway import Gateway
 from orchestrator.guard import Guard, GuardSettings
 from orchestrator.likenesses import Likenesses
+from orchestrator.older_chat import OlderChat
 from orchestrator.oversight import Oversight
 from orchestrator.pipelines.base import Studio
 from orchestrator.policy_store import Policies, first_policy
 from orchestrator.recipes import RecipeRunner
-from orchestrator.routes import models, moderations, pipelines, policies, profile, prompts, tenants, workers
+from orchestrator.routes import (
+    chat,
+    enhance,
+    models,
+    moderations,
+    pipelines,
+    policies,
+    profile,
+    prompts,
+    tenants,
+    workers,
+)
 from orchestrator.routes import runs as run_routes
 from orchestrator.runs import RunLog
 from orchestrator.settings import OrchestratorSettings
@@ -82,6 +100,14 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
         guard=guard,
     )
     recipes = RecipeRunner(registry, engines, oversight)
+    direct, kinds = Direct(engines, oversight), job_types.read()
+    enhancer = Enhancer(direct, recipes, registry, EnhancementCache(pool), Counters(settings.wan_tokenizer))
+    conversations = Conversations(
+        pool,
+        most_tokens=settings.conversation_tokens,
+        hours=settings.conversation_hours,
+        wait_seconds=settings.conversation_wait_seconds,
+    )
     orchestrator = Orchestrator(keys, registry, workers_pool, epoch, relay, engines, recipes, settings)
 
     @contextlib.asynccontextmanager
@@ -92,7 +118,7 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
             await epoch.read()
             static = static_workers.listed(settings)
             watchers = [epoch.watch(), workers_pool.poll(), static_workers.probe(static, workers_pool, relay)]
-            watchers += [runs.write(), runs.purge(settings.runs_days), vault.purge()]
+            watchers += [runs.write(), runs.purge(settings.runs_days), vault.purge(), conversations.purge()]
             running = [tasks.create_task(watcher) for watcher in watchers]
             try:
                 yield
@@ -101,6 +127,9 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
                     task.cancel()
 
     api = FastAPI(title="Soundstage", lifespan=lifespan)
+    pure_route = chat.PureRoute(direct, workers_pool, settings.chat_max_tokens)
+    api.include_router(chat.router(keys, pure_route, OlderChat(direct, recipes, conversations)))
+    api.include_router(enhance.router(keys, enhancer, kinds, pure_route, workers_pool))
     studio = Studio(recipes, engines, settings.default_image_size)
     api.include_router(models.router(keys, workers_pool))
     api.include_router(workers.router(keys, workers_pool))

@@ -1,5 +1,6 @@
 """The orchestrator's settings."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
@@ -66,6 +67,17 @@ class OrchestratorSettings(Settings):
     pipeline_seconds: float = Field(900.0, gt=0, description="Longest a pipeline may take.")
     profile_strength_max: float = Field(
         0.75, gt=0, le=1, description="Farthest that an avatar drawn from a selfie may go from it."
+    )
+    chat_max_tokens: int = Field(
+        2048, ge=1, description="Most tokens that /chat, /enhance and /generate may ask for in their pure form."
+    )
+    conversation_tokens: int = Field(3072, ge=64, description="Most tokens of a conversation that are remembered.")
+    conversation_hours: float = Field(168, gt=0, description="A conversation without a turn for so long is forgotten.")
+    conversation_wait_seconds: float = Field(
+        60, gt=0, description="Longest wait for a conversation in which another request is being answered."
+    )
+    wan_tokenizer: Path | None = Field(
+        None, description="tokenizer.json of WAN's text encoder; empty: its tokens are estimated, on the high side."
     )
     default_image_size: str = Field("1024x1024", pattern=r"^\d+x\d+$", description="Size of a pipeline's picture.")
 

@@ -158,7 +158,13 @@ async def test_a_wrong_form_is_named(worker: ChatWorker) -> None:
 
 async def test_counters_are_exact_under_concurrency(worker: ChatWorker) -> None:
     before = (await worker.get("/health"))["stats"]
-    kinds = [{"sfw_mode": True}, {}, {"model": "qwen_base"}, {"model": "plain", "sfw_mode": True}, {"model": "nope"}]
+    kinds: list[dict[str, Any]] = [
+        {"sfw_mode": True},
+        {},
+        {"model": "qwen_base"},
+        {"model": "plain", "sfw_mode": True},
+        {"model": "nope"},
+    ]
     bodies = [{"messages": [TURN], **kind} for kind in kinds * 6]
     found = await asyncio.gather(*(worker.http.post("/chat", json=body) for body in bodies))
     assert [answer.status_code for answer in found] == [200, 200, 200, 200, 404] * 6

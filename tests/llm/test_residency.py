@@ -154,7 +154,12 @@ async def test_running_requests_end_before_their_model_gives_way(tight: ChatWork
 
 async def test_waits_are_bounded(tmp_path: Path) -> None:
     """In time, for a model whose requests do not end; in number, for those who wait."""
-    given = {"llm_memory_gb": TIGHT, "llm_load_wait_seconds": 0.5, "llm_drain_seconds": 0.2, "llm_load_waiting": 2}
+    given: dict[str, Any] = {
+        "llm_memory_gb": TIGHT,
+        "llm_load_wait_seconds": 0.5,
+        "llm_drain_seconds": 0.2,
+        "llm_load_waiting": 2,
+    }
     async with chat_worker(tmp_path, pair(tmp_path), **given) as worker:
         await answers(worker.ready)
         busy, free = ("small", "plain") if (await states(worker))["small"] == "ready" else ("plain", "small")

@@ -1,0 +1,61 @@
+"""POST /chat, /chat/unrestricted and /generate: the older form and the pure one, told apart by `messages`."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel
+
+from core import pure
+from core.errors import Unprocessable
+from orchestrator import pure as pure_form
+from orchestrator.auth import Key, Keys
+from orchestrator.direct import Direct
+from orchestrator.older_chat import ChatRequest, OlderChat
+from orchestrator.oversight import Caller, caller_of
+from orchestrator.routes.access import needs
+from orchestrator.routes.legacy import answered, decoded, parsed
+from orchestrator.workers import WorkerPool
+
+
+class PureRoute:
+    """The pure form on any of its three paths."""
+
+    def __init__(self, direct: Direct, workers: WorkerPool, most_tokens: int) -> None:
+        self._direct, self._workers, self._most = direct, workers, most_tokens
+
+    async def answer(self, path: str, body: bytes, caller: Caller) -> BaseModel:
+        return await pure_form.answer(self._direct, self._workers, pure.read(path, body, self._most), caller)
+
+
+def router(keys: Keys, pure_route: PureRoute, older: OlderChat) -> APIRouter:
+    api = APIRouter(tags=["older chat"])
+    chat_key = Annotated[Key, Depends(needs(keys, "chat"))]
+
+    async def ask(body: bytes, caller: Caller) -> BaseModel:
+        given = decoded(body)
+        if "messages" in given:
+            return await pure_route.answer("/chat", body, caller)
+        if "message" not in given:
+            raise Unprocessable("Send `message`, or `messages` in the pure form.", param="message", code="missing")
+        return await older.answer(
+            parsed(ChatRequest, given), caller, unrestricted=caller.route.endswith("unrestricted")
+        )
+
+    @api.post("/chat")
+    @api.post("/chat/unrestricted")
+    async def chat(request: Request, key: chat_key) -> Response:
+        """A message in a conversation that is remembered, or messages in the pure form."""
+        return await answered(request, ask(await request.body(), caller_of(request.scope, key)))
+
+    @api.post("/generate")
+    async def generate(request: Request, key: chat_key) -> Response:
+        """Messages in the pure form."""
+        body = await request.body()
+        return await answered(request, pure_route.answer("/generate", body, caller_of(request.scope, key)))
+
+    @api.delete("/chat/{conversation_id}", status_code=204)
+    async def forget(conversation_id: str, key: chat_key) -> None:
+        """Delete a conversation of this key with all its turns."""
+        await older.conversations.delete(key.id, conversation_id)
+
+    return api

@@ -1,0 +1,46 @@
+"""What the older endpoints share: the body's two forms, and errors with the fields that their callers look for."""
+
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
+
+from core.disconnect import until_disconnect
+from core.errors import InvalidRequest, SoundstageError, Unprocessable
+from core.pure import legacy_body
+from core.service import from_validation
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def decoded(body: bytes) -> dict[str, Any]:
+    """Raises InvalidRequest where the body is no JSON object."""
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidRequest("The body is not valid JSON.", code="json_invalid") from exc
+    if not isinstance(found, dict):
+        raise Unprocessable("The body must be a JSON object.", code="invalid_body")
+    return found
+
+
+def parsed(kind: type[T], body: dict[str, Any]) -> T:
+    """Raises Unprocessable, which names the field."""
+    try:
+        return kind.model_validate(body)
+    except ValidationError as exc:
+        raise from_validation(exc.errors(), Unprocessable) from exc
+
+
+async def answered(request: Request, work: Awaitable[BaseModel], **legacy: Any) -> Response:
+    """The answer, or the error with its legacy fields. The work ends when the caller leaves."""
+    try:
+        with until_disconnect(request.receive):
+            answer = await work
+    except SoundstageError as exc:
+        headers = {name.decode(): value.decode() for name, value in exc.headers()}
+        return JSONResponse(legacy_body(exc, **legacy), exc.status, headers=headers)
+    return JSONResponse(answer.model_dump(exclude_none=True))
