@@ -48,6 +48,12 @@ format:
 	@$(PY) -m ruff format $(SOURCES)
 	@$(PY) -m ruff check --fix $(SOURCES)
 
+# The small picture model that is shipped, trained anew: hours on a CPU. Run again, it goes on where it stopped.
+.PHONY: tiny-model
+tiny-model:
+	@$(PYTHON) compose/install.py app tiny
+	@exec $(PY) -m image.tiny $(TINY)
+
 # Pins by name and version alone; what only a CUDA torch wants is left out.
 lock:
 	@$(PY) compose/lock.py

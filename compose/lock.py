@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = str(ROOT / ".venv" / "bin" / "uv")
-GROUPS = ("up", "image", "image-4bit", "vision", "llm", "small-model", "test")
+GROUPS = ("up", "image", "image-4bit", "vision", "llm", "small-model", "tiny-model", "test")
 CUDA_ONLY = re.compile(r"(nvidia|cuda)-|triton")
 
 

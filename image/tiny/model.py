@@ -25,7 +25,7 @@ class Sizes:
     heads: int = 4
     layers: int = 5
     text_layers: int = 3  # the last one's output is never read: the pipeline takes the state before it
-    autoencoder: tuple[int, ...] = (24, 48, 64, 96)
+    autoencoder: tuple[int, ...] = (16, 32, 64, 128)
 
 
 def transformer(sizes: Sizes) -> ZImageTransformer2DModel:
@@ -42,7 +42,7 @@ def transformer(sizes: Sizes) -> ZImageTransformer2DModel:
         n_kv_heads=sizes.heads,
         cap_feat_dim=sizes.width,
         axes_dims=[head - 2 * axis, axis, axis],
-        axes_lens=[1024, 64, 64],
+        axes_lens=[1024, 128, 128],
         in_channels=CHANNELS,
     )
     with torch.no_grad():
@@ -92,17 +92,20 @@ def looks(icons: np.ndarray[Any, Any], width: int) -> np.ndarray[Any, Any]:
     import numpy as np
 
     flat = icons.reshape(len(icons), -1)
-    left, values, _ = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
-    codes = (left * values**0.5)[:, :width]
+    flat = flat - flat.mean(axis=0)
+    squares, left = np.linalg.eigh(flat @ flat.T)
+    codes = (left * squares.clip(0) ** 0.25)[:, ::-1][:, :width]
     padded = np.zeros((len(icons), width), np.float32)
     padded[:, : codes.shape[1]] = codes / codes.std()
     return padded
 
 
 def autoencoder(sizes: Sizes) -> AutoencoderKL:
+    """Residual branches begin silent. The encoder has no doubt: the variance that it gives is nothing."""
+    import torch
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(
+    made = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=sizes.autoencoder,
@@ -116,6 +119,14 @@ def autoencoder(sizes: Sizes) -> AutoencoderKL:
         use_post_quant_conv=False,
         mid_block_add_attention=False,
     )
+    with torch.no_grad():
+        for name, weight in made.named_parameters():
+            if ".resnets." in name and ".conv2." in name:
+                weight.zero_()
+        last = made.encoder.conv_out
+        last.weight[CHANNELS:] = 0
+        last.bias[CHANNELS:] = -20  # the logarithm of it
+    return made
 
 
 def scheduler() -> FlowMatchEulerDiscreteScheduler:

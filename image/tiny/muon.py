@@ -15,7 +15,7 @@ _ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):  # type: ignore[misc]
-    """For the inner matrices of blocks. `lr` is comparable with AdamW's: updates are scaled to its usual size."""
+    """For inner matrices and kernels. `lr` is comparable with AdamW's: updates are scaled to its usual size."""
 
     def __init__(
         self, params: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
@@ -33,14 +33,15 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]
                 self._step_alike(weights, group)
 
     def _step_alike(self, weights: list[torch.nn.Parameter], group: dict[str, float]) -> None:
-        directions = []
+        directions = []  # a convolution's kernel is a matrix of outputs by everything else
         for weight in weights:
             assert weight.grad is not None
             velocity = self.state[weight].setdefault("velocity", torch.zeros_like(weight))
             velocity.lerp_(weight.grad, 1 - group["momentum"])
             directions.append(weight.grad.lerp(velocity, group["momentum"]))
-        updates = orthogonal(torch.stack(directions))
-        size = group["lr"] * 0.2 * max(weights[0].shape) ** 0.5
+        matrices = torch.stack(directions).flatten(2)
+        updates = orthogonal(matrices).view(len(weights), *weights[0].shape)
+        size = group["lr"] * 0.2 * max(matrices.shape[1:]) ** 0.5
         for weight, update in zip(weights, updates, strict=True):
             weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-size)
 

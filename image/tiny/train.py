@@ -7,11 +7,10 @@ off and resumed goes the way it would have gone.
 from __future__ import annotations
 
 import json
-import os
-import time
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from shutil import which
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch
 from image.tiny import model, prompts, scenes, vocabulary
 from image.tiny.fast import Fast
 from image.tiny.latents import CHANNELS, LatentSpace
+from image.tiny.learning import Learner, Pace, run
 from image.tiny.muon import Muon
 from image.tiny.pictures import Painter
 
@@ -31,22 +31,19 @@ _KINDS: tuple[Kind, ...] = ("one", "two", "person")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does. `decay_from` to `steps`, the learning rates fall to nothing."""
+    """What a run does."""
 
-    steps: int = 30_000
-    decay_from: int = 24_000
+    pace: Pace = field(default_factory=lambda: Pace(steps=8_000, decay_from=6_000))
     batch: int = 64
     seed: int = 0
-    warmup: int = 50
     muon_lr: float = 3e-3
     adam_lr: float = 2e-3
     average: float = 0.998  # the weights that are kept: a running mean with this much memory
     shares: tuple[float, float, float] = (0.5, 0.32, 0.18)  # of one thing, two, and people
     unknown: float = 0.02  # of pictures of one thing: words that name nothing
-    compiled: bool = True
+    compiled: bool = True  # where the machine has a C++ compiler
+    device: str = "cpu"
     sizes: model.Sizes = field(default_factory=model.Sizes)
-    keep_every: int = 100  # steps from checkpoint to checkpoint
-    show_every: int = 200  # and from grid to grid
 
 
 @dataclass(frozen=True)
@@ -62,36 +59,23 @@ class Trainer:
     """Everything that changes from step to step; `folder` keeps it."""
 
     def __init__(self, plan: Plan, folder: Path, painter: Painter, space: LatentSpace) -> None:
-        self.plan, self.folder = plan, folder
+        self.plan = plan
         self._painter, self._space = painter, space
         self._tokenizer = vocabulary.tokenizer()
         self._nouns = tuple(thing.word for thing in scenes.things() if thing.word != scenes.UNKNOWN)
         torch.manual_seed(plan.seed)
-        self.transformer = model.transformer(plan.sizes)
-        self.text_encoder = model.text_encoder(plan.sizes, self._codes())
-        self._forward = Fast(self.transformer, plan.compiled)
-        self._weights = [*self.transformer.parameters(), *self.text_encoder.parameters()]
-        self._average = [weight.detach().clone() for weight in self._weights]
-        self._optimizers = self._make_optimizers()
-        self.step = 0
-        self._resume()
+        self.transformer = model.transformer(plan.sizes).to(plan.device)
+        self.text_encoder = model.text_encoder(plan.sizes, self._codes()).to(plan.device)
+        self._forward = Fast(self.transformer, plan.compiled and plan.device == "cpu" and bool(which("c++")))
+        weights = [*self.transformer.parameters(), *self.text_encoder.parameters()]
+        self.learner = Learner(weights, self._optimizers(), plan.average, folder / "checkpoint.pt")
 
     def advance(self) -> float:
         """One step; returns the loss."""
-        rate = self._rate()
-        for optimizer, peak in zip(self._optimizers, (self.plan.muon_lr, self.plan.adam_lr), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * rate
+        step = self.learner.step
         with torch.enable_grad():  # the image server switches gradients off for its process
-            loss = self._loss(self.batch(self.step))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
-        for optimizer in self._optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        memory = min(self.plan.average, (self.step + 1) / (self.step + 10))
-        torch._foreach_lerp_(self._average, [w.detach() for w in self._weights], 1 - memory)
+            loss = self._loss(self.batch(step))
+        self.learner.learn(loss, self.plan.pace.rate(step))
         return float(loss.item())
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -108,7 +92,7 @@ class Trainer:
         sigma = torch.from_numpy(model.SHIFT * even / (1 + (model.SHIFT - 1) * even)).float()
         latents = self._space.read(np.stack([self._painter.paint(scene) for scene in shown]))
         noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
-        return Batch(latents, tokens, lengths, sigma, noise)
+        return Batch(*(part.to(plan.device) for part in (latents, tokens, lengths, sigma, noise)))
 
     def tokenize(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids padded to the longest, and how many of each row are real."""
@@ -128,7 +112,7 @@ class Trainer:
         return scenes.draw_trained(rng, kind, self._nouns)
 
     def _encode(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        real = torch.arange(tokens.shape[1]) < lengths[:, None]
+        real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
         states = self.text_encoder(input_ids=tokens, attention_mask=real, output_hidden_states=True).hidden_states
         text: torch.Tensor = states[-2]
         return text
@@ -143,29 +127,17 @@ class Trainer:
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def sample(self, texts: list[str], steps: int = 8, seed: int = 0) -> torch.Tensor:
         """Latents of 128 by 128 pictures, by the averaged weights."""
-        forward = Fast(self.transformer)
-        with self.averaged():
-            tokens, lengths = self.tokenize(texts)
+        forward, device = Fast(self.transformer), self.plan.device
+        with self.learner.averaged():
+            tokens, lengths = (part.to(device) for part in self.tokenize(texts))
             text = self._encode(tokens, lengths)
             generator = torch.Generator().manual_seed(seed)
-            x = torch.randn(len(texts), CHANNELS, 16, 16, generator=generator)
+            x = torch.randn(len(texts), CHANNELS, 16, 16, generator=generator).to(device)
             levels = [*model.noise_levels(steps), 0.0]
             for sigma, lower in pairwise(levels):
-                towards = forward(x, torch.full((len(texts),), 1 - sigma), text, lengths)
+                towards = forward(x, torch.full((len(texts),), 1 - sigma, device=device), text, lengths)
                 x = x + (sigma - lower) * towards
         return x
-
-    def averaged(self) -> _Swapped:
-        """Within it the models hold the averaged weights."""
-        return _Swapped(self._weights, self._average)
-
-    def _rate(self) -> float:
-        plan, step = self.plan, self.step
-        if step < plan.warmup:
-            return (step + 1) / plan.warmup
-        if step < plan.decay_from:
-            return 1.0
-        return max(0.0, (plan.steps - step) / (plan.steps - plan.decay_from))
 
     def _codes(self) -> np.ndarray[Any, Any]:
         """What each noun's icons look like on gray, half of the code for each style."""
@@ -176,102 +148,39 @@ class Trainer:
             halves.append(model.looks(np.stack([i[..., :3] + 0.5 * (1 - i[..., 3:]) for i in icons]), width))
         return np.concatenate(halves, axis=1)
 
-    def _make_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
         inner: list[torch.nn.Parameter] = []
         outer: list[torch.nn.Parameter] = []
         named = [*self.transformer.named_parameters(), *self.text_encoder.named_parameters()]
         for name, weight in named:
             inside = any(part in name for part in ("layers.", "refiner."))
             (inner if inside and weight.dim() == 2 and "adaLN" not in name else outer).append(weight)
-        return (
+        return [
             Muon(inner, self.plan.muon_lr, weight_decay=0.01),
             torch.optim.AdamW(outer, self.plan.adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
-        )
+        ]
 
-    def save(self) -> None:
-        state = {
-            "step": self.step,
-            "weights": [w.detach() for w in self._weights],
-            "average": self._average,
-            "optimizers": [o.state_dict() for o in self._optimizers],
-        }
-        fresh = self.folder / "checkpoint.new"
-        torch.save(state, fresh)
-        os.replace(fresh, self.folder / "checkpoint.pt")
+    def show(self, file: Path) -> None:
+        """A grid of pictures: trained combinations above, held-out ones below."""
+        from PIL import Image
 
-    def _resume(self) -> None:
-        kept = self.folder / "checkpoint.pt"
-        if not kept.is_file():
-            return
-        state = torch.load(kept, weights_only=True)
-        with torch.no_grad():
-            for weight, stored in zip(self._weights, state["weights"], strict=True):
-                weight.copy_(stored)
-        self._average = state["average"]
-        for optimizer, stored in zip(self._optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(stored)
-        self.step = state["step"]
+        rng = np.random.default_rng(self.plan.seed + 1)
+        kinds: list[Kind] = [kind for kind, times in zip(_KINDS, (10, 6), strict=False) for _ in range(times)]
+        asked = [scenes.draw_trained(rng, kind, self._nouns) for kind in kinds]
+        while len(asked) < 32:
+            scene = scenes.draw(rng, _KINDS[len(asked) % 3], self._nouns)
+            if scenes.held_out(scene):
+                asked.append(scene)
+        pictures = self._space.write(self.sample([prompts.tell_plainly(scene) for scene in asked]))
+        rows = [np.concatenate(list(pictures[i : i + 8]), axis=1) for i in range(0, len(pictures), 8)]
+        Image.fromarray((np.concatenate(rows) * 255).astype(np.uint8)).save(file)
 
 
-class _Swapped:
-    """Puts other values into weights, and puts the first ones back."""
-
-    def __init__(self, weights: list[torch.nn.Parameter], values: list[torch.Tensor]) -> None:
-        self._weights, self._values = weights, values
-
-    def __enter__(self) -> None:
-        self._kept = [weight.detach().clone() for weight in self._weights]
-        self._put(self._values)
-
-    def __exit__(self, *_: object) -> None:
-        self._put(self._kept)
-
-    @torch.no_grad()  # type: ignore[untyped-decorator]
-    def _put(self, values: list[torch.Tensor]) -> None:
-        for weight, value in zip(self._weights, values, strict=True):
-            weight.copy_(value)
-
-
-def run(plan: Plan, folder: Path, painter: Painter, space: LatentSpace) -> Trainer:
-    """Train from where `folder` left off to the plan's end; figures go to `folder`/log.jsonl."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
+def train(plan: Plan, folder: Path, painter: Painter, space: LatentSpace) -> Trainer:
+    """To the plan's end, from where `folder` left off; the models then hold their averaged weights."""
     trainer = Trainer(plan, folder, painter, space)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text(json.dumps(asdict(plan), indent=2))
-    bar = tqdm(total=plan.steps, initial=trainer.step, unit="step", mininterval=5, smoothing=0.05)
-    recent: list[float] = []
-    started = time.monotonic()
-    with (folder / "log.jsonl").open("a") as log:
-        while trainer.step < plan.steps:
-            recent.append(trainer.advance())
-            bar.update()
-            if trainer.step % 20 == 0:
-                line = {"step": trainer.step, "loss": round(float(np.mean(recent)), 5)}
-                line["seconds"] = round(time.monotonic() - started, 1)
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-                bar.set_postfix(loss=f"{line['loss']:.4f}")
-                recent.clear()
-            if trainer.step % plan.keep_every == 0 or trainer.step == plan.steps:
-                trainer.save()
-            if trainer.step % plan.show_every == 0 or trainer.step == plan.steps:
-                show(trainer, space, folder / "grids" / f"{trainer.step:06d}.png")
+    run("transformer and text encoder", plan.pace, trainer.learner, folder, trainer.advance, trainer.show)
+    trainer.learner.settle()
     return trainer
-
-
-def show(trainer: Trainer, space: LatentSpace, file: Path) -> None:
-    """A grid of pictures: trained combinations above, held-out ones below."""
-    from PIL import Image
-
-    rng = np.random.default_rng(trainer.plan.seed + 1)
-    nouns = tuple(thing.word for thing in scenes.things() if thing.word != scenes.UNKNOWN)
-    kinds: list[Kind] = [kind for kind, times in zip(_KINDS, (10, 6), strict=False) for _ in range(times)]
-    asked = [scenes.draw_trained(rng, kind, nouns) for kind in kinds]
-    while len(asked) < 32:
-        scene = scenes.draw(rng, _KINDS[len(asked) % 3], nouns)
-        if scenes.held_out(scene):
-            asked.append(scene)
-    pictures = space.write(trainer.sample([prompts.tell_plainly(scene) for scene in asked]))
-    rows = [np.concatenate(list(pictures[i : i + 8]), axis=1) for i in range(0, len(pictures), 8)]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((np.concatenate(rows) * 255).astype(np.uint8)).save(file)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from core.errors import InvalidRequest
 from orchestrator.oversight import Caller
-from orchestrator.pipelines.base import Studio, generate, judged
+from orchestrator.pipelines.base import Studio, expanded, generate, judged
 
 EXPAND, CAPTION = "chat1to1.expand", "caption"
 POOL = "chat1to1"
@@ -58,8 +58,8 @@ async def imagegen(studio: Studio, request: ImageRequest, caller: Caller) -> Ima
     context = request.context if request.messages is None else _said(request.messages)
     variables: dict[str, Any] = {"message": request.message, "context": context, "persona": request.persona}
     given = {name: value for name, value in variables.items() if value}
-    expanded, step = await studio.recipes.text(EXPAND, given, caller, surface="image")
-    prompt = expanded or request.message
+    description, step = await expanded(studio, EXPAND, given, caller, role=POOL)
+    prompt = description or request.message
     async with judged(studio, prompt, caller, said=request.message, like=step) as (run, prompt):
         picture = await generate(
             studio,

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from image.tiny import fast, latents, model, muon, prompts, scenes, train, vocabulary
+from image.tiny import autoencoder, export, fast, latents, model, muon, prompts, scenes, train, vocabulary
+from image.tiny.learning import Pace
 from image.tiny.pictures import ONE, TWO, Painter
 
-SMALL = model.Sizes(width=48, heads=2, layers=1, text_layers=2)
+SMALL = model.Sizes(width=48, heads=2, layers=1, text_layers=2, autoencoder=(8, 8, 8, 8))
 
 
 @pytest.fixture(scope="module")
 def painter() -> Painter:
+    torch.set_num_threads(1)
     rng = np.random.default_rng(3)
     icons: dict[Any, Any] = {}
     for thing in scenes.things():
@@ -68,6 +70,10 @@ def test_latents_give_back_the_picture(painter: Painter) -> None:
     space = latents.LatentSpace.fit(pictures)
     read = space.read(pictures)
     assert read.shape == (len(pictures), latents.CHANNELS, 16, 16)
+    flat = space.read(np.ones((1, 32, 32, 3), np.float32))[0]
+    assert torch.allclose(flat[:, 0, 0], flat[:, 2, 2])
+    assert not torch.allclose(flat[:, 0, 0], flat[:, 0, 1])
+    assert not torch.allclose(flat[:, 0, 0], flat[:, 1, 0])
     assert np.abs(space.write(read) - pictures).mean() < 0.02
 
 
@@ -86,6 +92,14 @@ def test_the_fast_forward_is_the_stock_one() -> None:
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_kernel_learns_as_a_matrix() -> None:
+    kernel = torch.nn.Parameter(torch.zeros(4, 6, 3, 3))
+    kernel.grad = torch.randn(4, 6, 3, 3, generator=torch.Generator().manual_seed(1))
+    muon.Muon([kernel], lr=1.0).step()
+    values = torch.linalg.svdvals(kernel.detach().flatten(1))
+    assert values.min() > 0.5 * values.max()
+
+
 @pytest.mark.parametrize("shape", [(2, 8, 20), (2, 20, 8)])
 def test_muon_makes_matrices_orthogonal(shape: tuple[int, ...]) -> None:
     values = torch.linalg.svdvals(muon.orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(1))))
@@ -95,7 +109,8 @@ def test_muon_makes_matrices_orthogonal(shape: tuple[int, ...]) -> None:
 
 def _trainer(folder: Path, painter: Painter, steps: int = 4) -> train.Trainer:
     pictures = np.random.default_rng(0).random((4, 128, 128, 3), np.float32)
-    plan = train.Plan(steps=steps, decay_from=3, warmup=1, batch=4, shares=(0.5, 0.5, 0.0), compiled=False, sizes=SMALL)
+    pace = Pace(steps=steps, decay_from=3, warmup=1)
+    plan = train.Plan(pace=pace, batch=4, shares=(0.5, 0.5, 0.0), compiled=False, sizes=SMALL)
     return train.Trainer(plan, folder, painter, latents.LatentSpace.fit(pictures))
 
 
@@ -107,9 +122,57 @@ def test_a_run_that_was_cut_off_goes_on_as_it_would_have(tmp_path: Path, painter
     losses = [straight.advance() for _ in range(4)]
     first = _trainer(cut, painter)
     assert [first.advance(), first.advance()] == losses[:2]
-    first.save()
+    first.learner.save()
     resumed = _trainer(cut, painter)
-    assert resumed.step == 2
+    assert resumed.learner.step == 2
     assert [resumed.advance(), resumed.advance()] == losses[2:]
     assert straight.loss(0) < losses[0]
     assert torch.equal(straight.sample(["a cat"]), resumed.sample(["a cat"]))
+
+
+def _teacher(folder: Path, painter: Painter) -> autoencoder.Trainer:
+    pictures = np.random.default_rng(0).random((4, 128, 128, 3), np.float32)
+    plan = autoencoder.Plan(pace=Pace(steps=4, decay_from=2, warmup=1), pictures=1, encoder_every=2, sizes=SMALL)
+    return autoencoder.Trainer(plan, folder, _Faceless(painter), latents.LatentSpace.fit(pictures))
+
+
+class _Faceless(Painter):
+    """Paints a thing where a person is asked for, whose parts are not installed here."""
+
+    def __init__(self, painter: Painter) -> None:
+        super().__init__(painter._icons)
+
+    def paint(self, scene: scenes.Scene) -> Any:
+        return super().paint(scenes.Scene("flat", scene.background, ("cat",)) if scene.person else scene)
+
+
+def test_the_autoencoder_learns_and_goes_on_where_it_was_cut_off(tmp_path: Path, painter: Painter) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+    straight, first = _teacher(whole, painter), _teacher(cut, painter)
+    losses = [straight.advance() for _ in range(4)]
+    assert [first.advance(), first.advance()] == losses[:2]
+    first.learner.save()
+    resumed = _teacher(cut, painter)
+    assert [resumed.advance(), resumed.advance()] == losses[2:]
+    assert straight.fidelity(4) == resumed.fidelity(4)
+    straight.show(tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").stat().st_size > 1000
+
+
+def test_stock_diffusers_draws_with_what_is_exported(tmp_path: Path) -> None:
+    from diffusers import ZImagePipeline
+    from safetensors.torch import load_file
+
+    torch.manual_seed(0)
+    export.export(tmp_path, model.transformer(SMALL), model.text_encoder(SMALL), model.autoencoder(SMALL))
+    for file in tmp_path.rglob("*.safetensors"):
+        assert {weight.dtype for weight in load_file(file).values()} == {torch.float16}
+    pipeline = ZImagePipeline.from_pretrained(tmp_path, dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = pipeline("a cat", height=48, width=64, num_inference_steps=2, guidance_scale=0.0, output_type="np").images
+    assert drawn.shape == (1, 48, 64, 3)
+    assert np.isfinite(drawn).all()
+    levels = [float(s) for s in pipeline.scheduler.sigmas[:-1]]
+    np.testing.assert_allclose(levels, model.noise_levels(2), atol=1e-5)

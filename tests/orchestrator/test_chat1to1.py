@@ -43,6 +43,18 @@ async def test_expand_then_generate_then_caption(studio: Studio) -> None:
     assert image.headers[0]["x-soundstage-release"] == "chat1to1.expand@1"
 
 
+async def test_a_model_with_a_recipe_of_its_own_is_described_to_by_that(studio: Studio) -> None:
+    chat = await studio.chat_worker()
+    small = [{"id": "zimage-tiny-icons", "abilities": ["images"]}]
+    image = await studio.image_worker(models=small, roles=["chat1to1"])
+    answer = await studio.post(PATH, {"message": "a red apple", "persona": "Ada", "context": "we met at sea"})
+    assert answer.json()["releases"] == ["chat1to1.expand.zimage-tiny-icons@1", "caption@1"]
+    expand = (await chat.received())[0]["body"]
+    assert "apple" in expand["structured_outputs"]["regex"]
+    assert expand["messages"][-1]["content"] == "Message: a red apple"
+    assert image.headers[0]["x-soundstage-release"] == "chat1to1.expand.zimage-tiny-icons@1"
+
+
 CONTEXTS: dict[str, tuple[dict[str, Any], str | None]] = {
     "none": ({}, None),
     "a text": ({"context": "we met at sea"}, "we met at sea"),
