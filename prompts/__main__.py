@@ -3,6 +3,7 @@
     python -m prompts pull FOLDER      write what changed in the database into the folder
     python -m prompts push FOLDER      make releases of what changed in the folder, and move the label there
     python -m prompts diff FOLDER      show what differs
+    … --over NAME                      of a recipe that changed on both sides, let the side that is read win
     python -m prompts check FOLDER     check every recipe of the folder against the contract, without a database
     python -m prompts audit verify     compute the audit chain again; with --head, from a hash that was kept
 
@@ -46,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--label", default=PRODUCTION)
             command.add_argument("--tenant")
             command.add_argument("--database", default=os.environ.get("DATABASE_URL"))
+        if name in ("pull", "push"):
+            command.add_argument("--over", action="append", default=[], metavar="NAME", help="settle this conflict")
         if name == "push":
             command.add_argument("--author", default="cli", help="who is named in the audit chain")
     audited = commands.add_parser("audit")
@@ -80,18 +83,19 @@ async def _verify(pool: Pool, head: str | None) -> int:
 
 async def _sync(pool: Pool, given: argparse.Namespace) -> int:
     if given.command == "pull":
-        entries = await sync.pull(pool, given.folder, label=given.label, tenant=given.tenant)
+        entries = await sync.pull(pool, given.folder, label=given.label, tenant=given.tenant, over=given.over)
     elif given.command == "push":
         writer = Writer(given.author, given.tenant)
-        entries = await sync.push(pool, given.folder, writer, label=given.label)
+        entries = await sync.push(pool, given.folder, writer, label=given.label, over=given.over)
     else:
         entries = await sync.compare(pool, given.folder, label=given.label, tenant=given.tenant)
     for entry in entries:
         print(f"{entry.name}: {entry.state}")
         if given.command == "diff" and entry.state != "same":
             print(entry.diff)
-    different = any(entry.state != "same" for entry in entries)
-    return int(different if given.command == "diff" else any(entry.state == "conflict" for entry in entries))
+    if given.command == "diff":
+        return int(any(entry.state != "same" for entry in entries))
+    return int(any(entry.state == "conflict" and entry.name not in given.over for entry in entries))
 
 
 if __name__ == "__main__":

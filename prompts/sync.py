@@ -1,11 +1,11 @@
 """Prompts between a folder and the database, both ways, by content hash.
 
 `.prompts.json` in the folder remembers what each recipe was when both sides last agreed. What changed on one side only
-is taken over; what changed on both is a conflict, reported and left alone.
+is taken over; what changed on both is a conflict, reported and left alone unless it is named to be taken `over`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -74,12 +74,16 @@ def _judge(here: RecipeSource | None, there: RecipeSource | None, base: str | No
     return "changed here" if there.sha256 == base else "conflict"
 
 
-async def pull(pool: Pool, folder: Path, *, label: str = PRODUCTION, tenant: str | None = None) -> list[Entry]:
-    """Take over what changed in the database. Returns what was looked at; conflicts are left alone."""
+async def pull(
+    pool: Pool, folder: Path, *, label: str = PRODUCTION, tenant: str | None = None, over: Collection[str] = ()
+) -> list[Entry]:
+    """Take over what changed in the database. Returns what was looked at; conflicts are left alone, but for recipes
+    that are named to be taken `over`: of these the database's side wins."""
     entries = await compare(pool, folder, label=label, tenant=tenant)
     agreed = _state(folder)
     for entry in entries:
-        if entry.state in ("changed there", "only there") and entry.there:
+        moves = entry.state in ("changed there", "only there") or _settled(entry, over)
+        if moves and entry.there:
             write_recipe(folder, entry.there)
             agreed[entry.name] = entry.there.sha256
         elif entry.state == "same" and entry.here:
@@ -88,22 +92,30 @@ async def pull(pool: Pool, folder: Path, *, label: str = PRODUCTION, tenant: str
     return entries
 
 
-async def push(pool: Pool, folder: Path, writer: Writer, *, label: str = PRODUCTION) -> list[Entry]:
-    """Make releases of what changed in the folder and move the label there. Conflicts are left alone.
+async def push(
+    pool: Pool, folder: Path, writer: Writer, *, label: str = PRODUCTION, over: Collection[str] = ()
+) -> list[Entry]:
+    """Make releases of what changed in the folder and move the label there. Conflicts are left alone, but for recipes
+    that are named to be taken `over`: of these the folder's side wins.
 
     Raises Conflict where a label moved between the comparison and the push.
     """
     entries = await compare(pool, folder, label=label, tenant=writer.tenant)
     agreed = _state(folder)
     for entry in entries:
-        if entry.state in ("changed here", "only here") and entry.here:
+        moves = entry.state in ("changed here", "only here") or _settled(entry, over)
+        if moves and entry.here:
             saved = await save_release(pool, entry.here, writer)
             target = Target(saved.version)
             await labels.move(pool, entry.name, label, target, writer, note="push", revision=entry.revision)
-        if entry.state in ("changed here", "only here", "same") and entry.here:
+        if (moves or entry.state == "same") and entry.here:
             agreed[entry.name] = entry.here.sha256
     _remember(folder, agreed)
     return entries
+
+
+def _settled(entry: Entry, over: Collection[str]) -> bool:
+    return entry.name in over and entry.state != "same"
 
 
 def write_recipe(folder: Path, source: RecipeSource) -> None:

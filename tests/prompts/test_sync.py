@@ -77,6 +77,22 @@ async def test_a_conflict_is_left_alone_on_both_sides(pool: Pool, writer: Writer
     assert len(await read.releases(pool, "greet")) == 2
 
 
+@pytest.mark.parametrize(("settle", "wanted"), [("pull", "there"), ("push", "here")])
+async def test_a_conflict_is_settled_by_name(
+    pool: Pool, writer: Writer, migrated_dsn: str, tmp_path: Path, settle: str, wanted: str
+) -> None:
+    await labelled(pool, writer, "one {{ message }}")
+    await sync.pull(pool, tmp_path)
+    await labelled(pool, writer, "there {{ message }}")
+    file = tmp_path / "greet" / "user.j2"
+    file.write_text("here {{ message }}")
+    command = [settle, str(tmp_path), "--database", migrated_dsn]
+    assert await asyncio.to_thread(main, [*command, "--over", "other"]) == 1
+    assert await asyncio.to_thread(main, [*command, "--over", "greet"]) == 0
+    assert states(await sync.compare(pool, tmp_path)) == {"greet": "same"}
+    assert file.read_text() == f"{wanted} {{{{ message }}}}"
+
+
 async def test_the_command_line(
     pool: Pool, writer: Writer, migrated_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
