@@ -19,7 +19,7 @@ from image.pipelines.base import StepPipeline
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
 _ENOUGH = 0.95  # of the best throughput
-_PATIENCE = 20.0  # seconds: a step that takes longer ends the measuring
+_PATIENCE = 20.0  # seconds of measured steps, after which no larger one is tried
 _SPARE = 0.8  # of the memory that is free at the start
 
 
@@ -50,7 +50,7 @@ def measure(step: Callable[[int], Measured], free: int) -> list[Measured]:
     for rows in ROWS:
         found.append(step(rows))
         grown = found[-1].bytes / rows * (2 * rows)
-        if found[-1].seconds > _PATIENCE or grown > free * _SPARE or _levels_off(found):
+        if sum(m.seconds for m in found) > _PATIENCE or grown > free * _SPARE or _levels_off(found):
             break
     return found
 

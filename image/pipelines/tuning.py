@@ -13,6 +13,7 @@ from image.settings import ImageSettings
 
 _STEP = 256  # tokens: sequences are padded to a multiple of it up to _DOUBLING, to a power of two beyond
 _DOUBLING = 2048
+_SHAPES = 128  # lengths times row counts; after PyTorch's own 8 a block would go on uncompiled
 
 
 def apply(pipeline: ZImage, settings: ImageSettings) -> None:
@@ -33,10 +34,12 @@ def in_8_bits(part: Any) -> None:
     """Keep linear weights as float8; each layer widens its own just before it computes."""
     from diffusers.hooks import apply_layerwise_casting
 
+    dtype = part.dtype
     skipped = ("norm", "embed", *(getattr(part, "_skip_layerwise_casting_patterns", None) or ()))
-    apply_layerwise_casting(
-        part, storage_dtype=torch.float8_e4m3fn, compute_dtype=part.dtype, skip_modules_pattern=skipped
-    )
+    apply_layerwise_casting(part, storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype, skip_modules_pattern=skipped)
+    for layer in part.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.compute_dtype = dtype  # where peft looks: an adapter in 8 bits cannot compute
 
 
 def encoder_in_4_bits(folder: Path, device: str, dtype: torch.dtype) -> Any:
@@ -60,7 +63,8 @@ def compile_blocks(transformer: Any, **options: Any) -> None:
     """Compile the repeated blocks; each sees a few lengths and row counts only. `options` go to torch.compile."""
     for layers in (transformer.noise_refiner, transformer.context_refiner, transformer.layers):
         for i, block in enumerate(layers):
-            layers[i] = _Bucketed(block, torch.compile(block, dynamic=False, **options))
+            compiled = torch.compile(block, dynamic=False, recompile_limit=_SHAPES, **options)
+            layers[i] = _Bucketed(block, compiled)
 
 
 class _Bucketed(torch.nn.Module):  # type: ignore[misc,unused-ignore]

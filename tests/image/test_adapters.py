@@ -13,6 +13,7 @@ from core.errors import InvalidRequest, SoundstageError
 from image.app import create_app
 from image.events import Failed
 from image.mail import Adapt
+from image.pipelines import tuning
 from image.pipelines.adapters import Adapters
 from image.pipelines.whole import WholePipeline
 from image.pipelines.zimage import ZImage
@@ -113,6 +114,20 @@ def lent(sdxl: WholePipeline, whole_folder: Path) -> Iterator[WholePipeline]:
     for name in sdxl.adapters.loaded:
         sdxl.adapters.unload(name)
     sdxl.adapters = plain
+
+
+def test_an_adapter_on_eight_bit_weights(checkpoint: Path, folder: Path) -> None:
+    """The adapter itself stays wide: in 8 bits it could not compute."""
+    eight = ZImage.load(checkpoint, MODEL, "cpu", torch.float32)
+    tuning.in_8_bits(eight.transformer)
+    eight.adapters = Adapters(eight.stock, folder, most=1, most_bytes=1 << 30)
+    driven, expected, drawn = Driven(Transparent(eight)), _reference(checkpoint, folder, "ink"), []
+    for adapter in (None, "ink", None):
+        id = driven.submit(asked(adapter))
+        driven.finish()
+        drawn.append(driven.latents(id, expected))
+    assert torch.equal(drawn[0], drawn[2])
+    assert (drawn[1] - expected).abs().mean() < (drawn[0] - expected).abs().mean() / 2
 
 
 def test_whole_requests_have_their_own_adapter_too(lent: WholePipeline) -> None:

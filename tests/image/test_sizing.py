@@ -2,7 +2,9 @@
 
 import json
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -43,6 +45,7 @@ def test_choice(case: tuple[list[Measured], int, int]) -> None:
 def test_measuring_ends_with_memory_patience_or_gain() -> None:
     assert len(measure(lambda rows: Measured(rows, 1.0, rows * 10), free=100)) == 5  # twice 6 rows would not fit
     assert len(measure(lambda rows: Measured(rows, 30.0, 0), free=100)) == 1
+    assert len(measure(lambda rows: Measured(rows, 9.0, 0), free=100)) == 3  # in all, not each
     assert len(measure(lambda rows: Measured(rows, rows**0.5, 0), free=100)) == len(calibration.ROWS)
     assert len(measure(lambda rows: Measured(rows, float(rows), 0), free=100)) == 3  # two that gained nothing
 
@@ -142,6 +145,28 @@ def test_compiled_blocks_see_bucketed_shapes_and_compute_the_same(pipeline: ZIma
     tuning.compile_blocks(own.transformer, backend=backend)
     torch.testing.assert_close(estimate(own), estimate(pipeline), atol=1e-5, rtol=0)
     assert {shape[:2] for shape in seen if shape[-1] == 32} == {(4, 256)}
+
+
+def test_every_bucket_is_compiled() -> None:
+    """More than the eight shapes after which PyTorch would give up."""
+
+    class Block(torch.nn.Module):
+        def forward(self, x: torch.Tensor, mask: torch.Tensor, freqs: torch.Tensor) -> torch.Tensor:
+            return x * mask.unsqueeze(2) + freqs
+
+    compiled = 0
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):  # type: ignore[no-untyped-def]
+        nonlocal compiled
+        compiled += 1
+        return graph.forward
+
+    layers = torch.nn.ModuleList([Block()])
+    tuning.compile_blocks(SimpleNamespace(noise_refiner=[], context_refiner=[], layers=layers), backend=backend)
+    for rows, length in product((1, 2, 3), (200, 300, 600, 900)):
+        x = torch.randn(rows, length, 4)
+        assert torch.equal(layers[0](x, None, x), 2 * x)
+    assert compiled == 3 * 4  # 3 rows are padded to 4
 
 
 def test_buckets_are_few() -> None:
