@@ -24,11 +24,14 @@ from orchestrator.direct import Direct
 from orchestrator.engines import Engines
 from orchestrator.enhance import job_types
 from orchestrator.enhance.cache import EnhancementCache
+from orchestrator.enhance.desk import EnhanceDesk
 from orchestrator.enhance.enhancer import Enhancer
 from orchestrator.enhance.tokens import Counters
 from orchestrator.epoch import Epoch
 from orchestrator.gateway import Gateway
 from orchestrator.guard import Guard, GuardSettings
+from orchestrator.intake.handler import JobHandler
+from orchestrator.intake.intake import intake_of
 from orchestrator.likenesses import Likenesses
 from orchestrator.older_chat import OlderChat
 from orchestrator.oversight import Oversight
@@ -100,14 +103,17 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
         guard=guard,
     )
     recipes = RecipeRunner(registry, engines, oversight)
-    direct, kinds = Direct(engines, oversight), job_types.read()
+    direct = Direct(engines, oversight)
     enhancer = Enhancer(direct, recipes, registry, EnhancementCache(pool), Counters(settings.wan_tokenizer))
+    desk = EnhanceDesk(enhancer, job_types.read())
     conversations = Conversations(
         pool,
         most_tokens=settings.conversation_tokens,
         hours=settings.conversation_hours,
         wait_seconds=settings.conversation_wait_seconds,
     )
+    older_chat = OlderChat(direct, recipes, conversations)
+    intake = intake_of(settings, pool, keys, JobHandler(desk, older_chat))
     orchestrator = Orchestrator(keys, registry, workers_pool, epoch, relay, engines, recipes, settings)
 
     @contextlib.asynccontextmanager
@@ -119,6 +125,7 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
             static = static_workers.listed(settings)
             watchers = [epoch.watch(), workers_pool.poll(), static_workers.probe(static, workers_pool, relay)]
             watchers += [runs.write(), runs.purge(settings.runs_days), vault.purge(), conversations.purge()]
+            watchers += [intake.run()] if intake else []
             running = [tasks.create_task(watcher) for watcher in watchers]
             try:
                 yield
@@ -128,8 +135,8 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
 
     api = FastAPI(title="Soundstage", lifespan=lifespan)
     pure_route = chat.PureRoute(direct, workers_pool, settings.chat_max_tokens)
-    api.include_router(chat.router(keys, pure_route, OlderChat(direct, recipes, conversations)))
-    api.include_router(enhance.router(keys, enhancer, kinds, pure_route, workers_pool))
+    api.include_router(chat.router(keys, pure_route, older_chat))
+    api.include_router(enhance.router(keys, desk, pure_route, workers_pool))
     studio = Studio(recipes, engines, settings.default_image_size)
     api.include_router(models.router(keys, workers_pool))
     api.include_router(workers.router(keys, workers_pool))

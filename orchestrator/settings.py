@@ -79,6 +79,26 @@ class OrchestratorSettings(Settings):
     wan_tokenizer: Path | None = Field(
         None, description="tokenizer.json of WAN's text encoder; empty: its tokens are estimated, on the high side."
     )
+    queue_name: str = Field("", description="Redis list or stream that jobs come from; empty: none are taken.")
+    queue_kind: Literal["list", "stream"] = Field("list", description="What QUEUE_NAME is.")
+    queue_url: SecretStr | None = Field(None, description="Its Redis, redis:// or rediss:// (TLS).")
+    upstash_redis_rest_url: str | None = Field(None, description="Its Redis, as an Upstash database over REST.")
+    upstash_redis_rest_token: SecretStr | None = Field(None, description="The token of UPSTASH_REDIS_REST_URL.")
+    queue_api_key: SecretStr | None = Field(
+        None, description="The key whose tenant and tier hold for queued jobs; empty: the local key."
+    )
+    queue_poll_seconds: float = Field(3.0, gt=0, description="How often an empty queue is looked at.")
+    queue_concurrency: int = Field(8, ge=1, le=256, description="Jobs run at once by one orchestrator.")
+    queue_visibility_seconds: float = Field(
+        60.0, gt=0, description="A job not heard of for so long is given to another; a running one is renewed."
+    )
+    queue_tries: int = Field(3, ge=1, description="Tries before a job goes to the dead-letter list.")
+    queue_dead_letter: str = Field("", description="The dead-letter list; empty: QUEUE_NAME:dead.")
+    queue_result_key: str = Field(
+        "", description="Key for a job's result, {id} in it stands for the job; empty: QUEUE_NAME:result:{id}."
+    )
+    queue_result_seconds: int = Field(86_400, ge=1, description="How long results are kept there.")
+    queue_drain_seconds: float = Field(10.0, gt=0, description="At a stop, longest wait for running jobs.")
     default_image_size: str = Field("1024x1024", pattern=r"^\d+x\d+$", description="Size of a pipeline's picture.")
 
     def pool_rules(self) -> Rules:

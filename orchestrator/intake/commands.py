@@ -1,0 +1,67 @@
+"""Redis commands over its own protocol (plain or TLS), or over Upstash's REST form: one call either way."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import aiohttp
+import redis.asyncio
+import redis.exceptions
+
+SECONDS = 15.0
+
+
+class QueueAwayError(RuntimeError):
+    """The queue did not answer, or refused."""
+
+
+class Commands(Protocol):
+    async def run(self, *command: str | int | float) -> Any:
+        """The command's reply; texts as str. Raises QueueAwayError."""
+
+
+class _Redis:
+    def __init__(self, client: "redis.asyncio.Redis") -> None:
+        self._client = client
+
+    async def run(self, *command: str | int | float) -> Any:
+        try:
+            return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
+        except (redis.exceptions.RedisError, OSError, TimeoutError) as exc:
+            raise QueueAwayError(str(exc)) from exc
+
+
+class _Upstash:
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session, self._url = session, url
+
+    async def run(self, *command: str | int | float) -> Any:
+        try:
+            async with self._session.post(self._url, json=[str(word) for word in command]) as response:
+                answer = await response.json()
+        except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
+            raise QueueAwayError(str(exc)) from exc
+        if not isinstance(answer, dict) or "result" not in answer:
+            said = answer.get("error") if isinstance(answer, dict) else None
+            raise QueueAwayError(str(said or f"status {response.status}")[:300])
+        return answer["result"]
+
+
+@contextlib.asynccontextmanager
+async def over_redis(url: str) -> AsyncIterator[Commands]:
+    """redis:// and rediss://. A connection that broke is made anew by the next command."""
+    client = redis.asyncio.Redis.from_url(
+        url, decode_responses=True, protocol=2, socket_timeout=SECONDS, socket_connect_timeout=5
+    )
+    try:
+        yield _Redis(client)
+    finally:
+        await client.aclose()
+
+
+@contextlib.asynccontextmanager
+async def over_upstash(url: str, token: str) -> AsyncIterator[Commands]:
+    headers = {"authorization": f"Bearer {token}"}
+    timeout = aiohttp.ClientTimeout(total=SECONDS)
+    async with aiohttp.ClientSession(headers=headers, timeout=timeout, trust_env=False) as session:
+        yield _Upstash(session, url.rstrip("/"))

@@ -1,0 +1,27 @@
+"""What a queued job asks for: its job type says which endpoint's work is done."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.enhance.desk import EnhanceDesk
+from orchestrator.intake.job import Job
+from orchestrator.older_chat import ChatRequest, OlderChat
+from orchestrator.oversight import Caller
+from orchestrator.routes.legacy import parsed
+
+
+@dataclass(frozen=True)
+class JobHandler:
+    """`{"prompt": …}` is enhanced as by POST /enhance; `{"message": …}` is answered as by POST /chat."""
+
+    desk: EnhanceDesk
+    chat: OlderChat
+
+    async def run(self, job: Job, caller: Caller) -> dict[str, Any]:
+        """The answer that the endpoint would give. Raises as it does."""
+        if "message" in job.payload:
+            asked = parsed(ChatRequest, job.payload)
+            unrestricted = job.job_type == "chat_unrestricted"
+            return (await self.chat.answer(asked, caller, unrestricted=unrestricted)).model_dump()
+        body = {**job.payload, "job_type": job.job_type}
+        return (await self.desk.enhance(body, caller)).model_dump(exclude_none=True)

@@ -1,0 +1,162 @@
+"""A Redis list or stream as a queue whose jobs are held for a time, not removed: who dies lets them come again.
+
+Each change is one command or one script, so that a death between two leaves nothing lost. Times are the server's.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from orchestrator.intake.commands import Commands, QueueAwayError
+
+GROUP = "soundstage"
+REAPED_AT_ONCE = 200
+
+_NOW = "local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000); "
+_TAKE = _NOW + (
+    "local found = {}; for i = 1, tonumber(ARGV[1]) do local job = redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT',"
+    " 'RIGHT'); if not job then break end; redis.call('ZADD', KEYS[3], now + tonumber(ARGV[2]), job);"
+    " found[i] = job end; return found"
+)
+_END = "redis.call('LREM', KEYS[1], -1, ARGV[1]); redis.call('ZREM', KEYS[2], ARGV[1]); "
+_MOVE = (
+    "if redis.call('LREM', KEYS[1], -1, ARGV[1]) > 0 then redis.call('RPUSH', KEYS[3], ARGV[1]) end;"
+    " redis.call('ZREM', KEYS[2], ARGV[1]); return 1"
+)
+_HOLD = _NOW + "return redis.call('ZADD', KEYS[1], 'XX', now + tonumber(ARGV[1]), ARGV[2])"
+_REAP = _NOW + (
+    "local late = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, tonumber(ARGV[1]));"
+    " for _, job in ipairs(late) do redis.call('ZREM', KEYS[3], job);"
+    " while redis.call('LREM', KEYS[2], 1, job) > 0 do redis.call('RPUSH', KEYS[1], job) end end;"
+    # The same job twice shares one deadline: when one of them ends, the other gets its own here.
+    " for _, job in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do"
+    " redis.call('ZADD', KEYS[3], 'NX', now + tonumber(ARGV[2]), job) end; return #late"
+)
+_AGAIN = (
+    "redis.call('XADD', KEYS[1], '*', 'job', ARGV[3]); redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]);"
+    " return redis.call('XDEL', KEYS[1], ARGV[2])"
+)
+_BURY = (
+    "redis.call('RPUSH', KEYS[2], ARGV[3]); redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]);"
+    " return redis.call('XDEL', KEYS[1], ARGV[2])"
+)
+
+
+class Delivery(NamedTuple):
+    """A job as it came: its text, and the stream's id of it."""
+
+    text: str
+    entry: str = ""
+
+
+class Source(Protocol):
+    """Raises QueueAwayError everywhere."""
+
+    async def open(self) -> None: ...
+    async def take(self, most: int) -> list[Delivery]: ...
+    async def hold(self, delivery: Delivery) -> None:
+        """Still at it: it is not given to another."""
+
+    async def done(self, delivery: Delivery) -> None: ...
+    async def again(self, delivery: Delivery) -> None: ...
+    async def bury(self, delivery: Delivery) -> None: ...
+    async def reap(self) -> int:
+        """Let come again what was held for too long; how many."""
+
+    async def waiting(self) -> int: ...
+
+
+class ListSource:
+    """LPUSH or RPUSH fills it; jobs leave from the left."""
+
+    def __init__(self, commands: Commands, name: str, dead: str, visibility: float) -> None:
+        self._run, self._name, self._dead = commands.run, name, dead
+        self._taken, self._held = f"{name}:taken", f"{name}:held"
+        self._milliseconds = int(visibility * 1000)
+
+    async def open(self) -> None:
+        await self._run("PING")
+
+    async def take(self, most: int) -> list[Delivery]:
+        keys = (self._name, self._taken, self._held)
+        return [Delivery(text) for text in await self._run("EVAL", _TAKE, 3, *keys, most, self._milliseconds)]
+
+    async def hold(self, delivery: Delivery) -> None:
+        await self._run("EVAL", _HOLD, 1, self._held, self._milliseconds, delivery.text)
+
+    async def done(self, delivery: Delivery) -> None:
+        await self._run("EVAL", _END + "return 1", 2, self._taken, self._held, delivery.text)
+
+    async def again(self, delivery: Delivery) -> None:
+        await self._run("EVAL", _MOVE, 3, self._taken, self._held, self._name, delivery.text)
+
+    async def bury(self, delivery: Delivery) -> None:
+        await self._run("EVAL", _MOVE, 3, self._taken, self._held, self._dead, delivery.text)
+
+    async def reap(self) -> int:
+        keys = (self._name, self._taken, self._held)
+        return int(await self._run("EVAL", _REAP, 3, *keys, REAPED_AT_ONCE, self._milliseconds))
+
+    async def waiting(self) -> int:
+        return int(await self._run("LLEN", self._name))
+
+
+class StreamSource:
+    """XADD fills it: one field `job` with the JSON, or the job's own fields. Read by one consumer group."""
+
+    def __init__(self, commands: Commands, name: str, dead: str, visibility: float, consumer: str) -> None:
+        self._run, self._name, self._dead, self._me = commands.run, name, dead, consumer
+        self._milliseconds = int(visibility * 1000)
+        self._late: list[Delivery] = []
+
+    async def open(self) -> None:
+        try:
+            await self._run("XGROUP", "CREATE", self._name, GROUP, "0", "MKSTREAM")
+        except QueueAwayError as exc:
+            if "BUSYGROUP" not in str(exc):
+                raise
+
+    async def take(self, most: int) -> list[Delivery]:
+        if self._late:
+            found, self._late = self._late[:most], self._late[most:]
+            return found
+        reply = await self._run("XREADGROUP", "GROUP", GROUP, self._me, "COUNT", most, "STREAMS", self._name, ">")
+        return [_delivery(entry) for _, entries in _pairs(reply) for entry in entries]
+
+    async def hold(self, delivery: Delivery) -> None:
+        await self._run("XCLAIM", self._name, GROUP, self._me, 0, delivery.entry, "JUSTID")
+
+    async def done(self, delivery: Delivery) -> None:
+        script = "redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]); return redis.call('XDEL', KEYS[1], ARGV[2])"
+        await self._run("EVAL", script, 1, self._name, GROUP, delivery.entry)
+
+    async def again(self, delivery: Delivery) -> None:
+        await self._run("EVAL", _AGAIN, 1, self._name, GROUP, delivery.entry, delivery.text)
+
+    async def bury(self, delivery: Delivery) -> None:
+        await self._run("EVAL", _BURY, 2, self._name, self._dead, GROUP, delivery.entry, delivery.text)
+
+    async def reap(self) -> int:
+        """Those are this consumer's now, and come with its next take."""
+        claim = ("XAUTOCLAIM", self._name, GROUP, self._me, self._milliseconds, "0", "COUNT", REAPED_AT_ONCE)
+        reply = await self._run(*claim)
+        entries = [entry for entry in reply[1] if entry and entry[1]]  # one that was deleted meanwhile is empty
+        self._late += [_delivery(entry) for entry in entries]
+        return len(entries)
+
+    async def waiting(self) -> int:
+        return int(await self._run("XLEN", self._name))
+
+
+def _pairs(reply: Any) -> list[Any]:
+    """XREADGROUP's reply as pairs of stream and entries: a list by protocol 2, a map by some clients, or nothing."""
+    if isinstance(reply, dict):
+        return list(reply.items())
+    return reply or []
+
+
+def _delivery(entry: Any) -> Delivery:
+    number, flat = entry
+    fields = dict(zip(flat[::2], flat[1::2], strict=True)) if isinstance(flat, list) else dict(flat)
+    text = fields.get("job") or msgspec.json.encode(fields).decode()
+    return Delivery(text, number)
