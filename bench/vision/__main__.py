@@ -1,8 +1,7 @@
 """`python -m bench.vision`: what the detectors find, miss and imagine; what batching is worth; memory over many photos.
 
-First `python -m bench.vision.gather`. Results go to bench/results/vision.md and vision.json. With `--yolo-weights` the
-YOLO detector is measured, too, in an environment that has the group `vision-yolo`; alone with `--yolo-only`, whose
-result joins those that are there.
+First `python -m bench.vision.gather`. Results go to bench/results/vision.md and vision.json; what is not measured anew
+stays. `--yolo-weights` measures Ultralytics in its place: it wants an environment that has the group `vision-yolo`.
 """
 
 import argparse
@@ -22,6 +21,7 @@ from PIL import Image
 from bench.relay import machine
 from bench.vision import report, torchvision_stand_in
 from bench.vision.detectors import Score, scored
+from bench.vision.faults import courses
 from bench.vision.gather import FOLDER
 from bench.vision.pictures import LICENCES, Known, Pictures, crops
 from bench.vision.worker import Memory, Rates, memory, throughput
@@ -31,6 +31,7 @@ from vision.faces.blazeface import BlazeFace
 from vision.reading import SmallModels
 
 RESULTS = Path(__file__).parents[1] / "results"
+PARTS = ("detectors", "worker")
 PACKAGES = ("ai-edge-litert", "onnxruntime", "pillow", "numpy")
 
 
@@ -39,42 +40,54 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, default=FOLDER)
     parser.add_argument("--photos", type=int, default=2000, help="photos for the memory's course")
     parser.add_argument("--round", type=int, default=80, help="photos in a round of the throughput's")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--yolo-weights", type=Path)
-    parser.add_argument("--yolo-licence", default="AGPL-3.0")
-    parser.add_argument("--yolo-only", action="store_true")
     asked = parser.parse_args()
     pictures = Pictures(asked.pictures)
     for name in pictures.missing():
         print(f"missing: {name}")
     file = RESULTS / "vision.json"
-    told: dict[str, Any] = json.loads(file.read_text()) if asked.yolo_only else _worker(asked, pictures)
+    told: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     if asked.yolo_weights:
-        torchvision_stand_in.lend()
-        name = f"{asked.yolo_weights.name} by Ultralytics {version('ultralytics')} ({asked.yolo_licence})"
-        told["detectors"][name] = _detector(yolo.load(asked.yolo_weights, "cpu"), pictures)
+        told.setdefault("detectors", {}).update(_yolo(asked.yolo_weights, pictures))
+    else:
+        told["machine"] = machine.facts() | {"packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES)}
+        if "detectors" in asked.parts:
+            told |= _detectors(told.get("detectors", {}), pictures)
+        if "worker" in asked.parts:
+            told |= _worker(asked, pictures)
+        told["machine"]["load after the run"] = machine.load()
     file.write_text(json.dumps(told, indent=1) + "\n")
     (RESULTS / "vision.md").write_text(report.page(told))
     print(f"written: {file.relative_to(RESULTS.parents[1])} and vision.md")
 
 
-def _worker(asked: argparse.Namespace, pictures: Pictures) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "machine": machine.facts() | {"packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES)},
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+def _yolo(weights: Path, pictures: Pictures) -> dict[str, Any]:
+    torchvision_stand_in.lend()
+    name = f"`{weights.name}` by Ultralytics {version('ultralytics')} (AGPL-3.0)"
+    return {name: _detector(yolo.load(weights, "cpu"), pictures)}
+
+
+def _detectors(known: dict[str, Any], pictures: Pictures) -> dict[str, Any]:
+    blaze = {"blazeface-full-range, the default (Apache-2.0)": _detector(BlazeFace(), pictures)}
+    return {
         "pictures": _told_pictures(pictures),
-        "detectors": {"blazeface-full-range, the default (Apache-2.0)": _detector(BlazeFace(), pictures)},
+        "detectors": known | blaze,
         "readers": _readers(pictures),
+        "faults": {name: asdict(course) for name, course in courses(BlazeFace(), pictures.portraits()).items()},
     }
+
+
+def _worker(asked: argparse.Namespace, pictures: Pictures) -> dict[str, Any]:
     photos, broken = _uploads(pictures)
     rates: Rates = asyncio.run(throughput(photos, asked.round))
-    found["throughput"] = asdict(rates) | {
+    course: Memory = asyncio.run(memory(photos, broken, asked.photos))
+    ratios = {
         "against_one_at_a_time": rates.ratio(rates.one_at_a_time),
         "against_in_parallel": rates.ratio(rates.in_parallel),
     }
-    course: Memory = asyncio.run(memory(photos, broken, asked.photos))
-    found["memory"] = asdict(course) | {"second_half_growth_mib": course.second_half_growth_mib}
-    found["machine"]["load after the run"] = machine.load()
-    return found
+    growth = {"second_half_growth_mib": course.second_half_growth_mib}
+    return {"throughput": asdict(rates) | ratios, "memory": asdict(course) | growth}
 
 
 def _told_pictures(pictures: Pictures) -> list[dict[str, Any]]:
@@ -119,9 +132,9 @@ def _readers(pictures: Pictures) -> dict[str, float]:
     def best(work: Callable[[], object]) -> float:
         times = []
         for _ in range(9):
-            started = time.perf_counter()
+            started = time.process_time()
             work()
-            times.append(time.perf_counter() - started)
+            times.append(time.process_time() - started)
         return round(min(times) * 1e3, 2)
 
     alone, together = best(lambda: models.read(batch[:1])), best(lambda: models.read(batch))

@@ -39,9 +39,9 @@ def scored(detector: Detector, pictures: Iterable[Known]) -> Score:
         faces: list[Face] = []
         times = []
         for _ in range(REPEATS):
-            started = time.perf_counter()
+            started = time.process_time()  # of the CPU: what others do on the machine hardly counts
             [faces] = detector.detect([pixels])
-            times.append((time.perf_counter() - started) * 1e3)
+            times.append((time.process_time() - started) * 1e3)
         score.pictures += 1
         score.milliseconds.append(min(times))
         height, width = pixels.shape[:2]

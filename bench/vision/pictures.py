@@ -2,8 +2,8 @@
 
 Those of scikit-image come with `make test`. The others are fetched by `python -m bench.vision.gather` into a folder of
 their own, one folder for each package. None is part of this repository. The licence is the package's; of the pictures'
-own licences only those of scikit-image, NASA and the US Navy are known to be free, so the others are measured here and
-used for nothing else.
+own licences only those of scikit-image, NASA, the US Navy and scikit-learn are known to be free: the others are
+measured here and used for nothing else.
 """
 
 import importlib.util
@@ -50,7 +50,7 @@ LICENCES = {
     SKLEARN: "BSD-3-Clause; pictures CC BY",
     INSIGHT: "MIT; the pictures' licence is not stated",
     ULTRALYTICS: "AGPL-3.0; the pictures' licence is not stated",
-    RECOGNITION: "MIT; official portraits of the White House, public domain",
+    RECOGNITION: "MIT; they look like photos of the White House, the licence is not stated",
     FACE_API: "MIT; the pictures' licence is not stated",
 }
 
