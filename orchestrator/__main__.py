@@ -1,4 +1,4 @@
-"""`python -m orchestrator` runs the orchestrator; `python -m orchestrator settings` prints what it would run with."""
+"""`python -m orchestrator` runs the orchestrator; `settings` prints what it would run with, `keys` makes API keys."""
 
 import argparse
 import asyncio
@@ -13,25 +13,25 @@ from core.db.embedded import DatabaseError, embedded_postgres
 from core.db.migrate import MigrationError
 from core.serving import bind, serve_on
 from core.settings import SettingsError
+from orchestrator import keys_cli
 from orchestrator.app import create_app
 from orchestrator.settings import OrchestratorSettings
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m orchestrator", description=__doc__)
-    parser.add_argument(
-        "command",
-        nargs="?",
-        choices=("serve", "settings"),
-        default="serve",
-        help="serve (the default), or settings: every setting with its value, secrets masked",
-    )
-    command = parser.parse_args().command
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("serve", help="run the orchestrator (the default)")
+    commands.add_parser("settings", help="every setting with its value, secrets masked")
+    keys_cli.add_commands(commands)
+    given = parser.parse_args()
     try:
         settings = OrchestratorSettings.load()
     except SettingsError as exc:
         sys.exit(f"settings: {exc}")
-    if command == "settings":
+    if given.command == "keys":
+        sys.exit(keys_cli.run(given, settings))
+    if given.command == "settings":
         print("\n".join(f"{name}={value}" for name, value in settings.masked().items()))
         return
     core_files.none_left()

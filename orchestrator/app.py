@@ -37,6 +37,7 @@ from orchestrator.older_chat import OlderChat
 from orchestrator.oversight import Oversight
 from orchestrator.pipelines.base import Studio
 from orchestrator.policy_store import Policies, first_policy
+from orchestrator.quotas import Quotas
 from orchestrator.recipes import RecipeRunner
 from orchestrator.routes import (
     chat,
@@ -50,6 +51,7 @@ from orchestrator.routes import (
     tenants,
     workers,
 )
+from orchestrator.routes import keys as key_routes
 from orchestrator.routes import runs as run_routes
 from orchestrator.runs import RunLog
 from orchestrator.settings import OrchestratorSettings
@@ -87,6 +89,7 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     key = settings.wan_worker_api_key.get_secret_value() if settings.wan_worker_api_key else None
     timeouts = Timeouts(settings.connect_seconds, settings.first_byte_seconds, settings.idle_seconds)
     keys, registry, relay = Keys(pool), Registry(pool), Relay(timeouts)
+    quotas = Quotas(pool)
     workers_pool = WorkerPool(pool, key, settings.lease_seconds, settings.pool_rules())
     engines = Engines(workers_pool, timeouts)
     in_force = Policies(pool)
@@ -124,8 +127,8 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
             await epoch.read()
             static = static_workers.listed(settings)
             watchers = [epoch.watch(), workers_pool.poll(), static_workers.probe(static, workers_pool, relay)]
-            watchers += [runs.write(), runs.purge(settings.runs_days), vault.purge(), conversations.purge()]
-            watchers += [intake.run()] if intake else []
+            watchers += [runs.write(), runs.purge(settings.runs_days), vault.purge(), quotas.keep()]
+            watchers += [conversations.purge(), *([intake.run()] if intake else [])]
             running = [tasks.create_task(watcher) for watcher in watchers]
             try:
                 yield
@@ -140,10 +143,12 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     studio = Studio(recipes, engines, settings.default_image_size)
     api.include_router(models.router(keys, workers_pool))
     api.include_router(workers.router(keys, workers_pool))
-    api.include_router(pipelines.router(keys, studio, settings.pipeline_seconds))
+    api.include_router(key_routes.router(keys, pool))
+    api.include_router(pipelines.router(keys, quotas, studio, settings.pipeline_seconds))
     api.include_router(
         profile.router(
             keys,
+            quotas,
             studio,
             Likenesses(pool),
             longest=settings.pipeline_seconds,
@@ -156,7 +161,7 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     api.include_router(prompts.router(keys, pool, registry, engines))
     api.include_router(tenants.router(keys, pool, vault))
     api.include_router(run_routes.router(keys, pool, runs, vault, registry, recipes))
-    relayed = Gateway(keys, workers_pool, relay, recipes, oversight)
+    relayed = Gateway(keys, quotas, workers_pool, relay, recipes, oversight)
     routes = {path: {"POST": relayed} for path in gateway.PATHS}
     return create_service("orchestrator", api, settings, routes=routes, ready=orchestrator.ready)
 

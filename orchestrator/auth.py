@@ -13,6 +13,7 @@ import psycopg
 from core.db.pool import Pool
 from core.errors import Forbidden, Unauthenticated, Unavailable
 from core.keys import new_key
+from orchestrator.limits import NO_LIMITS, Limits
 
 Scope = Literal["chat", "images", "pipelines", "admin", "worker"]
 
@@ -30,6 +31,12 @@ class Key:
     scopes: frozenset[str]
     max_tier: int
     expires_at: float | None  # seconds since the epoch
+    limits: Limits = NO_LIMITS
+    tenant_limits: Limits = NO_LIMITS
+
+    @property
+    def limited(self) -> bool:
+        return bool(self.limits) or bool(self.tenant_limits)
 
     def require(self, scope: Scope) -> None:
         """Raises Forbidden. The admin scope includes every other but worker."""
@@ -78,15 +85,18 @@ class Keys:
         if row is None:
             self._missed[digest] = time.monotonic() + MISS_SECONDS
             raise _unknown()
-        key = Key(row["id"], row["tenant"], frozenset(row["scopes"]), row["max_tier"], row["expires_at"])
+        limits, tenant_limits = (Limits.model_validate(row[name]) for name in ("limits", "tenant_limits"))
+        scopes = frozenset(row["scopes"])
+        key = Key(row["id"], row["tenant"], scopes, row["max_tier"], row["expires_at"], limits, tenant_limits)
         if generation == self._generation:  # else it may have been revoked while the answer was on its way
             self._found[digest] = key
         return key
 
     async def _ask(self, digest: bytes) -> dict[str, Any] | None:
         query = (
-            "select id, tenant, scopes, max_tier, extract(epoch from expires_at)::float8 as expires_at"
-            " from api_keys where sha256 = %s and revoked_at is null"
+            "select k.id, k.tenant, k.scopes, k.max_tier, extract(epoch from k.expires_at)::float8 as expires_at,"
+            " k.limits, t.limits as tenant_limits from api_keys k join tenants t on t.id = k.tenant"
+            " where k.sha256 = %s and k.revoked_at is null"
         )
         try:
             async with self._pool.connection() as connection:

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from core.wire.workers import Ability
+from orchestrator.limits import Needs
 
 BYTES_PER_TOKEN = 4
 DEFAULT_OUTPUT_TOKENS = 512
@@ -40,6 +41,24 @@ def estimate(ability: Ability, body: bytes) -> float:
         return min(count * _pixels(asked.size) / PIXELS_PER_TOKEN * _number(asked.steps, DEFAULT_STEPS), MOST)
     limit = asked.max_completion_tokens or asked.max_tokens or asked.max_output_tokens
     return min(len(body) / BYTES_PER_TOKEN + count * _number(limit, DEFAULT_OUTPUT_TOKENS), MOST)
+
+
+def most(ability: Ability, body: bytes, context: int | None) -> Needs:
+    """What a request may take at most. No token is shorter than a byte; an answer of no stated limit may fill the
+    model's `context`, in tokens."""
+    try:
+        asked = _asked(body)
+    except msgspec.DecodeError:
+        asked = _Asked()
+    count = int(_number(asked.n, 1))
+    if ability in ("images", "image_edits"):
+        return Needs(images=count)
+    if ability not in ("chat", "completions", "responses"):
+        return Needs(tokens=len(body))
+    unlimited = context or DEFAULT_OUTPUT_TOKENS
+    limit = _number(asked.max_completion_tokens or asked.max_tokens or asked.max_output_tokens, unlimited)
+    prompt = min(len(body), context) if context else len(body)
+    return Needs(tokens=prompt + count * int(min(limit, unlimited) if context else limit))
 
 
 def _number(value: object, default: float) -> float:

@@ -25,6 +25,7 @@ from orchestrator.auth import Keys, Scope
 from orchestrator.oversight import TIMEOUT_HEADER, WORKER_HEADER, Caller, Marked, Oversight, caller_of
 from orchestrator.policy_floor import Subject, Surface
 from orchestrator.pools import Ask, Place, Worker
+from orchestrator.quotas import Metered, Quotas
 from orchestrator.recipes import RecipeRunner
 from orchestrator.requests import Peek, affinity, peek, stored_prompt, with_field, with_model
 from orchestrator.runs import Run
@@ -66,9 +67,16 @@ class Gateway:
     """The relay's raw ASGI application: one instance answers every path of PATHS."""
 
     def __init__(
-        self, keys: Keys, workers: WorkerPool, relay: Relay, recipes: RecipeRunner, oversight: Oversight
+        self,
+        keys: Keys,
+        quotas: Quotas,
+        workers: WorkerPool,
+        relay: Relay,
+        recipes: RecipeRunner,
+        oversight: Oversight,
     ) -> None:
         self._keys = keys
+        self._quotas = quotas
         self._workers = workers
         self._relay = relay
         self._recipes = recipes
@@ -83,23 +91,34 @@ class Gateway:
         caller = caller_of(scope, key)
         body = await read_body(receive)
         found = await peek_form(scope, body) if path in FORMS else peek(body)
+        self._quotas.saw(key)
+        with until_disconnect(receive):
+            if not key.limited:
+                await self._answer(scope, body, found, ability, caller, send)
+                return
+            needs = costs.most(ability, body, self._workers.context(found.model))
+            entry = await self._quotas.enter(key, needs)
+            metered = Metered(send, entry, body)
+            try:
+                await self._answer(scope, body, found, ability, caller, metered)
+            finally:
+                entry.leave(metered.used(needs))
+
+    async def _answer(
+        self, scope: ASGIScope, body: bytes, found: Peek, ability: Ability, caller: Caller, send: Send
+    ) -> None:
+        path = caller.route
         if path in RECIPE_PATHS:
             prompt = stored_prompt(found)
             if prompt is not None:
-                with until_disconnect(receive):
-                    await self._recipes.answer(prompt, body, caller, send)
+                await self._recipes.answer(prompt, body, caller, send)
                 return
         if found.model is None and ability not in ("images", "faces"):
             raise InvalidRequest("`model` is required.", param="model", code="missing_model")
-        with until_disconnect(receive):
-            if path in RECIPE_PATHS and caller.prove_tokens and found.model is not None:
-                run = self._oversight.begin(caller)
-                body = await self._judge(run, body, found, caller, JUDGED[path])
-                await self._recipes.prove(run, found.model, body, caller, send)
-            elif path in JUDGED:
-                await self._watched(scope, body, found, ability, caller, send)
-            else:
-                await self._forward(scope, body, found, ability, caller, send, _may_answer)
+        if path in JUDGED:
+            await self._watched(scope, body, found, ability, caller, send)
+        else:
+            await self._forward(scope, body, found, ability, caller, send, _may_answer)
 
     async def _watched(
         self, scope: ASGIScope, body: bytes, found: Peek, ability: Ability, caller: Caller, send: Send

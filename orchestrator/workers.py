@@ -201,6 +201,13 @@ class WorkerPool:
                 self._tokens[model or ""] = found
         return found
 
+    def context(self, model: str | None) -> int | None:
+        """The context length in tokens of the model that answers to this name, where one says so."""
+        pool = self.pools.pool(Ask(model, "chat"))
+        served = [m for w in pool.members for m in w.announcement.models] if pool else []
+        lengths = [m.max_model_len for m in served if m.max_model_len and model in (m.id, *m.aliases)]
+        return max(lengths, default=None)
+
     def _away(self, model: str, ability: Ability) -> bool:
         """Whether the model was served lately, or may be one of those that nobody serves yet."""
         anyone = self.pools.pool(Ask(None, ability))

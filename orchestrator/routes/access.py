@@ -1,10 +1,12 @@
 """Who may call a route: FastAPI dependencies over the keys."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from fastapi import Request
 
 from orchestrator.auth import Key, Keys, Scope
+from orchestrator.limits import Needs
+from orchestrator.quotas import Quotas
 
 
 def needs(keys: Keys, scope: Scope | None = None) -> Callable[[Request], Awaitable[Key]]:
@@ -16,5 +18,24 @@ def needs(keys: Keys, scope: Scope | None = None) -> Callable[[Request], Awaitab
         if scope is not None:
             key.require(scope)
         return key
+
+    return caller
+
+
+def metered(keys: Keys, quotas: Quotas, scope: Scope, *, images: int = 0) -> Callable[[Request], AsyncIterator[Key]]:
+    """The same for a route that works: it counts against the limits of the key and its tenant, pictures only where
+    they were made."""
+
+    async def caller(request: Request) -> AsyncIterator[Key]:
+        key = await needs(keys, scope)(request)
+        quotas.saw(key)
+        entry = await quotas.enter(key, Needs(1, 0, images)) if key.limited else None
+        used = Needs(1)
+        try:
+            yield key
+            used = Needs(1, 0, images)
+        finally:
+            if entry is not None:
+                entry.leave(used)
 
     return caller

@@ -12,14 +12,15 @@ from orchestrator.auth import Key, Keys
 from orchestrator.oversight import caller_of
 from orchestrator.pipelines import chat1to1
 from orchestrator.pipelines.base import Studio
-from orchestrator.routes.access import needs
+from orchestrator.quotas import Quotas
+from orchestrator.routes.access import metered
 
 T = TypeVar("T")
 
 
-def router(keys: Keys, studio: Studio, longest: float) -> APIRouter:
+def router(keys: Keys, quotas: Quotas, studio: Studio, longest: float) -> APIRouter:
     api = APIRouter(tags=["pipelines"])
-    pipelines_key = Annotated[Key, Depends(needs(keys, "pipelines"))]
+    pipelines_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines", images=1))]
 
     @api.post("/v1/chat/1to1/imagegen")
     async def imagegen(body: chat1to1.ImageRequest, request: Request, key: pipelines_key) -> chat1to1.ImageAnswer:

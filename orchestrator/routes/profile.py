@@ -15,7 +15,8 @@ from orchestrator.likenesses import Likenesses
 from orchestrator.oversight import caller_of
 from orchestrator.pipelines import profile
 from orchestrator.pipelines.base import Studio
-from orchestrator.routes.access import needs
+from orchestrator.quotas import Quotas
+from orchestrator.routes.access import metered
 from orchestrator.routes.pipelines import attended
 from orchestrator.selfies import FORM_SECONDS, Selfie
 
@@ -41,10 +42,17 @@ BODY: dict[str, Any] = {
 
 
 def router(
-    keys: Keys, studio: Studio, likenesses: Likenesses, *, longest: float, max_image: int, strength_max: float
+    keys: Keys,
+    quotas: Quotas,
+    studio: Studio,
+    likenesses: Likenesses,
+    *,
+    longest: float,
+    max_image: int,
+    strength_max: float,
 ) -> APIRouter:
     api = APIRouter(tags=["pipelines"])
-    pipelines_key = Annotated[Key, Depends(needs(keys, "pipelines"))]
+    pipelines_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines", images=1))]
     fields = {"image": Field(max_image, file=True, required=True)}
     fields |= {name: Field(OPTION_BYTES) for name in OPTIONS}
 

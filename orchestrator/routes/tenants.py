@@ -3,12 +3,14 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
+from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict, Field
 
 from core.db.pool import Pool
 from core.errors import NotFound
 from orchestrator.auth import Key, Keys
 from orchestrator.contents import Vault
+from orchestrator.limits import Limits
 from orchestrator.routes.access import needs
 from prompts.store import Writer, changing
 
@@ -21,6 +23,7 @@ class TenantChange(BaseModel):
     max_tier: int | None = Field(None, ge=0, le=2)
     store_contents: bool | None = None
     contents_days: int | None = Field(None, ge=1, le=3650)
+    limits: Limits | None = Field(None, description="Of all keys of this tenant together.")
 
 
 def router(keys: Keys, pool: Pool, vault: Vault) -> APIRouter:
@@ -30,15 +33,19 @@ def router(keys: Keys, pool: Pool, vault: Vault) -> APIRouter:
     @api.put("/{tenant}")
     async def change(tenant: str, body: TenantChange, key: admin_key) -> dict[str, Any]:
         query = (
-            "insert into tenants (id, max_tier, store_contents, contents_days)"
+            "insert into tenants (id, max_tier, store_contents, contents_days, limits)"
             " values (%(id)s, coalesce(%(max_tier)s, 1), coalesce(%(store_contents)s, false),"
-            " coalesce(%(contents_days)s, 30)) on conflict (id) do update set"
+            " coalesce(%(contents_days)s, 30), coalesce(%(limits)s, '{}')) on conflict (id) do update set"
             " max_tier = coalesce(%(max_tier)s, tenants.max_tier),"
             " store_contents = coalesce(%(store_contents)s, tenants.store_contents),"
-            " contents_days = coalesce(%(contents_days)s, tenants.contents_days) returning *"
+            " contents_days = coalesce(%(contents_days)s, tenants.contents_days),"
+            " limits = coalesce(%(limits)s, tenants.limits) returning *"
         )
+        limits = Jsonb(body.limits.model_dump(exclude_none=True)) if body.limits is not None else None
         async with changing(pool, Writer(key.id)) as connection:
-            row = await (await connection.execute(query, {"id": tenant, **body.model_dump()})).fetchone()
+            row = await (
+                await connection.execute(query, {"id": tenant, **body.model_dump(), "limits": limits})
+            ).fetchone()
         assert row is not None
         erased = 0 if row["store_contents"] else await vault.erase(tenant=tenant)
         return {**row, "contents_erased": erased}

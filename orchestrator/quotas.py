@@ -1,0 +1,238 @@
+"""Limits as they are kept: quotas are taken from Postgres some at a time and given out from memory.
+
+Never more is given out than a limit allows, however many orchestrators there are: what one holds is counted as used. A
+request takes what it may need at most, and gives the rest back when its real usage is known.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from core.db.pool import Pool
+from core.errors import Unavailable
+from orchestrator.auth import Key
+from orchestrator.limits import Limits, Measure, Needs, Quota, RateLimited, TooManyAtOnce
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+FLUSH_SECONDS = 10.0
+_TAIL = 2048  # bytes of an answer that are kept to find its usage: it comes last, or nearly so
+_TOTAL = re.compile(rb'(?<!\\)"total_tokens":\s*(\d{1,12})')
+BYTES_PER_TOKEN = 4
+
+
+@dataclass
+class _Held:
+    """What this orchestrator holds of a quota in the period that ends at `until`, on the monotonic clock."""
+
+    until: float = 0.0
+    left: int = 0
+    used: int = 0  # by everyone, as far as it is known here
+    exhausted: bool = False  # the database has no more
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Quotas:
+    """What keys and tenants may still ask for. One for each process."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._held: dict[tuple[str, Quota], _Held] = {}
+        self._running: Counter[str] = Counter()
+        self._seen: dict[str, float] = {}
+
+    async def enter(self, key: Key, needs: Needs) -> "Entry":
+        """Take what a request needs at most. Raises RateLimited, TooManyAtOnce, and Unavailable where the quotas that
+        are held are used up and the database does not answer."""
+        entry = Entry(self, needs)
+        try:
+            for owner, whose, limits in _owners(key):
+                self._admit(entry, owner, whose, limits)
+                for quota in limits.quotas():
+                    if amount := needs.of(quota.measure):
+                        held = await self._take(owner, whose, quota, amount)
+                        entry.taken.append((quota, held, held.until, amount))
+        except BaseException:
+            entry.leave(Needs(0))
+            raise
+        return entry
+
+    def _admit(self, entry: "Entry", owner: str, whose: str, limits: Limits) -> None:
+        if limits.concurrent is None:
+            return
+        if self._running[owner] >= limits.concurrent:
+            raise TooManyAtOnce(limits.concurrent, whose)
+        self._running[owner] += 1
+        entry.running.append(owner)
+
+    def left(self, owner: str) -> None:
+        self._running[owner] -= 1
+        if not self._running[owner]:
+            del self._running[owner]
+
+    async def _take(self, owner: str, whose: str, quota: Quota, amount: int) -> _Held:
+        held = self._held.setdefault((owner, quota), _Held())
+        if held.until <= time.monotonic() or held.left < amount:
+            async with held.lock:
+                await self._more(held, owner, quota, amount)
+        if held.left < amount:
+            raise RateLimited(quota, whose, held.until - time.monotonic())
+        held.left -= amount
+        return held
+
+    async def _more(self, held: _Held, owner: str, quota: Quota, amount: int) -> None:
+        """Take from the database, unless another request did so while this one waited, or there is no more."""
+        now = time.monotonic()
+        fresh = held.until > now
+        if fresh and (held.left >= amount or held.exhausted):
+            return
+        wanted = quota.chunk(amount - held.left if fresh else amount)
+        row = await self._ask(owner, quota, wanted)
+        if not fresh or now + row["ends_in"] > held.until + 1:
+            held.left = 0
+        held.until = now + row["ends_in"]
+        held.left += row["granted"]
+        held.used = row["used_before"] + row["granted"]
+        held.exhausted = row["granted"] < wanted
+
+    async def _ask(self, owner: str, quota: Quota, wanted: int) -> dict[str, Any]:
+        try:
+            async with self._pool.connection(timeout=2) as connection:
+                cursor = await connection.execute(
+                    "select * from take_quota(%s, %s, %s, %s, %s)",
+                    (owner, quota.measure, quota.seconds, wanted, quota.most),
+                )
+                row = await cursor.fetchone()
+        except (psycopg.OperationalError, TimeoutError) as exc:
+            raise Unavailable(
+                "The limits of this key cannot be read: the database does not answer.",
+                code="database_unavailable",
+                retry_after=2,
+            ) from exc
+        assert row is not None
+        return row
+
+    def saw(self, key: Key) -> None:
+        """It was used; written down with the others every few seconds."""
+        self._seen[key.id] = time.time()
+
+    async def keep(self) -> None:
+        """Write down when keys were used and forget periods that are over; until cancelled, then give back what is
+        held."""
+        try:
+            while True:
+                await asyncio.sleep(FLUSH_SECONDS)
+                await self._flush()
+        finally:
+            await self._give_back()
+
+    async def _flush(self) -> None:
+        now = time.monotonic()
+        self._held = {name: held for name, held in self._held.items() if held.until > now or held.lock.locked()}
+        seen, self._seen = self._seen, {}
+        if not seen:
+            return
+        try:
+            async with self._pool.connection(timeout=2) as connection:
+                await connection.execute(
+                    "insert into key_uses (key_id, last_used_at) select k.id, to_timestamp(u.at)"
+                    " from unnest(%s::text[], %s::float8[]) u(id, at) join api_keys k on k.id = u.id"
+                    " on conflict (key_id) do update set last_used_at = excluded.last_used_at",
+                    (list(seen), list(seen.values())),
+                )
+        except (psycopg.Error, OSError, TimeoutError) as exc:
+            log.warning("key uses not written", extra={"reason": str(exc)})
+
+    async def _give_back(self) -> None:
+        now = time.monotonic()
+        kept = [(*name, held) for name, held in self._held.items() if held.until > now and held.left > 0]
+        try:
+            await self._flush()
+            async with self._pool.connection(timeout=2) as connection:
+                for owner, quota, held in kept:
+                    await connection.execute(
+                        "select return_quota(%s, %s, %s, %s)", (owner, quota.measure, quota.seconds, held.left)
+                    )
+        except (psycopg.Error, OSError, TimeoutError) as exc:
+            log.warning("quotas not given back", extra={"reason": str(exc)})
+
+
+class Entry:
+    """One request under its limits, until it leaves."""
+
+    def __init__(self, quotas: Quotas, needs: Needs) -> None:
+        self._quotas = quotas
+        self._needs = needs
+        self.taken: list[tuple[Quota, _Held, float, int]] = []
+        self.running: list[str] = []
+
+    def leave(self, used: Needs) -> None:
+        """It has ended, having used so much; what it took beyond that is given back, what it lacked is taken."""
+        for quota, held, until, amount in self.taken:
+            if abs(held.until - until) < 1:  # of a period that is over nothing comes back
+                held.left += amount - used.of(quota.measure)
+        for owner in self.running:
+            self._quotas.left(owner)
+        self.taken, self.running = [], []
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """`x-ratelimit-*` of the tightest limit of each measure."""
+        now = time.monotonic()
+        tightest: dict[Measure, tuple[int, Quota, _Held]] = {}
+        for quota, held, _, _ in self.taken:
+            left = max(0, quota.most - held.used + held.left)
+            if quota.measure not in tightest or left < tightest[quota.measure][0]:
+                tightest[quota.measure] = (left, quota, held)
+        found = []
+        for measure, (left, quota, held) in tightest.items():
+            name = measure.encode()
+            found.append((b"x-ratelimit-limit-" + name, b"%d" % quota.most))
+            found.append((b"x-ratelimit-remaining-" + name, b"%d" % left))
+            found.append((b"x-ratelimit-reset-" + name, b"%.0fs" % max(0.0, held.until - now)))
+        return found
+
+
+class Metered:
+    """`send` that adds the limits' headers, and reads from an answer as it passes how many tokens it took."""
+
+    def __init__(self, send: Send, entry: Entry, body: bytes) -> None:
+        self._send = send
+        self._entry = entry
+        self._prompt_estimate = len(body) // BYTES_PER_TOKEN
+        self._tail = b""
+        self._events = 0
+        self._status = 0
+
+    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            message["headers"] = [*message["headers"], *self._entry.headers()]
+        else:
+            chunk = message.get("body", b"")
+            self._events += chunk.count(b"data: {")
+            self._tail = (self._tail + chunk)[-_TAIL:]
+        await self._send(message)
+
+    def used(self, needs: Needs) -> Needs:
+        """By the usage that the answer states. A stream that states none, or was left before its end: an event is
+        taken for a token, and the prompt by its length."""
+        if not 200 <= self._status < 400:
+            return Needs(needs.requests)
+        stated = _TOTAL.findall(self._tail)
+        if stated:
+            return Needs(needs.requests, int(stated[-1]), needs.images)
+        tokens = self._prompt_estimate + self._events if self._events else 0
+        return Needs(needs.requests, tokens, needs.images)
+
+
+def _owners(key: Key) -> list[tuple[str, str, Limits]]:
+    return [("key:" + key.id, "key", key.limits), ("tenant:" + key.tenant, "tenant", key.tenant_limits)]

@@ -1,0 +1,54 @@
+"""/v1/keys: an admin makes, lists, changes, rotates and revokes API keys."""
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+
+from core.db.pool import Pool
+from orchestrator import key_store
+from orchestrator.auth import Key, Keys
+from orchestrator.key_store import KeyChange, NewKey
+from orchestrator.routes.access import needs
+from prompts.store import Writer
+
+
+def router(keys: Keys, pool: Pool) -> APIRouter:
+    api = APIRouter(prefix="/v1/keys", tags=["keys"])
+    admin_key = Annotated[Key, Depends(needs(keys, "admin"))]
+
+    @api.post("", status_code=201)
+    async def make(body: NewKey, admin: admin_key) -> dict[str, Any]:
+        """The key with its `secret`, which is shown this once and kept nowhere."""
+        return await key_store.make(pool, body, Writer(admin.id))
+
+    @api.get("")
+    async def listed(_: admin_key, tenant: str | None = None, revoked: bool = False) -> dict[str, Any]:
+        return {"object": "list", "data": await key_store.listed(pool, tenant, revoked=revoked)}
+
+    @api.get("/{key_id}")
+    async def one(key_id: str, _: admin_key) -> dict[str, Any]:
+        return await key_store.one(pool, key_id)
+
+    @api.patch("/{key_id}")
+    async def change(key_id: str, body: KeyChange, admin: admin_key) -> dict[str, Any]:
+        found = await key_store.change(pool, key_id, body, Writer(admin.id))
+        keys.drop()
+        return found
+
+    @api.post("/{key_id}/rotate", status_code=201)
+    async def rotate(
+        key_id: str, admin: admin_key, grace_seconds: Annotated[int, Query(ge=0, le=2_592_000)] = 3600
+    ) -> dict[str, Any]:
+        """A new key with the same rights; the old one ends after `grace_seconds`."""
+        found = await key_store.rotate(pool, key_id, timedelta(seconds=grace_seconds), Writer(admin.id))
+        keys.drop()
+        return found
+
+    @api.delete("/{key_id}")
+    async def revoke(key_id: str, admin: admin_key) -> dict[str, Any]:
+        found = await key_store.revoke(pool, key_id, Writer(admin.id))
+        keys.drop()
+        return found
+
+    return api

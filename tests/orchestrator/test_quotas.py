@@ -1,0 +1,196 @@
+"""Limits of keys and tenants: never overspent, shared by orchestrators, and settled by what was really used."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from core.db.pool import Pool, open_pool
+from core.errors import Unavailable
+from orchestrator.auth import Key
+from orchestrator.limits import Limits, Needs, RateLimited, TooManyAtOnce
+from orchestrator.quotas import Metered, Quotas
+from tests.fakes.cable import cable
+from tests.fakes.studio import Studio, studio_over
+
+DAYS = 366  # of a budget: no test is likely to meet its period's end
+
+
+def key_of(key_id: str = "k", tenant_limits: Limits | None = None, **limits: int) -> Key:
+    return Key(key_id, "default", frozenset({"chat"}), 1, None, Limits(**limits), tenant_limits or Limits())
+
+
+@pytest.fixture
+async def pool(migrated_dsn: str) -> AsyncIterator[Pool]:
+    async with open_pool(migrated_dsn, size=4) as opened:
+        yield opened
+
+
+async def entered(quotas: Quotas, key: Key, needs: Needs) -> int:
+    """1 where it was let in."""
+    try:
+        await quotas.enter(key, needs)
+    except RateLimited:
+        return 0
+    return 1
+
+
+@pytest.mark.parametrize("most", [1, 7, 1000])
+async def test_many_at_once_at_several_orchestrators_never_overspend(pool: Pool, most: int) -> None:
+    several = [Quotas(pool) for _ in range(3)]
+    key = key_of(budget_tokens=10 * most, budget_days=DAYS)
+    found = await asyncio.gather(*(entered(several[at % 3], key, Needs(tokens=10)) for at in range(3 * most + 30)))
+    assert 0 < sum(found) <= most
+    assert sum(found) >= most - 3 * max(1, most // 50), "what others hold and do not use is all that is lost"
+
+
+async def test_what_was_not_needed_comes_back_and_what_was_lacking_is_owed(pool: Pool) -> None:
+    quotas, key = Quotas(pool), key_of(budget_tokens=100, budget_days=DAYS)
+    first = await quotas.enter(key, Needs(tokens=100))
+    assert not await entered(quotas, key, Needs(tokens=1))
+    first.leave(Needs(tokens=30))
+    second = await quotas.enter(key, Needs(tokens=70))
+    second.leave(Needs(tokens=90))  # more than was thought
+    assert not await entered(quotas, key, Needs(tokens=1))
+
+
+async def test_a_shutdown_gives_back_what_is_held(pool: Pool) -> None:
+    key = key_of(budget_tokens=100, budget_days=DAYS)
+    one = Quotas(pool)
+    keeping = asyncio.ensure_future(one.keep())
+    entry = await one.enter(key, Needs(tokens=100))
+    entry.leave(Needs(tokens=40))
+    await asyncio.sleep(0)
+    keeping.cancel()
+    await asyncio.wait([keeping])
+    assert await entered(Quotas(pool), key, Needs(tokens=60))
+
+
+async def test_a_tenants_keys_share_its_limit(pool: Pool) -> None:
+    quotas, shared = Quotas(pool), Limits(budget_tokens=100, budget_days=DAYS)
+    found = [await entered(quotas, key_of(f"k-{at}", shared), Needs(tokens=40)) for at in range(4)]
+    assert found == [1, 1, 0, 0]
+
+
+async def test_one_that_is_refused_by_the_tenants_limit_takes_nothing_of_the_keys(pool: Pool) -> None:
+    quotas, shared = Quotas(pool), Limits(budget_tokens=10, budget_days=DAYS)
+    key = key_of("k", shared, budget_tokens=100, budget_days=DAYS, concurrent=1)
+    for _ in range(3):
+        assert not await entered(quotas, key, Needs(tokens=50))
+    assert await entered(quotas, key_of("k", None, budget_tokens=100, budget_days=DAYS), Needs(tokens=100))
+
+
+async def test_so_many_at_once(pool: Pool) -> None:
+    quotas, key = Quotas(pool), key_of(concurrent=2)
+    entries = [await quotas.enter(key, Needs()) for _ in range(2)]
+    with pytest.raises(TooManyAtOnce):
+        await quotas.enter(key, Needs())
+    entries[0].leave(Needs())
+    await quotas.enter(key, Needs())
+
+
+async def test_a_limit_that_is_reached_is_not_asked_for_again(pool: Pool) -> None:
+    quotas, key = Quotas(pool), key_of(budget_tokens=5, budget_days=DAYS)
+    await quotas.enter(key, Needs(tokens=5))
+    assert not await entered(quotas, key, Needs(tokens=5))
+    quotas._pool = None  # type: ignore[assignment]  # whoever asks the database now fails
+    assert not await entered(quotas, key, Needs(tokens=5))
+
+
+async def test_without_the_database_what_is_held_is_given_out_and_then_it_is_said(
+    migrated_dsn: str, tmp_path: Path
+) -> None:
+    async with cable(migrated_dsn, tmp_path) as line, open_pool(line.dsn, size=1) as opened:
+        quotas, key = Quotas(opened), key_of(requests_per_minute=500)
+        await quotas.enter(key, Needs())
+        line.cut()
+        for _ in range(9):
+            await quotas.enter(key, Needs())
+        with pytest.raises(Unavailable) as caught:
+            await quotas.enter(key, Needs())
+        assert caught.value.code == "database_unavailable"
+
+
+JSON = b'{"id": "x", "usage": {"prompt_tokens": 5, "total_tokens": 12, "completion_tokens": 7}}'
+EVENT = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'
+ANSWERS: dict[str, tuple[int, list[bytes], int]] = {
+    "JSON": (200, [JSON], 12),
+    "in pieces": (200, [JSON[:50], JSON[50:]], 12),
+    "a stream with usage": (200, [EVENT, EVENT, b"data: " + JSON + b"\n\n", b"data: [DONE]\n\n"], 12),
+    "a stream without, or one that was left": (200, [EVENT, EVENT + EVENT], 3 + 100),
+    "an answer that talks of usage": (200, [b'{"content": "\\"total_tokens\\": 99999"}'], 0),
+    "an error": (400, [b'{"error": {}}'], 0),
+}
+
+
+@pytest.mark.parametrize(("status", "chunks", "wanted"), ANSWERS.values(), ids=ANSWERS.keys())
+async def test_usage_is_read_as_it_passes(pool: Pool, status: int, chunks: list[bytes], wanted: int) -> None:
+    passed: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        passed.append(message.get("body", b""))
+
+    entry = await Quotas(pool).enter(key_of(requests_per_minute=5), Needs())
+    metered = Metered(send, entry, b"x" * 400)
+    await metered({"type": "http.response.start", "status": status, "headers": []})
+    for chunk in chunks:
+        await metered({"type": "http.response.body", "body": chunk, "more_body": True})
+    assert b"".join(passed) == b"".join(chunks)
+    assert metered.used(Needs(tokens=500)).tokens == wanted
+
+
+# -- by HTTP ----------------------------------------------------------------------------------------------------------
+
+CHAT = {"model": "small", "messages": [{"role": "user", "content": "one two three"}], "max_tokens": 2}
+
+
+async def limited(studio: Studio, **limits: int) -> str:
+    body = {"name": "an app", "scopes": ["chat", "images", "pipelines"], "limits": limits}
+    secret: str = (await studio.post("/v1/keys", body)).json()["secret"]
+    return secret
+
+
+@pytest.mark.slow
+async def test_two_orchestrators_share_a_limit(migrated_dsn: str, tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        several = [await stack.enter_async_context(studio_over(migrated_dsn, tmp_path)) for _ in range(2)]
+        for studio in several:
+            await studio.chat_worker()
+        key = await limited(several[0], requests_per_minute=4)
+        answers = [await several[at % 2].post("/v1/chat/completions", CHAT, key=key) for at in range(8)]
+        assert sorted(answer.status_code for answer in answers) == [200] * 4 + [429] * 4
+        refused = next(answer for answer in answers if answer.status_code == 429)
+        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        let_in = next(answer for answer in answers if answer.status_code == 200)
+        assert let_in.headers["x-ratelimit-limit-requests"] == "4"
+        assert let_in.headers["x-ratelimit-remaining-requests"] in "0123"
+        with pytest.raises(openai.RateLimitError):
+            await several[0].sdk(key).chat.completions.create(**CHAT)  # type: ignore[call-overload]
+
+
+@pytest.mark.slow
+async def test_a_budget_is_settled_by_what_an_answer_took(studio: Studio) -> None:
+    await studio.chat_worker()
+    key = await limited(studio, budget_tokens=400, budget_days=DAYS)
+    answers = [await studio.post("/v1/chat/completions", CHAT, key=key) for _ in range(20)]
+    assert {answer.status_code for answer in answers} == {200}, "each takes few, whatever it might have taken"
+    spent = sum(answer.json()["usage"]["total_tokens"] for answer in answers)
+    assert answers[-1].headers["x-ratelimit-remaining-budget"] is not None
+    while (answer := await studio.post("/v1/chat/completions", CHAT, key=key)).status_code == 200:
+        spent += answer.json()["usage"]["total_tokens"]
+        assert spent <= 400
+    assert answer.json()["error"]["code"] == "budget_exceeded"
+
+
+@pytest.mark.slow
+async def test_images_are_counted_by_their_number(studio: Studio) -> None:
+    await studio.image_worker()
+    key = await limited(studio, images_per_minute=5)
+    body = {"prompt": "a red ball", "n": 2}
+    statuses = [(await studio.post("/v1/images/generations", body, key=key)).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
