@@ -14,7 +14,6 @@ from core.db.migrate import MigrationError
 from core.serving import bind, serve_on
 from core.settings import SettingsError
 from orchestrator import keys_cli
-from orchestrator.app import create_app
 from orchestrator.settings import OrchestratorSettings
 
 
@@ -45,6 +44,8 @@ def main() -> None:
 
 async def serve(settings: OrchestratorSettings, sock: socket.socket) -> None:
     """With DATABASE_URL on that database, else on an embedded one that lives as long as this process."""
+    from orchestrator.app import create_app  # loads everything; the other commands need little of it
+
     async with contextlib.AsyncExitStack() as stack:
         if settings.database_url is not None:
             dsn = settings.database_url.get_secret_value()

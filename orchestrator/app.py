@@ -138,8 +138,8 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
 
     api = FastAPI(title="Soundstage", lifespan=lifespan)
     pure_route = chat.PureRoute(direct, workers_pool, settings.chat_max_tokens)
-    api.include_router(chat.router(keys, pure_route, older_chat))
-    api.include_router(enhance.router(keys, desk, pure_route, workers_pool))
+    api.include_router(chat.router(keys, quotas, pure_route, older_chat))
+    api.include_router(enhance.router(keys, quotas, desk, pure_route, workers_pool))
     studio = Studio(recipes, engines, settings.default_image_size)
     api.include_router(models.router(keys, workers_pool))
     api.include_router(workers.router(keys, workers_pool))

@@ -63,6 +63,10 @@ class Engines:
             raise Upstream("The engine's answer could not be read.", code="bad_upstream_answer")
         return found
 
+    def model_of(self, ability: Ability, role: str | None = None) -> str | None:
+        """The model of the worker that would be asked now; None where nobody could be."""
+        return self._workers.pools.model_of(Ask(None, ability, role))
+
     @contextlib.asynccontextmanager
     async def engine(
         self,

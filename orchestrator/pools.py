@@ -291,6 +291,14 @@ class Pools:
             self.refresh(worker)
         return pool
 
+    def model_of(self, ask: Ask) -> str | None:
+        """The model of the worker that would be asked now or, where all are full, of one that is there."""
+        pool, now = self.pool(ask), time.monotonic()
+        if pool is None:
+            return None
+        worker = pool.pick(ask) or next((w for w in pool.members if w.usable(now)), None)
+        return worker.first(ask.ability) if worker else None
+
     # -- taking a place -------------------------------------------------------------------------------------------
 
     async def take(self, ask: Ask) -> Place:

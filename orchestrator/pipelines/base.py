@@ -8,7 +8,7 @@ from typing import Any
 
 from openai.types import ImagesResponse
 
-from core.errors import NotFound, Overloaded, Unavailable, Upstream
+from core.errors import NotFound, Upstream
 from orchestrator.engines import Engines
 from orchestrator.oversight import Caller
 from orchestrator.policy_floor import Subject
@@ -38,7 +38,7 @@ async def expanded(
 ) -> tuple[str, Run]:
     """What the picture shall show, and the run that says so. A model that draws few things can have a recipe of its
     own, which knows them: `recipe.MODEL` goes before `recipe` where the database has it."""
-    own = await _drawn_by(studio, role, caller)
+    own = studio.engines.model_of("images", role)
     if own:
         try:
             return await studio.recipes.text(f"{recipe}.{own}", variables, caller, surface="image")
@@ -46,15 +46,6 @@ async def expanded(
             if exc.code != "prompt_not_found":
                 raise
     return await studio.recipes.text(recipe, variables, caller, surface="image")
-
-
-async def _drawn_by(studio: Studio, role: str, caller: Caller) -> str | None:
-    """The image model that would be asked now; None where nobody could take it: that is told when it is asked."""
-    try:
-        async with studio.engines.engine(None, "images", caller.request_id, role=role) as (_, model, _):
-            return model
-    except (Unavailable, Overloaded):
-        return None
 
 
 @contextlib.asynccontextmanager

@@ -12,7 +12,8 @@ from orchestrator.auth import Key, Keys
 from orchestrator.direct import Direct
 from orchestrator.older_chat import ChatRequest, OlderChat
 from orchestrator.oversight import Caller, caller_of
-from orchestrator.routes.access import needs
+from orchestrator.quotas import Quotas
+from orchestrator.routes.access import metered
 from orchestrator.routes.legacy import answered, decoded, parsed
 from orchestrator.workers import WorkerPool
 
@@ -27,9 +28,9 @@ class PureRoute:
         return await pure_form.answer(self._direct, self._workers, pure.read(path, body, self._most), caller)
 
 
-def router(keys: Keys, pure_route: PureRoute, older: OlderChat) -> APIRouter:
+def router(keys: Keys, quotas: Quotas, pure_route: PureRoute, older: OlderChat) -> APIRouter:
     api = APIRouter(tags=["older chat"])
-    chat_key = Annotated[Key, Depends(needs(keys, "chat"))]
+    chat_key = Annotated[Key, Depends(metered(keys, quotas, "chat"))]
 
     async def ask(body: bytes, caller: Caller) -> BaseModel:
         given = decoded(body)

@@ -10,7 +10,8 @@ from orchestrator.auth import Key, Keys
 from orchestrator.enhance.cache import DROPPED, MOST
 from orchestrator.enhance.desk import EnhanceDesk
 from orchestrator.oversight import Caller, caller_of
-from orchestrator.routes.access import needs
+from orchestrator.quotas import Quotas
+from orchestrator.routes.access import metered
 from orchestrator.routes.chat import PureRoute
 from orchestrator.routes.legacy import answered, decoded
 from orchestrator.workers import WorkerPool
@@ -18,9 +19,9 @@ from orchestrator.workers import WorkerPool
 SYSTEM = "soundstage"
 
 
-def router(keys: Keys, desk: EnhanceDesk, pure_route: PureRoute, workers: WorkerPool) -> APIRouter:
+def router(keys: Keys, quotas: Quotas, desk: EnhanceDesk, pure_route: PureRoute, workers: WorkerPool) -> APIRouter:
     api = APIRouter(tags=["enhancement"])
-    chat_key = Annotated[Key, Depends(needs(keys, "chat"))]
+    chat_key = Annotated[Key, Depends(metered(keys, quotas, "chat"))]
 
     async def enhance(body: bytes, caller: Caller) -> BaseModel:
         given = decoded(body)

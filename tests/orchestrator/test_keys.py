@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.studio import Studio
-from tests.fakes.wait import answers, soon
+from tests.fakes.wait import answers
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +93,7 @@ async def test_the_command_line(studio: Studio, tmp_path: Path) -> None:
         given = {**os.environ, "DATA_DIR": str(tmp_path), "SOUNDSTAGE_API_KEY": key}
         pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
         process = await asyncio.create_subprocess_exec(*command, env=given, **pipes)  # type: ignore[arg-type]
-        out, err = await soon(process.communicate())
+        out, err = await asyncio.wait_for(process.communicate(), 120)
         return process.returncode or 0, out.decode(), err.decode()
 
     status, out, _ = await keys("create", "an app", "--scopes", "chat", "--requests-per-minute", "5")
