@@ -1,5 +1,6 @@
 """A chat model asked with somebody's own messages, judged, proved and recorded like every other request."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +77,7 @@ class Direct:
                 answer = await client.post(path, body=sent, cast_to=httpx2.Response)
             if ability == "chat":
                 self.oversight.compare(run, answer.headers.get(WORKER_HEADER))
-            status = 200
+            run.answer_sha256, status = hashlib.sha256(answer.content).hexdigest(), 200
         except SoundstageError as exc:
             status = exc.status
             raise

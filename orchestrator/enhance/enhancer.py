@@ -6,6 +6,7 @@ down.
 """
 
 import asyncio
+import hashlib
 import logging
 import re
 import time
@@ -110,7 +111,9 @@ class Enhancer:
         return made.text, source, time.perf_counter() - started
 
     async def _judge(self, wish: Wish, caller: Caller, made: str | None = None) -> str:
-        """What was asked for, and with it what was made of it; the constraints that belong to it. Raises Refused."""
+        """What was asked for, and with it what was made of it, which is recorded; the constraints that belong to it.
+
+        Raises Refused."""
         oversight = self._recipes.oversight
         run = oversight.begin(caller)
         said = [wish.prompt, wish.context or "", wish.system_prompt or "", made or ""]
@@ -118,6 +121,10 @@ class Enhancer:
         decision = await oversight.admit(
             run, caller, [text for text in said if text], surface, recipe_tier=wish.job.tier, last=made is not None
         )
+        if made is not None:  # from the cache and in an emergency there is no other record
+            run.constraints_added = decision.constraints or None
+            run.output_sha256 = hashlib.sha256(made.encode("utf-8", "surrogatepass")).hexdigest()
+            oversight.settle(run, 200)
         return decision.constraints
 
     async def _key(self, wish: Wish, caller: Caller) -> str | None:
