@@ -22,7 +22,7 @@ from tests.fakes.redis_server import TOKEN, client, redis_server, upstash
 from tests.fakes.studio import studio_over
 from tests.fakes.wait import answers, eventually, soon
 
-KINDS = ("list", "stream", "rest list", "rest stream")
+KINDS = ("list", "stream", "rest stream")
 
 
 @pytest.fixture(scope="module")
