@@ -29,7 +29,7 @@ PLACES = (
     *("in the rain", "at dawn", "under a full moon", "in an empty street", "by the sea", "in a snowy forest"),
     *("on a windy hill", "inside a greenhouse", "near a river", "in a crowded market"),
 )
-TOGETHER = 8
+TOGETHER = 6
 CALLS = 30
 
 
@@ -39,7 +39,9 @@ async def main(prompts: int) -> None:
         async with running_studio(data) as studio, studio.session() as session:
             said: dict[str, Any] = {"prompts": prompts, "load_1m_before": round(os.getloadavg()[0], 1)}
             said["overhead"] = await _overhead(studio, session)
+            print(said, flush=True)
             said["job_types"] = await _through_all(studio, session, prompts)
+            print(said, flush=True)
             said["emergency"] = await _without_engine(studio, session)
             said |= {"load_1m_after": round(os.getloadavg()[0], 1), "cores": os.cpu_count()}
     (ROOT / "bench" / "results" / "enhance.json").write_text(json.dumps(said, indent=1) + "\n")

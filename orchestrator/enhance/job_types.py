@@ -26,7 +26,7 @@ class JobType(BaseModel):
     least: int = Field(1, ge=1)
     max_tokens: int = Field(ge=1)
     max_prompt: int = Field(4000, ge=1)  # characters
-    seconds: float = Field(30.0, gt=0)  # of one rung of the ladder
+    seconds: float = Field(60.0, gt=0)  # of one rung of the ladder
     checks: tuple[str, ...] = ()
     conversation: bool = False
     tier: int = Field(1, ge=0, le=2)
