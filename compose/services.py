@@ -1,5 +1,6 @@
 """The services of `make up`: what each is started with, and where it says that it is ready."""
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from core.child import Command, Kept
 
 LOOPBACK = "127.0.0.1"
 KINDS = "chat,image,selfie"
-PICTURE_SIZE = "512x512"
-"""Of a pipeline's picture, where the embedded model makes it on a CPU."""
+PICTURE_SIZE = "128x128"
+"""Of a pipeline's picture, where the embedded model makes it: the size that it was trained at."""
 
 
 @dataclass
@@ -35,7 +36,9 @@ def planned(
     """The orchestrator and its workers. Workers listen on loopback, whatever HOST is."""
     common = {"DATA_DIR": str(data), "WAN_WORKER_API_KEY": worker_key}
     worker = {**common, "HOST": LOOPBACK, "ORCHESTRATOR_URL": reached_at(host, port["PORT"])}
-    entry = {**common, "HOST": host, "DATABASE_URL": dsn, "DEFAULT_IMAGE_SIZE": PICTURE_SIZE, "READY_NEEDS": KINDS}
+    entry = {**common, "HOST": host, "DATABASE_URL": dsn, "READY_NEEDS": KINDS}
+    if not os.environ.get("IMAGE_MODEL"):
+        entry["DEFAULT_IMAGE_SIZE"] = os.environ.get("DEFAULT_IMAGE_SIZE") or PICTURE_SIZE
     found = [_service("orchestrator", "orchestrator", host, port["PORT"], data, entry, ready="/healthz")]
     if own_engine:
         found.append(_service("chat worker with its vLLM engine", "llm", LOOPBACK, port["CHAT_PORT"], data, worker))

@@ -13,7 +13,7 @@ from typing import Any
 from core import core_files, logs
 from core.serving import serve
 from core.settings import SettingsError
-from image import encode, signing, tiny_untrained
+from image import encode, signing
 from image.app import create_app
 from image.building import Load, Pipeline
 from image.settings import ImageSettings
@@ -48,13 +48,11 @@ def run() -> None:
 
 
 def load(settings: ImageSettings, id: str, folder: Path) -> Pipeline:
-    """A configured checkpoint, or the tiny untrained one, built on the first start."""
+    """A configured checkpoint, or the one that is shipped."""
     from image.pipelines.load import load as load_checkpoint
     from image.pipelines.load import quiet
 
     quiet()
-    if settings.image_model is None and folder == settings.checkpoint:
-        tiny_untrained.ensure(folder)
     return load_checkpoint(folder, id, settings)
 
 

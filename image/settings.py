@@ -6,9 +6,11 @@ from typing import Literal
 from pydantic import Field
 
 from core.settings import CommaList, WorkerSettings
-from image import tiny_untrained
 from image.request import Limits, parse_size
 from image.scheduler import Budget
+
+TRAINED = Path(__file__).parent / "tiny" / "zimage-tiny-icons"
+"""The small trained pipeline that is shipped (docs/tiny-model.md)."""
 
 
 class ImageSettings(WorkerSettings):
@@ -16,7 +18,8 @@ class ImageSettings(WorkerSettings):
 
     port: int = Field(8001, ge=0, le=65535, description="Port the service binds.")
     image_model: Path | None = Field(
-        None, description="A text-to-image checkpoint folder in diffusers' layout; unset: a tiny untrained Z-Image."
+        None,
+        description="A text-to-image checkpoint folder in diffusers' layout; unset: the small one that is shipped.",
     )
     image_model_id: str | None = Field(None, description="The model's id for callers; unset: its folder's name.")
     image_more_models: CommaList = Field((), description="More checkpoint folders to serve; an id is a folder's name.")
@@ -40,7 +43,11 @@ class ImageSettings(WorkerSettings):
     image_threads: int = Field(0, ge=0, le=1024, description="CPU threads of the model; 0 leaves PyTorch's choice.")
     image_roles: CommaList = Field((), description="Pools to serve: profile, chat1to1, shorts, scenes; unset: any.")
 
-    image_default_size: str = Field("1024x1024", pattern=r"^\d+x\d+$", description="Size where none is asked for.")
+    image_default_size: str | None = Field(
+        None,
+        pattern=r"^\d+x\d+$",
+        description="Size where none is asked for; unset: 1024x1024, and 128x128 of the model that is shipped.",
+    )
     image_default_steps: int = Field(8, ge=1, description="Denoising steps where none are asked for.")
     image_default_guidance: float = Field(0.0, ge=0, description="Guidance where none is asked for; 0 is off.")
     image_max_side: int = Field(2048, ge=64, description="Longest side accepted, in pixels.")
@@ -75,7 +82,7 @@ class ImageSettings(WorkerSettings):
 
     @property
     def checkpoint(self) -> Path:
-        return self.image_model or self.data_dir / "models" / tiny_untrained.MODEL
+        return self.image_model or TRAINED
 
     @property
     def checkpoints(self) -> dict[str, Path]:
@@ -85,7 +92,7 @@ class ImageSettings(WorkerSettings):
 
     @property
     def default_size(self) -> tuple[int, int]:
-        return parse_size(self.image_default_size)
+        return parse_size(self.image_default_size or ("1024x1024" if self.image_model else "128x128"))
 
     @property
     def limits(self) -> Limits:

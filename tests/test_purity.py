@@ -15,6 +15,8 @@ DATA_FILES = {
     "image/tiny/things.txt",  # names of the things that the small image model is trained on
 }
 
+WEIGHTS = "image/tiny/zimage-tiny-icons/"  # the small image model as diffusers loads it, and its card
+
 MANY_WORDS = 40
 """A text this long that is neither a docstring nor the help of an argument has no business in a worker."""
 
@@ -94,7 +96,7 @@ def test_a_worker_folder_holds_no_file_that_could_carry_a_prompt(folder: str) ->
         for file in (ROOT / folder).rglob("*")
         if file.is_file() and file.suffix not in SOURCE_FILES
     }
-    assert others - DATA_FILES == set()
+    assert {name for name in others - DATA_FILES if not name.startswith(WEIGHTS)} == set()
 
 
 @pytest.mark.parametrize(

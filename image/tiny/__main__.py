@@ -19,6 +19,8 @@ from image.tiny.latents import LatentSpace
 from image.tiny.learning import Pace
 from image.tiny.pictures import Painter
 
+log = logging.getLogger(__name__)
+
 SPACE_FROM = 1_600  # pictures
 WORK, OUT = Path("data/tiny"), Path("data/models/zimage-tiny-icons")
 
@@ -56,20 +58,24 @@ def main() -> None:
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        make((rehearsal if chosen.rehearse else whole)(chosen.device), chosen.work, chosen.out)
+        painter = painter_of(chosen.work / "icons")
+        make((rehearsal if chosen.rehearse else whole)(chosen.device), chosen.work, chosen.out, painter)
     except fetch.FetchError as exc:
         sys.exit(str(exc))
     except KeyboardInterrupt:
         sys.exit(f"\nStopped. The same command goes on from the last checkpoint in {chosen.work}.")
 
 
-def make(recipe: Recipe, work: Path, out: Path) -> None:
-    """Data, latent space, transformer with text encoder, autoencoder, export."""
-    log = logging.getLogger("tiny")
-    log.info("Fetching the icon sets")
-    fetch.fetch(work / "icons")
-    log.info("Drawing every icon")
-    painter = Painter.load(work / "icons")
+def painter_of(folder: Path) -> Painter:
+    """Fetches and draws every icon, once."""
+    log.info("Icon sets: fetched and drawn")
+    fetch.fetch(folder)
+    return Painter.load(folder)
+
+
+def make(recipe: Recipe, work: Path, out: Path, painter: Painter) -> None:
+    """Latent space, transformer with text encoder, autoencoder, export."""
+    work.mkdir(parents=True, exist_ok=True)
     space = latent_space(work / "space.npz", painter, recipe.pictures)
     log.info("Sample grids and figures: %s", work)
     trained = train.train(recipe.transformer, work / "transformer", painter, space)

@@ -13,9 +13,9 @@ async def test_it_does_the_main_job_where_one_can_see_it(studio: Studio) -> None
     assert "You:    What is the capital of France?\nStudio: The capital of France is Paris." in studio.text
     file = re.search(r"^Picture by (\S+): (\S+\.png)$", studio.text, re.M)
     assert file is not None
-    assert file[1] == "zimage-tiny-untrained"
+    assert file[1] == "zimage-tiny-icons"
     with open(file[2], "rb") as picture, Image.open(io.BytesIO(picture.read())) as image:
-        assert (image.format, image.size) == ("PNG", (512, 512))
+        assert (image.format, image.size) == ("PNG", (128, 128))
         image.load()
 
 

@@ -42,4 +42,4 @@ async def test_a_snippet_does_what_it_says(
     assert expected in await run(studio, language, code, tmp_path)
     if "apple.png" in code:
         with Image.open(tmp_path / "apple.png") as image:
-            assert image.size == (256, 256)
+            assert image.size == (128, 128)

@@ -91,7 +91,7 @@ async def test_models_are_listed_with_their_aliases(studio: Studio) -> None:
     async with studio.client() as client:
         names = {model.id async for model in client.models.list()}
         one = await client.models.retrieve("qwen_instruct")
-    assert {"qwen_instruct", "qwen_base", "smollm2-135m-instruct", "zimage-tiny-untrained"} <= names
+    assert {"qwen_instruct", "qwen_base", "smollm2-135m-instruct", "zimage-tiny-icons"} <= names
     assert one.id == "qwen_instruct"
 
 
@@ -110,7 +110,7 @@ async def test_a_recipe_by_name(studio: Studio) -> None:
 async def test_an_image(studio: Studio) -> None:
     async with studio.client() as client:
         answer = await client.images.generate(
-            model="zimage-tiny-untrained",
+            model="zimage-tiny-icons",
             prompt="a red apple",
             size="256x256",
             extra_body={"seed": 1},

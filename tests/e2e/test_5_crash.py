@@ -76,14 +76,14 @@ async def test_kill_the_orchestrator(studio: Studio) -> None:
     assert after == before  # the workers kept their state,
     assert studio.engine().pid == engine  # the engine its model,
     names = await _eventually_all_models(studio)  # and all registered again
-    assert "zimage-tiny-untrained" in names
+    assert "zimage-tiny-icons" in names
 
 
 async def _eventually_all_models(studio: Studio) -> set[str]:
     async with asyncio.timeout(60), studio.client() as client:
         while True:
             names = {model.id async for model in client.models.list()}
-            if {"qwen_instruct", "zimage-tiny-untrained"} <= names:
+            if {"qwen_instruct", "zimage-tiny-icons"} <= names:
                 return names
             await asyncio.sleep(0.2)
 

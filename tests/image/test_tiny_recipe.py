@@ -1,5 +1,6 @@
 """The small picture model's recipe: words, scenes, latents, and training that can be cut off."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,19 @@ def test_stock_diffusers_draws_with_what_is_exported(tmp_path: Path) -> None:
     assert np.isfinite(drawn).all()
     levels = [float(s) for s in pipeline.scheduler.sigmas[:-1]]
     np.testing.assert_allclose(levels, model.noise_levels(2), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_whole_way_from_icons_to_a_pipeline(tmp_path: Path, painter: Painter) -> None:
+    from image.tiny.__main__ import make, rehearsal
+
+    work, out = tmp_path / "work", tmp_path / "model"
+    make(rehearsal("cpu"), work, out, _Faceless(painter))
+    assert {f.parent.name for f in out.rglob("*.safetensors")} == {"transformer", "text_encoder", "vae"}
+    grids = sorted(str(f.relative_to(work)) for f in work.rglob("*.png"))
+    assert grids == [f"{part}/grids/{step:06d}.png" for part in ("autoencoder", "transformer") for step in (6, 12)]
+    losses = [json.loads(line)["loss"] for line in (work / "transformer" / "log.jsonl").read_text().splitlines()]
+    assert losses
+    weights = (out / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
+    make(rehearsal("cpu"), work, out, _Faceless(painter))  # nothing is left to do
+    assert (out / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes() == weights

@@ -1,0 +1,85 @@
+"""What the judge sees in pictures that a pipeline draws for the examination's prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from bench.tiny.classifier import COLOURS, NOUNS, Judge, views
+from image.tiny import prompts, scenes
+from image.tiny.scenes import Scene
+
+Draw = Callable[[Sequence[str], int], np.ndarray[Any, Any]]
+"""Prompts and a seed to pictures: N by 128 by 128 by 3, 0 to 1."""
+Part = Literal["trained names", "held out: thing + colour", "held out: thing + thing"]
+CHANCE: dict[Part, float] = {
+    "trained names": 1 / len(NOUNS),
+    "held out: thing + colour": 1 / len(NOUNS) / len(COLOURS),
+    "held out: thing + thing": 1 / len(NOUNS) / (len(NOUNS) - 1),
+}
+TOGETHER = 8
+
+
+@dataclass(frozen=True)
+class Score:
+    """`right`: share of pictures in which everything asked for is seen; `error`: its standard error."""
+
+    part: Part
+    right: float
+    error: float
+    pictures: int
+
+
+def examination(part: Part, count: int) -> list[Scene]:
+    """Trained names go through the concepts in order; the other parts are drawn by chance."""
+    rng = np.random.default_rng(len(part))
+    found: list[Scene] = []
+    while len(found) < count:
+        if part == "trained names":
+            found.append(scenes.draw_trained(rng, "one", (NOUNS[len(found) % len(NOUNS)],)))
+            continue
+        scene = scenes.draw(rng, "one" if "colour" in part else "two", NOUNS)
+        if scenes.held_out(scene):
+            found.append(scene)
+    return found
+
+
+def score(part: Part, judge: Judge, draw: Draw, count: int) -> Score:
+    """Colours count where the part asks for them, order of two things always."""
+    right: list[bool] = []
+    asked = examination(part, count)
+    for first in range(0, count, TOGETHER):
+        group = asked[first : first + TOGETHER]
+        pictures = draw([prompts.tell_plainly(scene) for scene in group], first)
+        right += [_shows(judge, picture, scene, part) for picture, scene in zip(pictures, group, strict=True)]
+    share = float(np.mean(right))
+    return Score(part, share, (share * (1 - share) / count) ** 0.5, count)
+
+
+def _shows(judge: Judge, picture: np.ndarray[Any, Any], scene: Scene, part: Part) -> bool:
+    concepts, colours = judge.says(views(picture, len(scene.things)))
+    coloured = "colour" not in part or set(colours) == {scene.background}
+    return tuple(concepts) == scene.things and coloured
+
+
+def drawn_by(pipeline: Any, steps: int = 8) -> Draw:
+    """By a stock diffusers pipeline, guidance off."""
+
+    def draw(texts: Sequence[str], seed: int) -> np.ndarray[Any, Any]:
+        generators = [torch.Generator().manual_seed(seed + i) for i in range(len(texts))]
+        drawn: np.ndarray[Any, Any] = pipeline(
+            list(texts),
+            height=128,
+            width=128,
+            num_inference_steps=steps,
+            guidance_scale=0.0,
+            generator=generators,
+            output_type="np",
+        ).images
+        return drawn.astype(np.float32)
+
+    return draw
