@@ -35,11 +35,11 @@ def router(keys: Keys, pool: Pool, vault: Vault) -> APIRouter:
         query = (
             "insert into tenants (id, max_tier, store_contents, contents_days, limits)"
             " values (%(id)s, coalesce(%(max_tier)s, 1), coalesce(%(store_contents)s, false),"
-            " coalesce(%(contents_days)s, 30), coalesce(%(limits)s, '{}')) on conflict (id) do update set"
+            " coalesce(%(contents_days)s, 30), coalesce(%(limits)s::jsonb, '{}')) on conflict (id) do update set"
             " max_tier = coalesce(%(max_tier)s, tenants.max_tier),"
             " store_contents = coalesce(%(store_contents)s, tenants.store_contents),"
             " contents_days = coalesce(%(contents_days)s, tenants.contents_days),"
-            " limits = coalesce(%(limits)s, tenants.limits) returning *"
+            " limits = coalesce(%(limits)s::jsonb, tenants.limits) returning *"
         )
         limits = Jsonb(body.limits.model_dump(exclude_none=True)) if body.limits is not None else None
         async with changing(pool, Writer(key.id)) as connection:

@@ -10,7 +10,7 @@ from core.db.pool import open_pool
 from orchestrator.contents import Vault, contents_key
 from orchestrator.runs import MAX_WAITING, Run, RunLog, new_run_id, now
 from prompts import audit
-from tests.fakes.studio import Studio
+from tests.fakes.studio import Studio, studio_over
 from tests.orchestrator.test_prompts_api import made, named, put
 
 
@@ -125,6 +125,16 @@ async def test_what_waits_is_bounded_and_written_when_the_database_is_back(migra
         async with pool.connection() as connection:
             row = await (await connection.execute("select count(*) as n from runs")).fetchone()
         assert row == {"n": MAX_WAITING}
+
+
+async def test_what_waits_is_written_at_the_end(migrated_dsn: str, tmp_path: Path) -> None:
+    async with studio_over(migrated_dsn, tmp_path) as studio:
+        await studio.proving_worker()
+        await made(studio, "First.")
+        runs = [await answered(studio, "1") for _ in range(3)]
+    async with await psycopg.AsyncConnection.connect(migrated_dsn) as connection:
+        rows = await (await connection.execute("select id from runs where id = any(%s)", (runs,))).fetchall()
+    assert sorted(row[0] for row in rows) == sorted(runs)
 
 
 async def test_old_records_are_let_go_in_batches_with_their_contents_and_the_audit_chain_says_so(
