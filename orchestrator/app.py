@@ -33,6 +33,7 @@ from orchestrator.guard import Guard, GuardSettings
 from orchestrator.intake.handler import JobHandler
 from orchestrator.intake.intake import intake_of
 from orchestrator.likenesses import Likenesses
+from orchestrator.media import Media
 from orchestrator.older_chat import OlderChat
 from orchestrator.oversight import Oversight
 from orchestrator.pipelines.base import Studio
@@ -161,7 +162,7 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     api.include_router(prompts.router(keys, pool, registry, engines))
     api.include_router(tenants.router(keys, pool, vault))
     api.include_router(run_routes.router(keys, pool, runs, vault, registry, recipes))
-    relayed = Gateway(keys, quotas, workers_pool, relay, recipes, oversight)
+    relayed = Gateway(keys, quotas, workers_pool, relay, recipes, oversight, Media(settings.media_domains))
     routes = {path: {"POST": relayed} for path in gateway.PATHS}
     return create_service("orchestrator", api, settings, routes=routes, ready=orchestrator.ready)
 

@@ -22,6 +22,7 @@ from core.relay import Relay, Sent, read_body, request_headers
 from core.wire.workers import Ability
 from orchestrator import costs, said
 from orchestrator.auth import Keys, Scope
+from orchestrator.media import Media
 from orchestrator.oversight import TIMEOUT_HEADER, WORKER_HEADER, Caller, Marked, Oversight, caller_of
 from orchestrator.policy_floor import Subject, Surface
 from orchestrator.pools import Ask, Place, Worker
@@ -74,7 +75,9 @@ class Gateway:
         relay: Relay,
         recipes: RecipeRunner,
         oversight: Oversight,
+        media: Media,
     ) -> None:
+        self._media = media
         self._keys = keys
         self._quotas = quotas
         self._workers = workers
@@ -90,9 +93,11 @@ class Gateway:
         key.require(wanted_scope)
         caller = caller_of(scope, key)
         body = await read_body(receive)
-        found = await peek_form(scope, body) if path in FORMS else peek(body)
         self._quotas.saw(key)
         with until_disconnect(receive):
+            if path not in FORMS:
+                body = await self._media.settled(body, admin="admin" in key.scopes)
+            found = await peek_form(scope, body) if path in FORMS else peek(body)
             if not key.limited:
                 await self._answer(scope, body, found, ability, caller, send)
                 return

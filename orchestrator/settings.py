@@ -37,6 +37,9 @@ class OrchestratorSettings(Settings):
     interface_chat1to1_worker_urls: CommaList = Field((), description=_POOL)
     interface_shorts_worker_urls: CommaList = Field((), description=_POOL)
     interface_scenes_worker_urls: CommaList = Field((), description=_POOL)
+    media_domains: CommaList = Field(
+        (), description="Domains from which the orchestrator fetches pictures that messages name; empty: none."
+    )
     routing_chat: Strategy = Field(
         "least_outstanding",
         description="Which chat worker takes a request; affinity sends one conversation to one prefix cache.",

@@ -1,0 +1,179 @@
+"""Pictures that a message names by address: `data:` always; http(s) only from domains that the operator allows: then
+it is the orchestrator that fetches them, so that no engine ever follows an address that a caller chose.
+
+A private address is never asked, whatever name or redirect leads there: each is resolved here, and the connection goes
+to the very address that was checked.
+"""
+
+import asyncio
+import base64
+import ipaddress
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import aiohttp
+import msgspec
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from core.errors import InvalidRequest, Unavailable
+
+KEYS = frozenset(("image_url", "video_url", "audio_url"))
+REFUSED = frozenset(("chat_template", "chat_template_kwargs"))
+"""They would change what the model sees of the messages: an admin's only, however deep they are nested."""
+MAX_BYTES = 16 * 1024 * 1024
+MAX_ADDRESSES = 16
+MAX_REDIRECTS = 3
+TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)
+_TYPES = ("image/", "video/", "audio/")
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address belongs to the internet at large."""
+    found = ipaddress.ip_address(address.split("%")[0])
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (mapped or found).is_global and not (mapped or found).is_multicast
+
+
+class _Checked(AbstractResolver):
+    """Names to addresses, none of them private."""
+
+    def __init__(self, allowed: Callable[[str], bool]) -> None:
+        self._allowed = allowed
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        if not found or not all(self._allowed(str(address[0])) for *_, address in found):
+            raise OSError("not a public address")
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=port,
+                family=kind,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for kind, _, _, _, address in found
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+class Media:
+    """Looks at the addresses in a body. `domains`: whose pictures may be fetched, with those below them."""
+
+    def __init__(self, domains: Sequence[str], allowed: Callable[[str], bool] = is_public) -> None:
+        self._domains = tuple(domain.lower().strip(".") for domain in domains)
+        self._allowed = allowed
+
+    async def settled(self, body: bytes, *, admin: bool) -> bytes:
+        """The body as it may go on: the same bytes, or with what was fetched in the place of its address.
+
+        Raises InvalidRequest: an address that is not allowed, what is no picture, or a field that only an admin may
+        send. Raises Unavailable where an allowed address does not answer.
+        """
+        if b"_url" not in body and b"chat_template" not in body and b"\\u00" not in body:
+            return body  # the usual case; an escaped name is looked at, too
+        whole = _decoded(body)
+        if not isinstance(whole, dict):
+            return body
+        if not admin and (refused := next(_named(whole, REFUSED), None)):
+            raise InvalidRequest(f"`{refused[1]}` may not be sent.", param=refused[1], code="field_refused")
+        wanted = [spot for spot in _addresses(whole) if spot[2][:5].lower() != "data:"]
+        if not wanted:
+            return body
+        if len(wanted) > MAX_ADDRESSES:
+            raise InvalidRequest(f"At most {MAX_ADDRESSES} addresses.", param="messages", code="too_many_urls")
+        for holder, key, address in wanted:
+            holder[key] = await self._fetched(self._url(address))
+        return msgspec.json.encode(whole)
+
+    def _url(self, address: str) -> URL:
+        """Raises InvalidRequest where its domain is not allowed."""
+        try:
+            url = URL(address)
+        except ValueError as exc:
+            raise _refused("It is not a URL.") from exc
+        host = (url.host or "").lower().rstrip(".")
+        if url.scheme not in ("http", "https") or url.user or not host:
+            raise _refused("Send the picture itself, as a data: URL.")
+        if not any(host == domain or host.endswith("." + domain) for domain in self._domains):
+            raise _refused("Its domain is not allowed here: send the picture itself, as a data: URL.")
+        if _is_address(host) and not self._allowed(host.strip("[]")):
+            raise _refused("It is not a public address.")
+        return url
+
+    async def _fetched(self, url: URL) -> str:
+        """As a data: URL. Redirects are followed by hand: each is checked like the first."""
+        connector = aiohttp.TCPConnector(resolver=_Checked(self._allowed), force_close=True)
+        async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT, trust_env=False) as session:
+            try:
+                for _ in range(MAX_REDIRECTS + 1):
+                    async with session.get(url, allow_redirects=False) as answer:
+                        if answer.status in (301, 302, 303, 307, 308):
+                            url = self._url(str(url.join(URL(answer.headers.get("location", "")))))
+                            continue
+                        return await _read(answer)
+            except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+                raise Unavailable("A picture could not be fetched.", code="media_unavailable", retry_after=2) from exc
+        raise _refused("It redirects too often.")
+
+
+async def _read(answer: aiohttp.ClientResponse) -> str:
+    if answer.status != 200 or not answer.content_type.startswith(_TYPES):
+        raise _refused("There is no picture.")
+    content = await answer.content.read(MAX_BYTES + 1)
+    while len(content) <= MAX_BYTES and (more := await answer.content.read(MAX_BYTES + 1 - len(content))):
+        content += more
+    if len(content) > MAX_BYTES:
+        raise _refused(f"It is larger than {MAX_BYTES} bytes.")
+    return f"data:{answer.content_type};base64,{base64.b64encode(content).decode()}"
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return None  # a form: it holds no messages
+    except RecursionError as exc:
+        raise InvalidRequest("The body nests too deeply.", code="json_too_deep") from exc
+
+
+def _addresses(whole: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """(what holds it, under which name, the address), wherever a message may name one."""
+    said = [whole.get("messages"), whole.get("input")]
+    for holder, key in list(_named(said, KEYS)):
+        value = holder[key]
+        if isinstance(value, str):
+            yield holder, key, value
+        elif isinstance(value, dict) and isinstance(value.get("url"), str):
+            yield value, "url", value["url"]
+
+
+def _named(whole: Any, names: frozenset[str]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every (object, key) of these names, at any depth; no recursion, so depth costs nothing."""
+    waiting = [whole]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield from ((value, key) for key in value if key in names)
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _refused(why: str) -> InvalidRequest:
+    return InvalidRequest(f"An address in the messages is refused. {why}", param="messages", code="media_url_refused")
