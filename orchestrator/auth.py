@@ -17,7 +17,7 @@ from orchestrator.limits import NO_LIMITS, Limits
 
 Scope = Literal["chat", "images", "pipelines", "admin", "worker"]
 
-MAX_CACHED = 25_000  # known keys, and as many wrong ones
+MAX_CACHED = 150_000  # known keys, and as many wrong ones
 MISS_SECONDS = 2.0
 """A wrong key is looked up again at most this often, so that guessing does not reach the database."""
 

@@ -127,6 +127,8 @@ class Pool:
         self.strategy = strategy
         self.queue = FairQueue(queue_max)
         self.loads = [AWAY] * len(members)
+        self.places = 0  # requests that its workers take at once
+        self._offers = [0] * len(members)
         self.taken = sum(worker.outstanding for worker in members)
         self._last = -1
         self._ring: Ring | None = None
@@ -146,7 +148,7 @@ class Pool:
     def _at(self, ask: Ask, loads: Sequence[float]) -> int | None:
         if self.strategy == "affinity":
             self._ring = self._ring or Ring([worker.id for worker in self.members])
-            return self._ring.walk(ask.affinity(), loads, self.taken / max(1, self.places()))
+            return self._ring.walk(ask.affinity(), loads, self.taken / max(1, self.places))
         if self.strategy == "power_of_two":
             return routing.of_two(loads, random)
         if self.strategy == "round_robin":
@@ -166,10 +168,11 @@ class Pool:
             for w, can in zip(self.members, usable, strict=True)
         ]
 
-    def places(self) -> int:
-        """Requests that its workers take at once."""
-        now = time.monotonic()
-        return sum(worker.capacity for worker in self.members if worker.usable(now))
+    def note(self, at: int, load: float, offers: int) -> None:
+        """How loaded a worker is now, and how many requests it takes at once."""
+        self.loads[at] = load
+        self.places += offers - self._offers[at]
+        self._offers[at] = offers
 
     def wait(self, tenant: str) -> float:
         """Seconds until a newcomer of this tenant gets a place, by how long places were held lately."""
@@ -265,7 +268,7 @@ class Pools:
             self._regroup()
         if ask.role is not None:
             of_role = self._pool(ask.model, ask.ability, ask.role)
-            if of_role is not None and of_role.places():
+            if of_role is not None and of_role.places:
                 return of_role
         return self._pool(ask.model, ask.ability, None)
 
@@ -346,7 +349,7 @@ class Pools:
 
     def _may_wait(self, pool: Pool, ask: Ask, longest: float) -> None:
         """Raises at once where waiting is of no use."""
-        if not pool.places():
+        if not pool.places:
             raise _nobody(ask.ability)
         wait = pool.wait(ask.tenant)
         if not pool.queue.has_room(ask.tenant):
@@ -369,10 +372,11 @@ class Pools:
     def refresh(self, worker: Worker) -> None:
         """Note its load in its pools."""
         now = time.monotonic()
-        takes = worker.usable(now) and worker.breaker.lets_in(now)
+        usable = worker.usable(now)
+        takes = usable and worker.breaker.lets_in(now)
         load = routing.load(worker.outstanding, worker.capacity) if takes else AWAY
         for pool, at in worker.seats:
-            pool.loads[at] = load
+            pool.note(at, load, worker.capacity if usable else 0)
 
     def freed(self, worker: Worker) -> None:
         """It may have room: note its load, and let in who waits."""

@@ -32,8 +32,10 @@ def least(loads: Sequence[float]) -> int | None:
 
 def in_turn(loads: Sequence[float], last: int) -> int | None:
     """The next after `last` that takes anything."""
-    order = (*range(last + 1, len(loads)), *range(min(last + 1, len(loads))))
-    return next((at for at in order if loads[at] != AWAY), None)
+    for at in range(last + 1, len(loads)):
+        if loads[at] != AWAY:
+            return at
+    return next((at for at, each in enumerate(loads[: last + 1]) if each != AWAY), None)
 
 
 def of_two(loads: Sequence[float], random: Callable[[], float]) -> int | None:

@@ -211,7 +211,7 @@ class WorkerPool:
     def _away(self, model: str, ability: Ability) -> bool:
         """Whether the model was served lately, or may be one of those that nobody serves yet."""
         anyone = self.pools.pool(Ask(None, ability))
-        return anyone is None or not anyone.places() or self._served.get((model, ability), 0.0) > time.monotonic()
+        return anyone is None or not anyone.places or self._served.get((model, ability), 0.0) > time.monotonic()
 
     def _unknown(self, model: str, ability: Ability) -> NotFound:
         there = sorted(name for name, (served, _) in self.models().items() if ability in served.abilities)
