@@ -9,6 +9,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -58,7 +59,7 @@ def _routing(strategy: Strategy) -> tuple[str, float, float, str]:
         worker.outstanding = random.randrange(8)
     pools.changed()
     keys = [random.randbytes(8) for _ in range(CALLS)]
-    asks = [Ask("small", "chat", affinity=lambda key=key: key) for key in keys]
+    asks = [Ask("small", "chat", affinity=partial(bytes, key)) for key in keys]
     pool = pools.pool(asks[0])
     assert pool is not None
     ours, plain = _in_turn(lambda at: _chosen(pools, asks[at]), lambda at: _scanned(pool))
