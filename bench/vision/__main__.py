@@ -23,15 +23,15 @@ from bench.vision import report, torchvision_stand_in
 from bench.vision.detectors import Score, scored
 from bench.vision.faults import courses
 from bench.vision.gather import FOLDER
-from bench.vision.pictures import LICENCES, Known, Pictures, crops
-from bench.vision.worker import Memory, Rates, memory, throughput
+from bench.vision.pictures import LICENCES, Pictures, crops
+from bench.vision.worker import memory, throughput
 from vision.faces import yolo
 from vision.faces.base import Detector
 from vision.faces.blazeface import BlazeFace
 from vision.reading import SmallModels
 
 RESULTS = Path(__file__).parents[1] / "results"
-PARTS = ("detectors", "worker")
+PARTS = ("detectors", "throughput", "memory")
 PACKAGES = ("ai-edge-litert", "onnxruntime", "pillow", "numpy")
 
 
@@ -54,8 +54,11 @@ def main() -> None:
         told["machine"] = machine.facts() | {"packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES)}
         if "detectors" in asked.parts:
             told |= _detectors(told.get("detectors", {}), pictures)
-        if "worker" in asked.parts:
-            told |= _worker(asked, pictures)
+        photos, broken = _uploads(pictures)
+        if "throughput" in asked.parts:
+            told["throughput"] = asdict(asyncio.run(throughput(photos, asked.round)))
+        if "memory" in asked.parts:
+            told["memory"] = asdict(asyncio.run(memory(photos, broken, asked.photos)))
         told["machine"]["load after the run"] = machine.load()
     file.write_text(json.dumps(told, indent=1) + "\n")
     (RESULTS / "vision.md").write_text(report.page(told))
@@ -78,18 +81,6 @@ def _detectors(known: dict[str, Any], pictures: Pictures) -> dict[str, Any]:
     }
 
 
-def _worker(asked: argparse.Namespace, pictures: Pictures) -> dict[str, Any]:
-    photos, broken = _uploads(pictures)
-    rates: Rates = asyncio.run(throughput(photos, asked.round))
-    course: Memory = asyncio.run(memory(photos, broken, asked.photos))
-    ratios = {
-        "against_one_at_a_time": rates.ratio(rates.one_at_a_time),
-        "against_in_parallel": rates.ratio(rates.in_parallel),
-    }
-    growth = {"second_half_growth_mib": course.second_half_growth_mib}
-    return {"throughput": asdict(rates) | ratios, "memory": asdict(course) | growth}
-
-
 def _told_pictures(pictures: Pictures) -> list[dict[str, Any]]:
     known = [*pictures.portraits(), *pictures.faceless()]
     packages = dict.fromkeys(one.package for one in known)
@@ -107,14 +98,14 @@ def _told_pictures(pictures: Pictures) -> list[dict[str, Any]]:
 
 def _detector(detector: Detector, pictures: Pictures) -> dict[str, Any]:
     faces, backgrounds = crops()
-    groups: dict[str, list[Known]] = {
-        "photos": pictures.portraits(),
-        "faceless": pictures.faceless(),
-        "crops": faces,
-        "backgrounds": backgrounds,
+    photos, faceless = pictures.portraits(), pictures.faceless()
+    detector.detect([photos[0].pixels()])  # loads what is loaded late
+    scores: dict[str, Score] = {
+        "photos": scored(detector, photos),
+        "faceless": scored(detector, faceless),
+        "crops": scored(detector, faces, repeats=1),
+        "backgrounds": scored(detector, backgrounds, repeats=1),
     }
-    detector.detect([groups["photos"][0].pixels()])  # loads what is loaded late
-    scores: dict[str, Score] = {name: scored(detector, known) for name, known in groups.items()}
     for name, score in scores.items():
         print(f"{detector.name}, {name}: {score.found}/{score.faces}, {score.false} false, {score.median_ms} ms")
     return {name: asdict(score) | {"median_ms": score.median_ms} for name, score in scores.items()}

@@ -106,7 +106,7 @@ def question() -> dict[str, str]:
         "messages": json.dumps([{"role": message.role, "content": message.body} for message in describe.messages]),
         "schema": json.dumps(schema),
         "sampling": json.dumps(sampling),
-        "repair": recipes["profile.repair"].messages[0].body,
+        "repair": recipes["profile.repair"].messages[0].body or "",
     }
 
 

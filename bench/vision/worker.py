@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import os
 import socket
-import statistics
 import sys
 import tempfile
 import time
@@ -27,22 +26,30 @@ class Worker:
 
     def resident_mib(self) -> float:
         """Of the worker and its decoding processes."""
-        family = [self.process, *self.process.children(recursive=True)]
-        return round(sum(one.memory_info().rss for one in family) / 2**20, 1)
+        return round(sum(one.memory_info().rss for one in self._family()) / 2**20, 1)
+
+    def cpu_seconds(self) -> float:
+        """The same processes', so far."""
+        return sum(sum(one.cpu_times()[:2]) for one in self._family())
+
+    def _family(self) -> list[psutil.Process]:
+        return [self.process, *self.process.children(recursive=True)]
+
+
+@dataclass
+class Way:
+    """One figure for each round; the ways take turns."""
+
+    photos_per_second: list[float] = field(default_factory=list)
+    cpu_ms_per_photo: list[float] = field(default_factory=list)
 
 
 @dataclass
 class Rates:
-    """Photos a second, one figure for each round; the ways take turns."""
-
-    one_at_a_time: list[float] = field(default_factory=list)  # one client, batches of one
-    in_parallel: list[float] = field(default_factory=list)  # CLIENTS clients, batches of one
-    batched: list[float] = field(default_factory=list)  # CLIENTS clients, what waits goes together
+    one_at_a_time: Way = field(default_factory=Way)  # one client, batches of one
+    in_parallel: Way = field(default_factory=Way)  # CLIENTS clients, batches of one
+    batched: Way = field(default_factory=Way)  # CLIENTS clients, what waits goes together
     mean_batch: float = 0.0
-
-    def ratio(self, other: Sequence[float]) -> float:
-        """The median of batched against another way, round by round."""
-        return round(statistics.median(b / o for b, o in zip(self.batched, other, strict=True)), 2)
 
 
 @dataclass
@@ -50,12 +57,6 @@ class Memory:
     photos: int = 0
     refused: int = 0
     resident_mib: list[float] = field(default_factory=list)  # after every twentieth part
-
-    @property
-    def second_half_growth_mib(self) -> float:
-        """By then everything has been allocated once."""
-        half = self.resident_mib[len(self.resident_mib) // 2 :]
-        return round(half[-1] - half[0], 1)
 
 
 @asynccontextmanager
@@ -98,11 +99,11 @@ async def throughput(photos: Sequence[bytes], count: int) -> Rates:
     rates = Rates()
     async with worker(VISION_BATCH="1") as single, worker(VISION_BATCH="8") as batching:
         for one in (single, batching):
-            await _send(one, photos, CLIENTS, 2 * CLIENTS)  # everything has run once
+            await _send(Way(), one, photos, CLIENTS, 2 * CLIENTS)  # everything has run once
         for _ in range(ROUNDS):
-            rates.one_at_a_time.append(await _send(single, photos, 1, count))
-            rates.in_parallel.append(await _send(single, photos, CLIENTS, count))
-            rates.batched.append(await _send(batching, photos, CLIENTS, count))
+            await _send(rates.one_at_a_time, single, photos, 1, count)
+            await _send(rates.in_parallel, single, photos, CLIENTS, count)
+            await _send(rates.batched, batching, photos, CLIENTS, count)
         rates.mean_batch = await _mean_batch(batching)
     return rates
 
@@ -121,11 +122,12 @@ async def memory(photos: Sequence[bytes], broken: Sequence[bytes], count: int) -
     return found
 
 
-async def _send(one: Worker, photos: Sequence[bytes], clients: int, count: int) -> float:
-    started = time.perf_counter()
+async def _send(way: Way, one: Worker, photos: Sequence[bytes], clients: int, count: int) -> None:
+    started, cpu = time.perf_counter(), one.cpu_seconds()
     statuses = await _statuses(one, list(itertools.islice(itertools.cycle(photos), count)), clients)
     assert set(statuses) == {200}
-    return round(count / (time.perf_counter() - started), 1)
+    way.photos_per_second.append(round(count / (time.perf_counter() - started), 1))
+    way.cpu_ms_per_photo.append(round((one.cpu_seconds() - cpu) / count * 1e3, 1))
 
 
 async def _statuses(one: Worker, photos: Sequence[bytes], clients: int) -> list[int]:

@@ -16,7 +16,7 @@ from tests.vision.photos import encoded, photo, png
 from vision.decode import Limits
 from vision.decoders import DecodingProcesses
 
-MAX_MB = 200
+MAX_MB, MAX_CPU_SECONDS = 200, 2
 
 
 async def outcomes(part: str) -> dict[str, dict[str, Any]]:
@@ -35,6 +35,7 @@ async def test_each_file_is_read_or_refused_within_its_memory(part: str) -> None
     found = await outcomes(part)
     assert {name: one["code"] for name, one in found.items()} == wanted
     assert {name: one["peak_mb"] for name, one in found.items() if one["peak_mb"] > MAX_MB} == {}
+    assert {name: one["cpu_seconds"] for name, one in found.items() if one["cpu_seconds"] > MAX_CPU_SECONDS} == {}
 
 
 def test_there_are_enough_of_them() -> None:
