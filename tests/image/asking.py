@@ -30,7 +30,8 @@ def settings(data_dir: Path, **given: Any) -> ImageSettings:
         "image_token_budget": 16_896,
         "image_max_side": 1024,
     }
-    return ImageSettings(**(small | given))
+    named = {} if "image_model" in given else {"image_model_id": MODEL}
+    return ImageSettings(**(small | named | given))
 
 
 @asynccontextmanager
