@@ -22,7 +22,7 @@ from image.faults import Faults, not_finite
 from image.mail import Counters, Mail, Publish
 from image.pipelines.base import Abilities, StepPipeline
 from image.request import ImageRequest, RequestId
-from image.scheduler import Budget, Candidate, Decision, schedule
+from image.scheduler import Budget, Candidate, schedule
 from image.shares import Shares
 
 log = logging.getLogger(__name__)
@@ -82,12 +82,14 @@ class Engine:
         candidates = self._desk.candidates(self._counters, self.device.clock())
         self._shares.here(candidates.values())
         decision = schedule(candidates.values(), self._measured(candidates.values()), self._shares.served)
+        if decision.step:
+            self._counters = replace(self._counters, decision=decision)  # told before the step, which may be long
         chosen = self._admit([self._desk.live[id] for id in decision.step])
         self._step(chosen)
         self._update(chosen)
         stepped = [candidates[s.id] for s in chosen]
         self._shares.charge(stepped)
-        self._count(decision, stepped, time.perf_counter() - started)
+        self._count(stepped, time.perf_counter() - started)
 
     # schedule: what is here
 
@@ -156,7 +158,7 @@ class Engine:
     def _fail_picture(self, waiting: Waiting, error: SoundstageError) -> None:
         self._desk.fail(waiting.state, error)
 
-    def _count(self, decision: Decision, stepped: Sequence[Candidate], seconds: float) -> None:
+    def _count(self, stepped: Sequence[Candidate], seconds: float) -> None:
         if not stepped:
             return
         # What was scheduled, less what could not come in.
@@ -170,7 +172,6 @@ class Engine:
             padding=before.padding + cost - sum(c.rows * c.tokens for c in stepped),
             seconds=before.seconds + seconds,
             pace=before.pace + _NEWEST * (pace - before.pace) if before.turns else pace,
-            decision=decision,
         )
 
     def _report(self) -> None:
