@@ -9,7 +9,6 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 
 from prometheus_client import Counter, Gauge
@@ -20,6 +19,7 @@ from llm import device
 from llm.budget import Refusal, Resident, fits_ever, plan_load
 from llm.device import GB
 from llm.engine import Engine
+from llm.seats import Bounds, Seat
 from llm.weights import weights
 
 log = logging.getLogger(__name__)
@@ -31,59 +31,6 @@ MOST_DEATHS = 4
 RUNTIME_BYTES = GB  # of an engine's Python, torch and buffers, besides weights and cache, on a CPU
 OVER_WEIGHTS = 1.1
 SHARE_OF_DEVICE = 0.9
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Seconds and numbers that no wait goes beyond. `budget` in bytes; None: a share of the device."""
-
-    wait_seconds: float = 120.0
-    waiting: int = 64
-    drain_seconds: float = 60.0
-    start_seconds: float = 900.0
-    budget: int | None = None
-    pinned: frozenset[str] = frozenset()
-
-
-@dataclass
-class Seat:
-    """One engine as its requests see it."""
-
-    engine: Engine
-    pinned: bool
-    decided: bool = False  # whether it was asked at the start if it fits
-    in_flight: int = 0
-    closing: bool = False
-    switching: bool = False
-    last_used: float = 0.0
-    needs: int = 0  # bytes, measured once it was loaded
-    asleep: int = 0  # bytes it keeps when it sleeps
-    waiters: list["asyncio.Future[None]"] = field(default_factory=list)
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        self.idle.set()
-
-    @property
-    def open(self) -> bool:
-        return self.engine.state == "ready" and not self.closing
-
-    def enter(self) -> None:
-        self.in_flight += 1
-        self.idle.clear()
-
-    def leave(self) -> None:
-        self.in_flight -= 1
-        if not self.in_flight:
-            self.idle.set()
-
-    def let_in(self) -> None:
-        """Everyone who waits, at once: before another model can take this one's place."""
-        for waiter in self.waiters:
-            if not waiter.done():
-                self.enter()
-                waiter.set_result(None)
-        self.waiters.clear()
 
 
 class Residency:

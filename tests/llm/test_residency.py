@@ -97,7 +97,7 @@ async def test_a_request_for_a_model_that_is_away_brings_it(tight: ChatWorker) -
     """Asleep ones are announced and ready to serve; who asks waits for the switch."""
     await answers(tight.ready)
     for model in ("plain", "small", "plain"):
-        answer = await soon(tight.chat(model=model))
+        answer = await tight.chat(model=model)
         assert answer.status_code == 200, answer.text
         assert (await states(tight))[model] == "ready"
     assert sorted((await states(tight)).values()) in (["asleep", "ready"], ["ready", "unloaded"])
@@ -137,7 +137,7 @@ async def test_fifty_random_switches_under_traffic_lose_no_request(tight: ChatWo
 
 
 async def test_running_requests_end_before_their_model_gives_way(tight: ChatWorker) -> None:
-    await soon(tight.chat(model="small"))
+    await tight.chat(model="small")
     engine = tight.engines()["small"]
     await engine.behave(first_token_seconds=0.3)
     slow = asyncio.ensure_future(tight.chat(model="small"))
@@ -184,8 +184,8 @@ async def test_waits_are_bounded(tmp_path: Path) -> None:
 
 
 async def test_one_that_dies_asleep_is_started_anew_when_it_is_asked_for(tight: ChatWorker) -> None:
-    await soon(tight.chat(model="small"))
-    await soon(tight.chat(model="plain"))
+    await tight.chat(model="small")
+    await tight.chat(model="plain")
     assert (await states(tight))["small"] == "asleep"
     tight.engines()["small"].process.kill()
 
@@ -193,7 +193,7 @@ async def test_one_that_dies_asleep_is_started_anew_when_it_is_asked_for(tight: 
         return (await states(tight))["small"] == "unloaded"
 
     await answers(gone)
-    assert (await soon(tight.chat(model="small"))).status_code == 200
+    assert (await tight.chat(model="small")).status_code == 200
 
 
 async def test_an_engine_that_dies_of_memory_comes_back_with_less_and_says_so(tmp_path: Path) -> None:
