@@ -2,6 +2,7 @@
 
 Poisson arrivals of mixed sizes at shares of sequential capacity; the same weights, the same requests, the same
 times. Also what the engine adds to a single image over the bare pipeline. Raw figures go to bench/results/.
+On a CPU seconds are the process's own, so that a busy machine measures the same; waits are skipped.
 Sizes and weights are scaled down where there is no GPU: the tiny untrained Z-Image, four sizes in 256² to 1024²'s
 proportions. With `--gpu` the model has Z-Image's real shape and random weights.
 """

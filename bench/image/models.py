@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from bench.image.clock import Read, reading
 from image import tiny_untrained
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest
@@ -23,6 +24,10 @@ class Setup:
     sizes: tuple[tuple[int, int], ...]  # smallest first
     steps: int
     budget: Budget
+
+    @property
+    def read(self) -> Read:
+        return reading(self.stock.transformer.device.type)
 
     def request(self, size: tuple[int, int], seed: int, partial_images: int = 0) -> ImageRequest:
         return ImageRequest(PROMPT, *size, self.steps, seed=seed, partial_images=partial_images)

@@ -1,11 +1,12 @@
 """What the engine adds to a single image: against the bare pipeline on the same weights, in turns."""
 
 import statistics
-import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
+from bench.image.clock import took
 from bench.image.models import Setup
 from image.engine import Engine, Sizing
 from image.events import LAST, Event
@@ -42,7 +43,8 @@ def overhead(setup: Setup, repeats: int) -> Overhead:
     runs = []
     for i in range(repeats + 1):
         request = ImageRequest(f"{i} a harbour at dawn", *size, setup.steps, seed=i)
-        runs.append((_seconds(lambda r=request: bare(setup, r)), _seconds(lambda r=request: engine(setup, r))))
+        both = [took(setup.read, partial(draw, setup, request)) for draw in (bare, engine)]
+        runs.append(both)
     bare_runs, engine_runs = zip(*runs[1:], strict=True)  # the first warms both
     return Overhead(bare_runs, engine_runs)
 
@@ -68,9 +70,3 @@ def engine(setup: Setup, request: ImageRequest) -> None:
     mail.put(Submit(RequestId(0), request))
     while not (told and isinstance(told[-1], LAST)):
         runner.run_once()
-
-
-def _seconds(work) -> float:  # type: ignore[no-untyped-def]
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started

@@ -20,10 +20,12 @@ from pathlib import Path
 import aiohttp
 import psutil
 
+from image import tiny_untrained
+
 RESULTS = Path(__file__).parents[1] / "results" / "image-soak.json"
 CLIENTS = 8  # at once
 _SIDES = (64, 96, 128)
-_START_SECONDS = 120.0
+_START_SECONDS = 600.0
 
 
 @dataclass
@@ -51,6 +53,7 @@ async def soak(url: str, pid: int, requests: int, seed: int = 0) -> Soaked:
             batch = asked[start : start + part]
             await asyncio.gather(*(_one(session, url, start + i, *one, gate, soaked) for i, one in enumerate(batch)))
             soaked.resident_mib.append(round(process.memory_info().rss / 2**20, 1))
+            print(start + len(batch), "requests:", soaked.resident_mib[-1], "MiB", flush=True)
     return soaked
 
 
@@ -83,7 +86,16 @@ async def worker(data: Path) -> AsyncIterator[tuple[str, int]]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-    own = {"PORT": str(port), "DATA_DIR": str(data), "IMAGE_DEFAULT_SIZE": "128x128", "IMAGE_TOKEN_BUDGET": "2000"}
+    own = {
+        "PORT": str(port),
+        "DATA_DIR": str(data),
+        "IMAGE_MODEL": str(tiny_untrained.ensure(data / tiny_untrained.MODEL)),
+        "IMAGE_THREADS": "1",
+        "IMAGE_DEFAULT_SIZE": "128x128",
+        "IMAGE_TOKEN_BUDGET": "2000",
+        "IMAGE_EMBEDDING_CACHE_MB": "1",  # full within the first half: every prompt is new
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0",  # else PyTorch's kernels are kept by shape, up to 1,024 of them
+    }
     environment = {k: v for k, v in os.environ.items() if k not in ("WAN_WORKER_API_KEY", "ORCHESTRATOR_URL")} | own
     with (data / "log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(

@@ -2,19 +2,20 @@
 
 import random
 import statistics
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
+from bench.image.clock import Clock, took
 from bench.image.models import Setup
 from bench.image.overhead import bare
 from image.engine import Engine, Sizing
 from image.events import LAST, Failed, Finished, Partial
-from image.mail import Mail, News, Stop, Submit
+from image.mail import Mail, News, Submit
 from image.request import ImageRequest, RequestId
 
 RATES = (0.3, 0.6, 0.9, 1.2)  # of what a sequential server could do
+_ROUNDS = 9
 _SHARES = (0.5, 0.25, 0.15, 0.1)  # of the sizes, smallest first
 
 
@@ -59,16 +60,12 @@ class Served:
 
 
 def sequential_seconds(setup: Setup) -> dict[tuple[int, int], float]:
-    """Of one image by the bare pipeline, by size."""
-    found = {}
-    for size in setup.sizes:
-        times = []
-        for i in range(4):
-            started = time.perf_counter()
-            bare(setup, setup.request(size, i))
-            times.append(time.perf_counter() - started)
-        found[size] = statistics.median(times[1:])
-    return found
+    """Of one image by the bare pipeline, by size: medians of rounds through all sizes, after one that warms up."""
+    times: dict[tuple[int, int], list[float]] = {size: [] for size in setup.sizes}
+    for i in range(_ROUNDS + 1):
+        for size, found in times.items():
+            found.append(took(setup.read, partial(bare, setup, setup.request(size, i))))
+    return {size: statistics.median(found[1:]) for size, found in times.items()}
 
 
 def poisson(setup: Setup, seconds: dict[tuple[int, int], float], rho: float, images: int, seed: int) -> list[Arrival]:
@@ -85,47 +82,35 @@ def poisson(setup: Setup, seconds: dict[tuple[int, int], float], rho: float, ima
 
 def serve_in_order(setup: Setup, arrivals: Sequence[Arrival]) -> Served:
     """One at a time by the bare pipeline, first come, first served."""
-    served, started = Served(arrivals), time.perf_counter()
+    served, clock = Served(arrivals), Clock(setup.read)
     for i, arrival in enumerate(arrivals):
-        time.sleep(max(0.0, started + arrival.at - time.perf_counter()))
+        clock.wait_until(arrival.at)
         bare(setup, arrival.request)
-        served.ended[i] = time.perf_counter() - started
+        served.ended[i] = clock.now()
     return served
 
 
 def serve_by_steps(setup: Setup, arrivals: Sequence[Arrival]) -> Served:
-    """By the engine, on a thread of its own."""
-    mail, served, all_ended = Mail(), Served(arrivals), threading.Event()
-    started = time.perf_counter()
+    """By the engine: before every turn those that have arrived are put into its mailbox."""
+    mail, served, clock = Mail(), Served(arrivals), Clock(setup.read)
 
     def hear(news: News) -> None:
-        now = time.perf_counter() - started
         for id, event in news.events:
             if isinstance(event, Partial):
-                served.shown.setdefault(id, now)
+                served.shown.setdefault(id, clock.now())
             if isinstance(event, LAST):
                 assert isinstance(event, Finished), event.error if isinstance(event, Failed) else event
-                served.ended[id] = now
-        if len(served.ended) == len(arrivals):
-            all_ended.set()
+                served.ended[id] = clock.now()
 
-    engine = Engine(setup.pipeline, Sizing(setup.budget), mail, hear)
-    thread = threading.Thread(target=_run, args=(engine,))
-    thread.start()
-    for i, arrival in enumerate(arrivals):
-        time.sleep(max(0.0, started + arrival.at - time.perf_counter()))
-        mail.put(Submit(RequestId(i), arrival.request))
-    all_ended.wait()
-    mail.put(Stop())
-    thread.join()
+    engine, sent = Engine(setup.pipeline, Sizing(setup.budget), mail, hear), 0
+    while len(served.ended) < len(arrivals):
+        if sent == len(served.ended):  # nobody is here
+            clock.wait_until(arrivals[sent].at)
+        while sent < len(arrivals) and (sent == len(served.ended) or arrivals[sent].at <= clock.now()):
+            mail.put(Submit(RequestId(sent), arrivals[sent].request))
+            sent += 1
+        engine.run_once()
     return served
-
-
-def _run(engine: Engine) -> None:
-    import torch
-
-    torch.set_grad_enabled(False)  # it holds for a thread
-    engine.run()
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
