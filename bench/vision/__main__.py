@@ -46,36 +46,43 @@ def main() -> None:
     pictures = Pictures(asked.pictures)
     for name in pictures.missing():
         print(f"missing: {name}")
+    found = _yolo(asked.yolo_weights, pictures) if asked.yolo_weights else _measured(asked, pictures)
     file = RESULTS / "vision.json"
     told: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    if asked.yolo_weights:
-        told.setdefault("detectors", {}).update(_yolo(asked.yolo_weights, pictures))
-    else:
-        told["machine"] = machine.facts() | {"packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES)}
-        if "detectors" in asked.parts:
-            told |= _detectors(told.get("detectors", {}), pictures)
-        photos, broken = _uploads(pictures)
-        if "throughput" in asked.parts:
-            told["throughput"] = asdict(asyncio.run(throughput(photos, asked.round)))
-        if "memory" in asked.parts:
-            told["memory"] = asdict(asyncio.run(memory(photos, broken, asked.photos)))
-        told["machine"]["load after the run"] = machine.load()
+    detectors = told.get("detectors", {}) | found.get("detectors", {})
+    told |= found | {"detectors": detectors}
     file.write_text(json.dumps(told, indent=1) + "\n")
     (RESULTS / "vision.md").write_text(report.page(told))
     print(f"written: {file.relative_to(RESULTS.parents[1])} and vision.md")
 
 
+def _measured(asked: argparse.Namespace, pictures: Pictures) -> dict[str, Any]:
+    found: dict[str, Any] = {"machine": machine.facts() | {"packages": _versions()}}
+    if "detectors" in asked.parts:
+        found |= _default(pictures)
+    photos, broken = _uploads(pictures)
+    if "throughput" in asked.parts:
+        found["throughput"] = asdict(asyncio.run(throughput(photos, asked.round)))
+    if "memory" in asked.parts:
+        found["memory"] = asdict(asyncio.run(memory(photos, broken, asked.photos)))
+    found["machine"]["load after the run"] = machine.load()
+    return found
+
+
+def _versions() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+
+
 def _yolo(weights: Path, pictures: Pictures) -> dict[str, Any]:
     torchvision_stand_in.lend()
     name = f"`{weights.name}` by Ultralytics {version('ultralytics')} (AGPL-3.0)"
-    return {name: _detector(yolo.load(weights, "cpu"), pictures)}
+    return {"detectors": {name: _detector(yolo.load(weights, "cpu"), pictures)}}
 
 
-def _detectors(known: dict[str, Any], pictures: Pictures) -> dict[str, Any]:
-    blaze = {"blazeface-full-range, the default (Apache-2.0)": _detector(BlazeFace(), pictures)}
+def _default(pictures: Pictures) -> dict[str, Any]:
     return {
         "pictures": _told_pictures(pictures),
-        "detectors": known | blaze,
+        "detectors": {"blazeface-full-range, the default (Apache-2.0)": _detector(BlazeFace(), pictures)},
         "readers": _readers(pictures),
         "faults": {name: asdict(course) for name, course in courses(BlazeFace(), pictures.portraits()).items()},
     }
