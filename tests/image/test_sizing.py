@@ -150,7 +150,7 @@ def test_compiled_blocks_see_bucketed_shapes_and_compute_the_same(pipeline: ZIma
 def test_every_bucket_is_compiled() -> None:
     """More than the eight shapes after which PyTorch would give up."""
 
-    class Block(torch.nn.Module):
+    class Block(torch.nn.Module):  # type: ignore[misc,unused-ignore]
         def forward(self, x: torch.Tensor, mask: torch.Tensor, freqs: torch.Tensor) -> torch.Tensor:
             return x * mask.unsqueeze(2) + freqs
 
