@@ -162,7 +162,8 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     api.include_router(prompts.router(keys, pool, registry, engines))
     api.include_router(tenants.router(keys, pool, vault))
     api.include_router(run_routes.router(keys, pool, runs, vault, registry, recipes))
-    relayed = Gateway(keys, quotas, workers_pool, relay, recipes, oversight, Media(settings.media_domains))
+    media = Media(settings.media_domains)
+    relayed = Gateway(keys, quotas, workers_pool, relay, recipes, oversight, media, prove_tokens=settings.prove_tokens)
     routes = {path: {"POST": relayed} for path in gateway.PATHS}
     return create_service("orchestrator", api, settings, routes=routes, ready=orchestrator.ready)
 

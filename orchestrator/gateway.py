@@ -76,8 +76,12 @@ class Gateway:
         recipes: RecipeRunner,
         oversight: Oversight,
         media: Media,
+        *,
+        prove_tokens: bool = False,
     ) -> None:
+        """`prove_tokens`: of every relayed prompt, not only where `X-Prove: tokens` asks for it."""
         self._media = media
+        self._prove_tokens = prove_tokens
         self._keys = keys
         self._quotas = quotas
         self._workers = workers
@@ -120,7 +124,11 @@ class Gateway:
                 return
         if found.model is None and ability not in ("images", "faces"):
             raise InvalidRequest("`model` is required.", param="model", code="missing_model")
-        if path in JUDGED:
+        if path in RECIPE_PATHS and found.model is not None and (caller.prove_tokens or self._prove_tokens):
+            run = self._oversight.begin(caller)
+            body = await self._judge(run, body, found, caller, JUDGED[path])
+            await self._recipes.prove(run, found.model, body, caller, send)
+        elif path in JUDGED:
             await self._watched(scope, body, found, ability, caller, send)
         else:
             await self._forward(scope, body, found, ability, caller, send, _may_answer)

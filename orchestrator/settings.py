@@ -60,6 +60,11 @@ class OrchestratorSettings(Settings):
     policy_stale_seconds: float = Field(
         900.0, gt=0, description="With the database away longer than this, the policy that is known holds no more: 422."
     )
+    prove_tokens: bool = Field(
+        False,
+        description="Prove the prompt's tokens of every relayed answer, as `X-Prove: tokens` asks for one: the answer"
+        " is then read and written again, not passed on byte for byte.",
+    )
     runs_days: int = Field(
         365, ge=0, le=36_500, description="Days that run records are kept; 0: they are kept for ever."
     )

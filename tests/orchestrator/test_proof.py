@@ -163,6 +163,14 @@ async def test_a_relayed_prompts_tokens_are_proved_where_the_caller_asks(studio:
         assert (run["prompt_tokens_sha256"], run["recipe"], run["status"]) == (found, None, 200)
 
 
+async def test_or_always_where_that_is_configured(migrated_dsn: str, tmp_path: Path) -> None:
+    async with studio_over(migrated_dsn, tmp_path, prove_tokens=True) as studio:
+        await studio.proving_worker()
+        messages: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
+        answer = await relayed(studio, messages)
+        assert answer.headers["x-prompt-tokens-sha256"] == digest(token_ids(messages))
+
+
 async def test_a_worker_that_says_nothing_proves_nothing(studio: Studio) -> None:
     worker = await studio.proving_worker()
     worker.silent = True
