@@ -32,32 +32,39 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("data/tiny"), help="icons and the judge (%(default)s)")
     parser.add_argument("--pictures", type=int, default=200, help="pictures in each part")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only-speed", action="store_true", help="keep the scores that were measured before")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    trained = pipeline(asked.model)
+    file = RESULTS / "tiny.json"
+    report = json.loads(file.read_text()) if asked.only_speed else scored(asked, trained)
+    torch.set_grad_enabled(False)
+    timed = speed(trained)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {asked.threads} threads, load {os.getloadavg()[0]:.1f}"
+    report["speed"] = {"machine": machine, **asdict(timed), "gain": timed.gain, "cpu_gain": timed.cpu_gain}
+    file.write_text(json.dumps(report, indent=1) + "\n")
+    text = page(report, timed)
+    (RESULTS / "tiny.md").write_text(text)
+    print(text)
+
+
+def scored(asked: argparse.Namespace, trained: Any) -> dict[str, Any]:
+    """What the judge, trained first, sees in the pictures of this pipeline and of an untrained one."""
     fetch.fetch(asked.work / "icons")
     painter = Painter.load(asked.work / "icons")
     judge = classifier.train(asked.work / "judge.pt", painter)
     seen = classifier.accuracy(judge, painter)
-    trained = pipeline(asked.model)
     scores = [told(score(part, judge, drawn_by(trained), asked.pictures)) for part in CHANCE]
     with tempfile.TemporaryDirectory() as folder:
         untrained = pipeline(tiny_untrained.ensure(Path(folder) / tiny_untrained.MODEL))
         without = [told(score(part, judge, drawn_by(untrained), asked.pictures // 4)) for part in CHANCE]
-    torch.set_grad_enabled(False)
-    report = {
-        "machine": f"{platform.machine()}, {asked.threads} threads, load {os.getloadavg()[0]:.1f}",
+    return {
         "model": asked.model.name,
         "judge": asdict(seen),
-        "scores": [asdict(s) for s in scores],
-        "untrained": [asdict(s) for s in without],
+        "scores": [asdict(one) for one in scores],
+        "untrained": [asdict(one) for one in without],
         "chance": CHANCE,
     }
-    timed = speed(trained)
-    report["speed"] = {**asdict(timed), "gain": timed.gain, "cpu_gain": timed.cpu_gain}
-    (RESULTS / "tiny.json").write_text(json.dumps(report, indent=1) + "\n")
-    text = page(report, scores, without, seen, timed)
-    (RESULTS / "tiny.md").write_text(text)
-    print(text)
 
 
 def pipeline(folder: Path) -> Any:
@@ -73,25 +80,25 @@ def told(one: Score) -> Score:
     return one
 
 
-def page(
-    report: dict[str, Any], scores: list[Score], without: list[Score], seen: classifier.Accuracy, timed: Speed
-) -> str:
+def page(report: dict[str, Any], timed: Speed) -> str:
+    seen = report["judge"]
     lines = [
         f"# {report['model']}: what a judge sees, and time per picture",
         "",
-        f"`python -m bench.tiny` on {report['machine']}. Stock diffusers, {SIDE}², {STEPS} steps, guidance off.",
+        f"`python -m bench.tiny`: stock diffusers, {SIDE}², {STEPS} steps, guidance off.",
         "",
         f"The judge is a small classifier of {len(classifier.NOUNS)} concepts and {len(classifier.COLOURS)} background "
         "colours, trained on real renderings. On",
-        f"{seen.views} clean renderings of combinations that it never saw it is right about the concept in "
-        f"{seen.concept:.1%}, about the colour in {seen.colour:.1%}.",
+        f"{seen['views']} clean renderings of combinations that it never saw it is right about the concept in "
+        f"{seen['concept']:.1%}, about the colour in {seen['colour']:.1%}.",
         "",
         "| part | everything asked for is seen | untrained weights | chance | pictures |",
         "|---|---|---|---|---|",
     ]
-    for one, other in zip(scores, without, strict=True):
-        right = f"{one.right:.1%} ± {one.error:.1%}"
-        lines.append(f"| {one.part} | {right} | {other.right:.1%} | {CHANCE[one.part]:.3%} | {one.pictures} |")
+    for one, other in zip(report["scores"], report["untrained"], strict=True):
+        right = f"{one['right']:.1%} ± {one['error']:.1%}"
+        chance = CHANCE[one["part"]]
+        lines.append(f"| {one['part']} | {right} | {other['right']:.1%} | {chance:.3%} | {one['pictures']} |")
     lines += [
         "",
         "Held out: training never saw that thing on that colour, or those two things together.",
@@ -99,7 +106,7 @@ def page(
         f"One picture alone takes {timed.alone:.2f} s of wall time, {timed.cpu_alone:.2f} s of CPU.",
         f"{TOGETHER} at once through the step engine take {timed.together:.2f} s and {timed.cpu_together:.2f} s:",
         f"{timed.gain:.2f} times as many pictures a second, {timed.cpu_gain:.2f} times by CPU.",
-        f"Medians of {timed.repeats} runs, in turn.",
+        f"Medians of {timed.repeats} runs, in turn, on {report['speed']['machine']}.",
         "",
     ]
     return "\n".join(lines)

@@ -23,7 +23,8 @@ def test_it_is_what_a_worker_serves_where_nothing_is_named(monkeypatch: pytest.M
     settings = ImageSettings.load()
     assert (settings.model_id, settings.default_size) == ("zimage-tiny-icons", (128, 128))
     assert isinstance(load(settings.checkpoint, settings.model_id, settings), ZImage)
-    assert ImageSettings(image_model=Path("other")).default_size == (1024, 1024)
+    monkeypatch.setenv("IMAGE_MODEL", "other")
+    assert ImageSettings.load().default_size == (1024, 1024)
 
 
 def test_it_is_small() -> None:
