@@ -104,8 +104,8 @@ WAYS = {
 def _throughput(told: Mapping[str, Any]) -> Iterator[str]:
     found = told["throughput"]
     yield from ("", "## Micro-batching", "")
-    yield f"`POST /v1/profile/analyze`, five rounds; the ways take turns. The mean batch was {found['mean_batch']}. Where the"
-    yield "load above is over the cores, photos a second tell of the others' work, too; milliseconds of CPU hardly do."
+    yield f"`POST /v1/profile/analyze`, five rounds; the ways take turns. The mean batch was {found['mean_batch']}."
+    yield "Where the load above is over the cores, photos a second tell of others' work, too; ms of CPU hardly do."
     yield from ("", "| way | photos a second | ms of CPU a photo |", "|---|---|---|")
     for way, title in WAYS.items():
         yield f"| {title} | {_series(found[way]['photos_per_second'])} | {_series(found[way]['cpu_ms_per_photo'])} |"
