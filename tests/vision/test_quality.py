@@ -80,7 +80,7 @@ RANGES: dict[str, tuple[Callable[[float], Image.Image], float, float]] = {
 
 
 @pytest.mark.parametrize("fault", RANGES)
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_more_of_a_fault_never_scores_better(detector: BlazeFace, fault: str, data: st.DataObject) -> None:
     """For any two amounts, and the photo as it is or mirrored."""
