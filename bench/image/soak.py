@@ -94,6 +94,9 @@ async def worker(data: Path) -> AsyncIterator[tuple[str, int]]:
         "IMAGE_DEFAULT_SIZE": "128x128",
         "IMAGE_TOKEN_BUDGET": "2000",
         "IMAGE_EMBEDDING_CACHE_MB": "1",  # full within the first half: every prompt is new
+        "MALLOC_ARENA_MAX": "1",  # else glibc keeps freed memory once for each thread
+        "MALLOC_MMAP_THRESHOLD_": "131072",  # and what was freed goes back at once
+        "MALLOC_TRIM_THRESHOLD_": "131072",
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0",  # else PyTorch's kernels are kept by shape, up to 1,024 of them
     }
     environment = {k: v for k, v in os.environ.items() if k not in ("WAN_WORKER_API_KEY", "ORCHESTRATOR_URL")} | own
