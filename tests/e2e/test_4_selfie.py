@@ -116,7 +116,8 @@ async def test_a_selfie_becomes_an_avatar_and_its_consent_is_taken_back(studio: 
         assert (image.format, image.size) == ("PNG", (256, 256))
         image.load()
     assert (made["tier"], made["strength_used"], made["releases"]) == (0, 0.75, ["profile.avatar@1"])
-    assert (made["model"], made["features"]["expression"]["value"]) == ("zimage-tiny-untrained", "smiling")
+    assert made["model"].startswith("zimage-tiny")
+    assert made["features"]["expression"]["value"] == "smiling"
     assert made["prompt_used"]
     assert canary.found_in(told.body) == []
     async with studio.session() as session:
