@@ -1,6 +1,7 @@
 """One studio for all tests of this folder; those that kill parts of it come last and leave it whole.
 
-They all run in one process, so that there is one studio, while another runs the tests that start programs of their own.
+They all run in one process, so that there is one studio, while another runs the tests that start programs of their own
+(tests/conftest.py).
 """
 
 from collections.abc import AsyncIterator
@@ -17,8 +18,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.e2e)
             item.add_marker(pytest.mark.timeout(900))
-            if "studio" in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group("studio"))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.studio import Studio
+from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import answers
 
 pytestmark = pytest.mark.slow
@@ -108,14 +108,17 @@ async def test_the_command_line(studio: Studio, tmp_path: Path) -> None:
     assert (await keys("list", key="wrong"))[::2] == (1, "This API key is not known.\n")
 
 
-async def test_when_a_key_was_last_used_is_kept(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_when_a_key_was_last_used_is_kept(
+    migrated_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("orchestrator.quotas.FLUSH_SECONDS", 0.05)
-    await studio.chat_worker()
-    key = await made(studio)
-    assert key["last_used_at"] is None
+    async with studio_over(migrated_dsn, tmp_path) as studio:
+        await studio.chat_worker()
+        key = await made(studio)
+        assert key["last_used_at"] is None
 
-    async def known() -> bool:
-        await studio.post("/v1/chat/completions", CHAT, key=key["secret"])
-        return (await studio.get(f"/v1/keys/{key['id']}")).json()["last_used_at"] is not None
+        async def known() -> bool:
+            await studio.post("/v1/chat/completions", CHAT, key=key["secret"])
+            return (await studio.get(f"/v1/keys/{key['id']}")).json()["last_used_at"] is not None
 
-    await answers(known)
+        await answers(known)
