@@ -1,6 +1,7 @@
 """From the process's start to its end: load the models, keep the registration alive, watch the device, stop."""
 
 import asyncio
+import gc
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -51,6 +52,8 @@ async def _start(worker: Worker, on_failure: Callable[[], object]) -> None:
         log.critical("the image model could not be loaded: %s", exc, exc_info=True)
         on_failure()
         return
+    gc.collect()
+    gc.freeze()  # a model's objects are no garbage: left out of count, collections of the rest are frequent and cheap
     worker.on_change()
 
 

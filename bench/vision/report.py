@@ -115,7 +115,7 @@ def _throughput(told: Mapping[str, Any]) -> Iterator[str]:
         cheaper = ratio(found[way]["cpu_ms_per_photo"], found["batched"]["cpu_ms_per_photo"])
         yield f"- batched against {WAYS[way]}: {gain} times the photos a second, {cheaper} times those a CPU second"
     yield ""
-    yield "The default detector takes one picture at a time: on a CPU a batch saves nothing that can be measured. On a GPU"
+    yield "The default detector takes one picture at a time: a batch saves nothing on a CPU. On a GPU"
     yield "YOLO takes a batch in one call; not measured here, for want of a GPU."
 
 
