@@ -12,7 +12,7 @@ up:
 
 test:
 	@$(PYTHON) compose/install.py app test vllm
-	@$(MAKE) --no-print-directory static whole
+	@$(MAKE) --no-print-directory static unit e2e
 
 check:
 	@$(PYTHON) compose/install.py app test
@@ -34,11 +34,6 @@ types:
 imports:
 	@.venv/bin/lint-imports --no-logo 2>/dev/null || .venv/bin/lint-imports
 
-# One process keeps the studio busy, the other runs everything else.
-.PHONY: whole
-whole:
-	@exec $(PY) -m pytest -n 2 --dist loadgroup
-
 .PHONY: quick
 quick:
 	@exec $(PY) -m pytest -m "not e2e and not slow" -n 2
@@ -46,6 +41,7 @@ quick:
 unit:
 	@exec $(PY) -m pytest -m "not e2e" -n 2
 
+# One process keeps the studio busy, the other runs what starts programs of its own.
 e2e:
 	@exec $(PY) -m pytest -m e2e -n 2 --dist loadgroup
 
