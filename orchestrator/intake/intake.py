@@ -106,6 +106,7 @@ class Intake:
     async def _take_for_ever(self) -> None:
         opened = False
         while True:
+            _unless_cancelled()
             try:
                 if not opened:
                     await self._source.open()
@@ -140,6 +141,7 @@ class Intake:
         """Let come again what a dead consumer held, measure the lag, forget old jobs."""
         pause, passed = min(self.rules.visibility / 3, self.rules.poll), HOUR
         while True:
+            _unless_cancelled()
             try:
                 await self._source.reap()
                 LAG.set(await self._source.waiting())
@@ -292,3 +294,10 @@ def intake_of(settings: OrchestratorSettings, pool: Pool, keys: Keys, handler: H
         return Caller(key, f"queue-{os.urandom(8).hex()}", "queue", job[:200])
 
     return Intake(rules, pool, connect, handler, caller)
+
+
+def _unless_cancelled() -> None:
+    """A client library may catch a cancellation together with its own timeout; the task remembers it."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

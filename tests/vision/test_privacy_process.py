@@ -97,6 +97,8 @@ async def test_no_trace_of_a_picture(canary: Canary, tmp_path: Path) -> None:
         good = await ask(port, analysis_of(canary.data))
         bad = await ask(port, analysis_of(canary.data[: len(canary.data) // 2]))
         assert (good.status, bad.status) == (200, 400)
+        written = (tmp_path / "worker.log").read_bytes
+        await eventually(lambda: b"/v1/profile/analyze" in written(), "the access log's lines")
         async with connected(port) as client:
             await client.send(analysis_of(canary.data, asked=True))
             await eventually(lambda: model.asked == 1, "the question")
@@ -109,7 +111,6 @@ async def test_no_trace_of_a_picture(canary: Canary, tmp_path: Path) -> None:
             worker.send_signal(signal.SIGKILL)
             await worker.wait()
         await eventually(lambda: not any(_alive(one) for one in decoders), "the decoders' end")
-    assert b"/v1/profile/analyze" in (tmp_path / "worker.log").read_bytes()
     assert canary.found_below(tmp_path) == []
     for answer in (good, bad):
         assert canary.found_in(answer.body + str(answer.headers).encode()) == []
