@@ -39,7 +39,7 @@ async def test_it_ends_what_runs_says_goodbye_and_comes_back_after_kill_9(tmp_pa
             second = await announced(peer, ready=True)
             assert (second["id"] != first["id"], second["url"]) == (True, first["url"])
             async with connected(port) as client:
-                asked = json.dumps({"prompt": "x", "steps": 60, "size": "128x128", "stream": True}).encode()
+                asked = json.dumps({"prompt": "x", "steps": 24, "size": "128x128", "stream": True}).encode()
                 await client.send(request(b"POST", GENERATIONS.encode(), KEY, asked))
                 await client.head()  # it runs
                 process.send_signal(signal.SIGTERM)
