@@ -26,7 +26,8 @@ def compress(text: str, target: int, count: Count, about: Set[str] = frozenset()
     told = [len(about & set(content_words(part))) for part in parts]
     kinds = [Kind.SUBJECT if tells else kind_of(part) for part, tells in zip(parts, told, strict=True)]
     subject = max(range(len(parts)), key=lambda at: (told[at], kinds[at] is Kind.SUBJECT, -at))
-    kept = {subject: _as_much_as_fits(parts[subject], target, count)}
+    first = _as_much_as_fits(parts[subject], target, count)
+    kept = {subject: first} if first else {}
     for at in sorted(range(len(parts)), key=lambda at: (kinds[at], at)):
         if at == subject:
             continue
@@ -41,8 +42,11 @@ def _text(kept: dict[int, str]) -> str:
 
 
 def _as_much_as_fits(phrase: str, target: int, count: Count) -> str:
-    """The whole phrase with its separator, else its first words."""
-    return phrase if count(tidy(phrase)) <= target else f"{_words_that_fit(phrase, target, count)},"
+    """The whole phrase with its separator, else its first words; nothing where no word of it fits."""
+    if count(tidy(phrase)) <= target:
+        return phrase
+    words = _words_that_fit(phrase, target, count)
+    return f"{words}," if words else ""
 
 
 def _words_that_fit(phrase: str, target: int, count: Count) -> str:

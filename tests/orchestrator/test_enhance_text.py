@@ -1,7 +1,7 @@
 """Compression, tokens and score: pure, so tables and properties."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.enhance import job_types
@@ -83,6 +83,7 @@ texts = st.lists(st.one_of(tags, words), min_size=1, max_size=25).map(", ".join)
 
 
 @given(texts, st.integers(1, 60))
+@example("masterpiece, 00000, masterpiece", 4)
 def test_a_compressed_prompt_fits_cuts_no_word_and_stays_as_it_is(text: str, target: int) -> None:
     made = compress(text, target, CLIP)
     assert CLIP(made) <= target
