@@ -41,6 +41,13 @@ class _OneStudio(LoadScopeScheduling):  # type: ignore[misc]
         return nodeid if nodeid.startswith(own_programs) or not nodeid.startswith("tests/e2e/") else "studio"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make check` leaves out whatever needs a database."""
+    for item in items:
+        if "postgres_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _OneStudio | None:
     return _OneStudio(config, log) if config.getvalue("dist") == "loadgroup" else None
