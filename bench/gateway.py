@@ -20,7 +20,8 @@ from yarl import URL
 from core.wire.workers import Announcement, ServedModel
 from orchestrator.admission import FairQueue, Ticket
 from orchestrator.auth import Key, Keys, hashed
-from orchestrator.pools import Ask, Pool, Pools, Rules, Worker
+from orchestrator.pool import Ask, Pool, Worker
+from orchestrator.pools import Pools, Rules
 from orchestrator.routing import Strategy
 
 WORKERS, KEYS, WAITING, TENANTS = 1000, 100_000, 10_000, 100

@@ -55,11 +55,13 @@ class Timeouts:
 
 
 class Sent(NamedTuple):
-    """What was forwarded: the status, the answer's bytes, whether the answer was whole."""
+    """What was forwarded: the status, the answer's bytes, whether the answer was whole; if not, whether the client was
+    too slow to take it, which is no fault of the engine's."""
 
     status: int
     bytes: int
     complete: bool
+    not_taken: bool = False
 
 
 class _Exchange:
@@ -165,7 +167,7 @@ class Relay:
             metrics.RELAY_ERRORS.labels("idle_timeout" if exchange.expired else "broken_stream").inc()
             if not exchange.sending and _takes_event(headers, tail):
                 await send({"type": "http.response.body", "body": error_event(exchange.expired), "more_body": False})
-            return Sent(answer.status, done, complete=False)
+            return Sent(answer.status, done, complete=False, not_taken=exchange.sending)
         return Sent(answer.status, done, complete=True)
 
     async def _sweep(self) -> None:

@@ -46,10 +46,9 @@ def estimate(ability: Ability, body: bytes) -> float:
 def most(ability: Ability, body: bytes, context: int | None) -> Needs:
     """What a request may take at most. No token is shorter than a byte; an answer of no stated limit may fill the
     model's `context`, in tokens."""
-    try:
-        asked = _asked(body)
-    except msgspec.DecodeError:
-        asked = _Asked()
+    if ability == "faces":
+        return Needs()  # a picture's bytes are no tokens
+    asked = _asked(body)
     count = int(_number(asked.n, 1))
     if ability in ("images", "image_edits"):
         return Needs(images=count)

@@ -21,7 +21,7 @@ from core.errors import (
 )
 from core.relay import Timeouts
 from core.wire.workers import Ability
-from orchestrator.pools import Ask
+from orchestrator.pool import Ask
 from orchestrator.workers import WorkerPool
 
 MAX_CONNECTIONS = 256

@@ -25,7 +25,8 @@ from orchestrator.auth import Keys, Scope
 from orchestrator.media import Media
 from orchestrator.oversight import TIMEOUT_HEADER, WORKER_HEADER, Caller, Marked, Oversight, caller_of
 from orchestrator.policy_floor import Subject, Surface
-from orchestrator.pools import Ask, Place, Worker
+from orchestrator.pool import Ask, Worker
+from orchestrator.pools import Place
 from orchestrator.quotas import Metered, Quotas
 from orchestrator.recipes import RecipeRunner
 from orchestrator.requests import Peek, affinity, peek, stored_prompt, with_field, with_model
@@ -192,7 +193,7 @@ class Gateway:
             try:
                 with place:
                     answered = await self._pass(worker, scope, body, found.model, caller, send, accept)
-                    if answered.status >= 500 or not answered.complete:
+                    if answered.status >= 500 or not (answered.complete or answered.not_taken):
                         place.failed()
                 return
             except Unavailable as exc:

@@ -1,29 +1,26 @@
 """Places at workers: who gets one now, who waits for one, who is told to come again.
 
-A pool is the workers that can stand in for one another: those that answer for one model name with one ability. Its
-limit is what they declare; in front of it stands a bounded, fair queue (admission.py); which of them takes a request is
-routing.py's to say, and whether one is asked at all, health.py's. Here these decisions are carried out.
+A pool (pool.py) is the workers that answer for one model name with one ability. Its limit is what they declare; in
+front of it stands a bounded, fair queue (admission.py). Here the deciders' word is carried out.
 """
 
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from random import random
 from typing import Any, get_args
 
 import aiohttp
 import httpx2
 from prometheus_client import Counter, Histogram
-from yarl import URL
 
-from core.errors import Overloaded, SoundstageError, Unavailable, Upstream, UpstreamTimeout
-from core.wire.workers import Ability, Announcement, Kind
+from core.errors import Overloaded, SoundstageError, Unavailable, Upstream
+from core.wire.workers import Ability, Kind
 from orchestrator import admission, routing
-from orchestrator.admission import FairQueue, ServiceTime, Ticket
-from orchestrator.health import Breaker
-from orchestrator.routing import AWAY, Ring, Strategy
+from orchestrator.admission import Ticket
+from orchestrator.pool import Ask, Pool, Worker
+from orchestrator.routing import AWAY, Strategy
 
 QUEUE_WAIT = Histogram(
     *("soundstage_queue_wait_seconds", "How long requests waited for a place at a worker.", ["ability"]),
@@ -31,21 +28,6 @@ QUEUE_WAIT = Histogram(
 )
 REFUSED = Counter("soundstage_admission_refused_total", "Requests that got no place.", ["ability", "reason"])
 EJECTED = Counter("soundstage_breaker_opened_total", "Times that a worker's breaker opened.", ["kind"])
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a request wants. `until`: when its caller has no more use for it, on the event loop's clock, in seconds;
-    `cost`: its estimated work; `affinity`: gives the bytes whose owner it should go to, where the pool routes so."""
-
-    model: str | None
-    ability: Ability
-    role: str | None = None
-    tenant: str = "default"
-    priority: int = 0
-    until: float = AWAY
-    cost: Callable[[], float] = lambda: 1.0
-    affinity: Callable[[], bytes] = bytes
 
 
 @dataclass(frozen=True)
@@ -57,50 +39,6 @@ class Rules:
     queue_seconds: float = 30.0
     role_queue_max: Mapping[str, int] = field(default_factory=dict)
     retry_after_cap: float = 30.0
-
-
-@dataclass(eq=False)
-class Worker:
-    """One worker as this orchestrator knows it. `outstanding` counts this orchestrator's own requests."""
-
-    announcement: Announcement
-    url: URL
-    key: str | None
-    live_until: float  # on the monotonic clock
-    saved_at: float = AWAY  # when the database last took what is known here; never, of a static worker
-    rewrites: dict[str, str] = field(default_factory=dict)  # a name callers use -> the worker's own
-    outstanding: int = 0
-    service: ServiceTime = field(default_factory=ServiceTime)
-    breaker: Breaker = field(default_factory=Breaker)
-    seats: list[tuple["Pool", int]] = field(default_factory=list)  # where its load is noted
-
-    def __post_init__(self) -> None:
-        self.announced(self.announcement)
-
-    def announced(self, announcement: Announcement) -> None:
-        """Take what it says of itself now."""
-        self.announcement = announcement
-        self.id = announcement.id
-        self.capacity = announcement.capacity
-        self.open = announcement.ready and not announcement.draining
-
-    def usable(self, now: float) -> bool:
-        return self.open and self.live_until > now
-
-    def serves(self, model: str | None, ability: Ability) -> bool:
-        """Whether it answers for `model` (None: any) with `ability`."""
-        return any(
-            ability in served.abilities and model in (None, served.id, *served.aliases)
-            for served in self.announcement.models
-        )
-
-    def control_tokens(self, model: str) -> list[tuple[str, ...] | None]:
-        """Those of each model here that answers to this name."""
-        return [m.control_tokens for m in self.announcement.models if model == m.id or model in m.aliases]
-
-    def first(self, ability: Ability) -> str:
-        """The model it answers with where the caller names none."""
-        return next(model.id for model in self.announcement.models if ability in model.abilities)
 
 
 class Waiting(Ticket):
@@ -119,75 +57,15 @@ class Waiting(Ticket):
         pool.queue.add(self)
 
 
-class Pool:
-    """Workers that can stand in for one another, how loaded each is, and who waits for them."""
-
-    def __init__(self, members: Sequence[Worker], strategy: Strategy, queue_max: int) -> None:
-        self.members = members
-        self.strategy = strategy
-        self.queue = FairQueue(queue_max)
-        self.loads = [AWAY] * len(members)
-        self.places = 0  # requests that its workers take at once
-        self._offers = [0] * len(members)
-        self.taken = sum(worker.outstanding for worker in members)
-        self._last = -1
-        self._ring: Ring | None = None
-        for at, worker in enumerate(members):
-            worker.seats.append((self, at))
-
-    def pick(self, ask: Ask, tried: Collection[str] = ()) -> Worker | None:
-        """The worker that takes this; None where none has room."""
-        loads = self.loads
-        if tried:
-            loads = [AWAY if w.id in tried else now for w, now in zip(self.members, loads, strict=True)]
-        at = self._at(ask, loads)
-        if at is None:
-            at = routing.least(self._despite_breakers(tried))
-        return None if at is None else self.members[at]
-
-    def _at(self, ask: Ask, loads: Sequence[float]) -> int | None:
-        if self.strategy == "affinity":
-            self._ring = self._ring or Ring([worker.id for worker in self.members])
-            return self._ring.walk(ask.affinity(), loads, self.taken / max(1, self.places))
-        if self.strategy == "power_of_two":
-            return routing.of_two(loads, random)
-        if self.strategy == "round_robin":
-            found = routing.in_turn(loads, self._last)
-            self._last = self._last if found is None else found
-            return found
-        return routing.least(loads)
-
-    def _despite_breakers(self, tried: Collection[str]) -> list[float]:
-        """The loads where every worker that could serve is ejected: then the last ones are asked all the same."""
-        now = time.monotonic()
-        usable = [worker.usable(now) for worker in self.members]
-        if any(can and w.breaker.lets_in(now) for w, can in zip(self.members, usable, strict=True)):
-            return []
-        return [
-            routing.load(w.outstanding, w.capacity) if can and w.id not in tried else AWAY
-            for w, can in zip(self.members, usable, strict=True)
-        ]
-
-    def note(self, at: int, load: float, offers: int) -> None:
-        """How loaded a worker is now, and how many requests it takes at once."""
-        self.loads[at] = load
-        self.places += offers - self._offers[at]
-        self._offers[at] = offers
-
-    def wait(self, tenant: str) -> float:
-        """Seconds until a newcomer of this tenant gets a place, by how long places were held lately."""
-        now = time.monotonic()
-        per_second = sum(w.capacity / max(w.service.mean, 1e-3) for w in self.members if w.usable(now))
-        return admission.expected_wait(self.queue.ahead(tenant), per_second)
-
-
 class Place:
     """One place at a worker, until its block ends; what became of the request is told to the breaker."""
 
-    __slots__ = ("_failed", "_pools", "_started", "worker")
+    __slots__ = ("_failed", "_pools", "_started", "_until", "worker")
 
-    def __init__(self, pools: "Pools", worker: Worker) -> None:
+    def __init__(self, pools: "Pools", worker: Worker, until: float) -> None:
+        """`until`: when the caller has no more use for it; what fails after that is no fault of the worker's."""
         self.worker = worker
+        self._until = until
         self._pools = pools
         self._failed = False
         self._started = time.monotonic()
@@ -209,11 +87,12 @@ class Place:
         worker.outstanding -= 1
         for pool, _ in worker.seats:
             pool.taken -= 1
-        bad = self._failed or isinstance(exc, Unavailable | Upstream | UpstreamTimeout)
-        if bad:
+        bad = self._failed or isinstance(exc, Unavailable | Upstream)
+        late = self._until != AWAY and asyncio.get_running_loop().time() >= self._until
+        if bad and not late:
             self._pools.failed(worker, now, surely=_nobody_listens(exc))
-        elif exc is not None and not isinstance(exc, SoundstageError):
-            worker.breaker.abandoned()  # the client left, or the fault was ours
+        elif bad or (exc is not None and not isinstance(exc, SoundstageError)):
+            worker.breaker.abandoned()  # its time was up, the client left, or the fault was ours
         else:
             worker.service = worker.service.after(now - self._started)
             if worker.breaker.failing or worker.breaker.trying:
@@ -257,10 +136,6 @@ class Pools:
         for pool in list(self._alike.values()):
             while self._serve(pool):
                 pass
-
-    def serving(self, model: str, ability: Ability) -> bool:
-        """Whether any worker, usable or not, answers for this."""
-        return self.pool(Ask(model, ability)) is not None
 
     def pool(self, ask: Ask) -> Pool | None:
         """The workers known for this, usable or not; of those with its role, where one of them is usable."""
@@ -323,7 +198,7 @@ class Pools:
     def _now(self, pool: Pool, ask: Ask, tried: Collection[str] = ()) -> Place | None:
         while (worker := pool.pick(ask, tried)) is not None:
             if worker.live_until > time.monotonic():
-                return Place(self, worker)
+                return Place(self, worker, ask.until)
             self.refresh(worker)  # its lease ran out since
         return None
 
@@ -393,7 +268,7 @@ class Pools:
         ticket = pool.queue.take()
         assert isinstance(ticket, Waiting)
         if not ticket.place.done():
-            ticket.place.set_result(Place(self, worker))
+            ticket.place.set_result(Place(self, worker, ticket.ask.until))
         return True
 
     def failed(self, worker: Worker, now: float, *, surely: bool = False) -> None:

@@ -5,6 +5,7 @@ request takes what it may need at most, and gives the rest back when its real us
 """
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
@@ -53,17 +54,16 @@ class Quotas:
     async def enter(self, key: Key, needs: Needs) -> "Entry":
         """Take what a request needs at most. Raises RateLimited, TooManyAtOnce, and Unavailable where the quotas that
         are held are used up and the database does not answer."""
-        entry = Entry(self, needs)
-        try:
+        entry = Entry(self)
+        with contextlib.ExitStack() as undo:
+            undo.callback(entry.leave, Needs(0))
             for owner, whose, limits in _owners(key):
                 self._admit(entry, owner, whose, limits)
                 for quota in limits.quotas():
                     if amount := needs.of(quota.measure):
                         held = await self._take(owner, whose, quota, amount)
                         entry.taken.append((quota, held, held.until, amount))
-        except BaseException:
-            entry.leave(Needs(0))
-            raise
+            undo.pop_all()
         return entry
 
     def _admit(self, entry: "Entry", owner: str, whose: str, limits: Limits) -> None:
@@ -169,9 +169,8 @@ class Quotas:
 class Entry:
     """One request under its limits, until it leaves."""
 
-    def __init__(self, quotas: Quotas, needs: Needs) -> None:
+    def __init__(self, quotas: Quotas) -> None:
         self._quotas = quotas
-        self._needs = needs
         self.taken: list[tuple[Quota, _Held, float, int]] = []
         self.running: list[str] = []
 

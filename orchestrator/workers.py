@@ -17,7 +17,8 @@ from core.control_tokens import Tokens
 from core.db.pool import Pool
 from core.errors import NotFound, Unavailable
 from core.wire.workers import Ability, Announcement, Lease, ServedModel
-from orchestrator.pools import Ask, Place, Pools, Rules, Worker
+from orchestrator.pool import Ask, Worker
+from orchestrator.pools import Place, Pools, Rules
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from core.db.pool import make_pool
 from core.errors import Overloaded
 from core.wire.workers import Announcement, ServedModel
 from orchestrator.admission import ServiceTime
-from orchestrator.pools import Ask, Rules
+from orchestrator.pool import Ask
+from orchestrator.pools import Rules
 from orchestrator.workers import WorkerPool
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.upstream import Exchange, Script, Upstream, recording_upstream, saying

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from pydantic import AnyHttpUrl
 from yarl import URL
 
-from core.errors import Overloaded, Unavailable
+from core.errors import Overloaded, Unavailable, UpstreamTimeout
 from core.wire.workers import Announcement, ServedModel
-from orchestrator.pools import Ask, Place, Pools, Rules, Worker
+from orchestrator.pool import Ask, Worker
+from orchestrator.pools import Place, Pools, Rules
 from tests.fakes.wait import soon
 
 ASK = Ask("small", "chat")
@@ -177,6 +178,17 @@ async def test_where_nobody_listens_nobody_is_sent_for_a_while() -> None:
     pools = pools_of(worker("a", 8), worker("b", 8))
     ended(await soon(pools.take(ASK)), refused())
     assert Counter([(await soon(pools.take(ASK))).worker.id for _ in range(8)]) == {"b": 8}
+
+
+async def test_a_deadline_that_a_caller_chose_ejects_nobody() -> None:
+    a, b = worker("a", 8), worker("b", 8)
+    pools = pools_of(a, b)
+    until = asyncio.get_running_loop().time() + 1e-4
+    for place in [await soon(pools.take(Ask("small", "chat", until=until))) for _ in range(8)]:
+        await asyncio.sleep(0.001)
+        with pytest.raises(UpstreamTimeout), place:
+            raise UpstreamTimeout("not in time")
+    assert (a.breaker.failing, b.breaker.failing) == (0.0, 0.0)
 
 
 async def test_the_last_worker_is_never_ejected() -> None:

@@ -1,0 +1,139 @@
+"""Workers that can stand in for one another: how loaded each is, who of them takes a request, who waits for them.
+
+Which of them takes one is routing.py's to say, whether one is asked at all, health.py's, who waits in which order,
+admission.py's. Here is the state that they decide by.
+"""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from random import random
+
+from yarl import URL
+
+from core.wire.workers import Ability, Announcement
+from orchestrator import admission, routing
+from orchestrator.admission import FairQueue, ServiceTime
+from orchestrator.health import Breaker
+from orchestrator.routing import AWAY, Ring, Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a request wants. `until`: when its caller has no more use for it, on the event loop's clock, in seconds;
+    `cost`: its estimated work; `affinity`: gives the bytes whose owner it should go to, where the pool routes so."""
+
+    model: str | None
+    ability: Ability
+    role: str | None = None
+    tenant: str = "default"
+    priority: int = 0
+    until: float = AWAY
+    cost: Callable[[], float] = lambda: 1.0
+    affinity: Callable[[], bytes] = bytes
+
+
+@dataclass(eq=False)
+class Worker:
+    """One worker as this orchestrator knows it. `outstanding` counts this orchestrator's own requests."""
+
+    announcement: Announcement
+    url: URL
+    key: str | None
+    live_until: float  # on the monotonic clock
+    saved_at: float = AWAY  # when the database last took what is known here; never, of a static worker
+    rewrites: dict[str, str] = field(default_factory=dict)  # a name callers use -> the worker's own
+    outstanding: int = 0
+    service: ServiceTime = field(default_factory=ServiceTime)
+    breaker: Breaker = field(default_factory=Breaker)
+    seats: list[tuple["Pool", int]] = field(default_factory=list)  # where its load is noted
+
+    def __post_init__(self) -> None:
+        self.announced(self.announcement)
+
+    def announced(self, announcement: Announcement) -> None:
+        """Take what it says of itself now."""
+        self.announcement = announcement
+        self.id = announcement.id
+        self.capacity = announcement.capacity
+        self.open = announcement.ready and not announcement.draining
+
+    def usable(self, now: float) -> bool:
+        return self.open and self.live_until > now
+
+    def serves(self, model: str | None, ability: Ability) -> bool:
+        """Whether it answers for `model` (None: any) with `ability`."""
+        return any(
+            ability in served.abilities and model in (None, served.id, *served.aliases)
+            for served in self.announcement.models
+        )
+
+    def control_tokens(self, model: str) -> list[tuple[str, ...] | None]:
+        """Those of each model here that answers to this name."""
+        return [m.control_tokens for m in self.announcement.models if model == m.id or model in m.aliases]
+
+    def first(self, ability: Ability) -> str:
+        """The model it answers with where the caller names none."""
+        return next(model.id for model in self.announcement.models if ability in model.abilities)
+
+
+class Pool:
+    """Workers that can stand in for one another, how loaded each is, and who waits for them."""
+
+    def __init__(self, members: Sequence[Worker], strategy: Strategy, queue_max: int) -> None:
+        self.members = members
+        self.strategy = strategy
+        self.queue = FairQueue(queue_max)
+        self.loads = [AWAY] * len(members)
+        self.places = 0  # requests that its workers take at once
+        self._offers = [0] * len(members)
+        self.taken = sum(worker.outstanding for worker in members)
+        self._last = -1
+        self._ring: Ring | None = None
+        for at, worker in enumerate(members):
+            worker.seats.append((self, at))
+
+    def pick(self, ask: Ask, tried: Collection[str] = ()) -> Worker | None:
+        """The worker that takes this; None where none has room."""
+        loads = self.loads
+        if tried:
+            loads = [AWAY if w.id in tried else now for w, now in zip(self.members, loads, strict=True)]
+        at = self._at(ask, loads)
+        if at is None:
+            at = routing.least(self._despite_breakers(tried))
+        return None if at is None else self.members[at]
+
+    def _at(self, ask: Ask, loads: Sequence[float]) -> int | None:
+        if self.strategy == "affinity":
+            self._ring = self._ring or Ring([worker.id for worker in self.members])
+            return self._ring.walk(ask.affinity(), loads, self.taken / max(1, self.places))
+        if self.strategy == "power_of_two":
+            return routing.of_two(loads, random)
+        if self.strategy == "round_robin":
+            found = routing.in_turn(loads, self._last)
+            self._last = self._last if found is None else found
+            return found
+        return routing.least(loads)
+
+    def _despite_breakers(self, tried: Collection[str]) -> list[float]:
+        """The loads where every worker that could serve is ejected: then the last ones are asked all the same."""
+        now = time.monotonic()
+        usable = [worker.usable(now) for worker in self.members]
+        if any(can and w.breaker.lets_in(now) for w, can in zip(self.members, usable, strict=True)):
+            return []
+        return [
+            routing.load(w.outstanding, w.capacity) if can and w.id not in tried else AWAY
+            for w, can in zip(self.members, usable, strict=True)
+        ]
+
+    def note(self, at: int, load: float, offers: int) -> None:
+        """How loaded a worker is now, and how many requests it takes at once."""
+        self.loads[at] = load
+        self.places += offers - self._offers[at]
+        self._offers[at] = offers
+
+    def wait(self, tenant: str) -> float:
+        """Seconds until a newcomer of this tenant gets a place, by how long places were held lately."""
+        now = time.monotonic()
+        per_second = sum(w.capacity / max(w.service.mean, 1e-3) for w in self.members if w.usable(now))
+        return admission.expected_wait(self.queue.ahead(tenant), per_second)

@@ -1,0 +1,54 @@
+"""What a request is thought to take: roughly for the queue, at most for the limits."""
+
+import json
+from typing import Any
+
+import pytest
+
+from core.wire.workers import Ability
+from orchestrator.costs import MOST, estimate, most
+from orchestrator.limits import Needs
+
+CHAT = {"messages": [{"role": "user", "content": "x" * 370}]}
+
+
+def size(body: dict[str, Any]) -> int:
+    return len(json.dumps(body))
+
+
+NEEDS: dict[str, tuple[Ability, dict[str, Any], int | None, Needs]] = {
+    "a limit of its own": ("chat", CHAT | {"max_tokens": 5}, None, Needs(tokens=size(CHAT | {"max_tokens": 5}) + 5)),
+    "several answers": ("chat", {"n": 3, "max_tokens": 5}, None, Needs(tokens=size({"n": 3, "max_tokens": 5}) + 15)),
+    "no limit: the model's context": ("chat", CHAT, 4096, Needs(tokens=size(CHAT) + 4096)),
+    "no prompt is longer than the context": ("chat", CHAT | {"max_tokens": 5}, 100, Needs(tokens=105)),
+    "nonsense is the worker's to refuse": ("chat", {"max_tokens": "x", "n": -1}, 64, Needs(tokens=28 + 64)),
+    "texts": ("embeddings", {"input": "four"}, None, Needs(tokens=size({"input": "four"}))),
+    "pictures": ("images", {"n": 4}, None, Needs(images=4)),
+}
+
+
+@pytest.mark.parametrize(("ability", "body", "context", "wanted"), NEEDS.values(), ids=NEEDS.keys())
+def test_at_most(ability: Ability, body: dict[str, Any], context: int | None, wanted: Needs) -> None:
+    assert most(ability, json.dumps(body).encode(), context) == wanted
+
+
+def test_a_selfies_bytes_are_no_tokens() -> None:
+    assert most("faces", b"\xff\xd8" * 1_000_000, None) == Needs()
+
+
+ROUGHLY: dict[str, tuple[Ability, bytes, float]] = {
+    "prompt and answer": ("chat", b'{"max_tokens": 100, "a": 1}     ', 32 / 4 + 100),
+    "a picture": ("images", b'{"size": "512x512", "steps": 10}', 512 * 512 / 256 * 10),
+    "pictures of no stated size": ("images", b'{"n": 2}', 2 * 1024 * 1024 / 256 * 8),
+    "an odd size": ("images", b'{"size": "auto", "steps": 1}', 1024 * 1024 / 256),
+    "a form": ("faces", b"\xff" * 400, 100.0),
+}
+
+
+@pytest.mark.parametrize(("ability", "body", "wanted"), ROUGHLY.values(), ids=ROUGHLY.keys())
+def test_roughly(ability: Ability, body: bytes, wanted: float) -> None:
+    assert estimate(ability, body) == pytest.approx(wanted)
+
+
+def test_no_number_is_too_large() -> None:
+    assert estimate("images", b'{"n": 999999999, "size": "99999x99999", "steps": 999999999}') == MOST
