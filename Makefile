@@ -41,6 +41,11 @@ quick:
 unit:
 	@exec $(PY) -m pytest -m "not e2e" -n 2
 
+# The property tests with new examples, many of them; what fails becomes an @example and is mended.
+.PHONY: fuzz
+fuzz:
+	@HYPOTHESIS_PROFILE=searching $(PY) -m pytest -m "hypothesis and not e2e and not slow" -n 2
+
 # One process keeps the studio busy, the other runs what starts programs of its own.
 e2e:
 	@exec $(PY) -m pytest -m e2e -n 2 --dist loadgroup

@@ -1,6 +1,7 @@
 """Fixtures for every folder's tests."""
 
 import itertools
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,8 +22,11 @@ from tests.fakes.upstream import Upstream, recording_upstream
 
 _numbers = itertools.count(1)
 
-settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
-settings.load_profile("unhurried")
+# A busy machine is no failure (no deadline), and one commit has one result: the same examples each time.
+# `make fuzz` looks for new ones, and what it finds becomes an @example.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("searching", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], Any]]:

@@ -34,7 +34,7 @@ def compress(text: str, target: int, count: Count, about: Set[str] = frozenset()
         tried = {**kept, at: parts[at]}
         if count(_text(tried)) <= target:
             kept = tried
-    return _settled(_text(kept), target, count)
+    return _settled(_text(kept), target, count) if kept else _words_that_fit(whole, target, count)
 
 
 def _text(kept: dict[int, str]) -> str:

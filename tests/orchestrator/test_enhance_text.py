@@ -84,6 +84,7 @@ texts = st.lists(st.one_of(tags, words), min_size=1, max_size=25).map(", ".join)
 
 @given(texts, st.integers(1, 60))
 @example("masterpiece, 00000, masterpiece", 4)
+@example("0000, a white lighthouse with a red lantern room", 3)
 def test_a_compressed_prompt_fits_cuts_no_word_and_stays_as_it_is(text: str, target: int) -> None:
     made = compress(text, target, CLIP)
     assert CLIP(made) <= target
