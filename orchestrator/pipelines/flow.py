@@ -1,0 +1,113 @@
+"""What a pipeline runs on: steps that are done once, whatever dies, and events for whoever follows.
+
+A pipeline is one function over a Flow, and does not know how it was called. `Durable` (orchestrator/jobs/durable.py)
+keeps what is finished in the database; `Plain` keeps it in memory, for tests and for work that need not outlive its
+process.
+
+What a pipeline must keep to, so that a run can be taken up again by another process:
+- Whatever is not the same each time (a worker's answer, a clock, a random number) happens inside a step.
+- Steps begin in the same order each time. Independent ones may run together, by `asyncio.gather(flow.step(…), …)`.
+- A step that was interrupted is done again; its key goes to the engine, so that finished work is not repeated there.
+- What a step returns is small plain JSON. A picture is a blob reference, `{"blob": sha256, "type": …, "bytes": n}`.
+- What may not be kept (a selfie) is looked at before the run begins. What is needed of it later is `held`: in memory
+  alone, and gone when the process goes.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from core.errors import Conflict
+
+T = TypeVar("T")
+
+STARTED, COMPLETED = "pipeline.step.started", "pipeline.step.completed"
+
+
+class Flow(Protocol):
+    """One run of a pipeline."""
+
+    @property
+    def id(self) -> str:
+        """The run's id, and the job's."""
+
+    async def step(self, name: str, do: Callable[[str], Awaitable[T]]) -> T:
+        """What `do` returns when it is called with an idempotency key; where the step was finished before, what it
+        returned then, without calling it. `name` is one of a kind in the run. Tells that the step began and ended."""
+
+    async def emit(self, event: str, data: Mapping[str, Any]) -> None:
+        """Tell whoever follows. Within a step that is done again, what was told before is not told twice."""
+
+    def held(self, name: str) -> bytes:
+        """What the request brought and only this process's memory has. Raises Conflict where it is gone."""
+
+
+def step_key(run: str, step: str) -> str:
+    """The idempotency key of a step's call to an engine."""
+    return f"{run}:{step}"
+
+
+def of_memory(held: Mapping[str, bytes], name: str) -> bytes:
+    """Raises Conflict where it is gone."""
+    try:
+        return held[name]
+    except KeyError:
+        raise Conflict("What was sent was never stored and is gone: send it again.", code="input_gone") from None
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened in a run. `number` counts from 1 without a gap."""
+
+    number: int
+    name: str
+    data: Mapping[str, Any]
+
+
+class Plain:
+    """A run that lives in memory: each step is done when it is asked for, and the events are kept in a list."""
+
+    def __init__(self, run_id: str, held: Mapping[str, bytes] | None = None) -> None:
+        self.id = run_id
+        self.events: list[Event] = []
+        self._held = held or {}
+        self._done: dict[str, Any] = {}
+
+    async def step(self, name: str, do: Callable[[str], Awaitable[T]]) -> T:
+        if name in self._done:
+            found: T = self._done[name]
+            return found
+        await self.emit(STARTED, {"step": name})
+        with within(name):
+            result = await do(step_key(self.id, name))
+        self._done[name] = result
+        await self.emit(COMPLETED, {"step": name, "result": result})
+        return result
+
+    async def emit(self, event: str, data: Mapping[str, Any]) -> None:
+        self.events.append(Event(len(self.events) + 1, event, dict(data)))
+
+    def held(self, name: str) -> bytes:
+        return of_memory(self._held, name)
+
+
+_step: ContextVar[str] = ContextVar("step", default="")
+
+
+class within:  # noqa: N801 - reads as a statement: `with within("generate"):`
+    """Notes which step the enclosed work belongs to."""
+
+    def __init__(self, step: str) -> None:
+        self._name = step
+
+    def __enter__(self) -> None:
+        self._token = _step.set(self._name)
+
+    def __exit__(self, *_: object) -> None:
+        _step.reset(self._token)
+
+
+def current_step() -> str:
+    """The step that runs here; empty between steps."""
+    return _step.get()
