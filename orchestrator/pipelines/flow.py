@@ -11,12 +11,18 @@ What a pipeline must keep to, so that a run can be taken up again by another pro
 - What a step returns is small plain JSON. A picture is a blob reference, `{"blob": sha256, "type": …, "bytes": n}`.
 - What may not be kept (a selfie) is looked at before the run begins. What is needed of it later is `held`: in memory
   alone, and gone when the process goes.
+- What a step cost stands in its result as `cost`: `{"tokens": n, "image_steps": n}`; the run's record adds it up.
+
+A route calls a run by `await desk.answer(request, NAME, body, caller, held={…})` (orchestrator/jobs/desk.py): it reads
+the three ways to call from `body`, a `Called`, and from the headers, and gives the Response.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
+
+from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field
 
 from core.errors import Conflict
 
@@ -41,6 +47,17 @@ class Flow(Protocol):
 
     def held(self, name: str) -> bytes:
         """What the request brought and only this process's memory has. Raises Conflict where it is gone."""
+
+
+class Called(BaseModel):
+    """How a run is called: the fields that the body of every pipeline has beside its own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stream: bool = Field(False, description="Answer with the run's events, as server-sent events.")
+    background: bool = Field(False, description="Answer 202 with a job, and work on.")
+    webhook: AnyHttpUrl | None = Field(None, description="Told when the job has ended; with `background` alone.")
+    priority: int = Field(0, ge=0, le=9, description="Of a background job among its tenant's; 9 goes first.")
 
 
 def step_key(run: str, step: str) -> str:
