@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 SIDE = 128
 PACKAGES: dict[Style, str] = {"flat": "@iconify-json/noto", "3d": "@iconify-json/fluent-emoji"}
-ONE, TWO = 104, 58  # pixels of an icon's side, alone and beside another
+ONE, TWO = 104, 58  # pixels of an icon's side, alone and beside another, on a canvas of SIDE
+LARGE = 208  # what icons of other sizes are made from
 _HAIR = {
     "long": "long",
     "bob": "bobCut",
@@ -38,7 +39,7 @@ _HAIR = {
 
 
 class Painter:
-    """Holds every icon at the two sizes that scenes need; avatars are put together when asked for."""
+    """Holds every icon at the sizes that scenes need most; avatars are put together when asked for."""
 
     def __init__(self, icons: dict[tuple[Style, str, int], np.ndarray[Any, Any]]) -> None:
         self._icons = icons
@@ -47,7 +48,7 @@ class Painter:
     @classmethod
     def load(cls, folder: Path) -> Painter:
         """From a folder that holds the npm packages of `PACKAGES` as they were packed, or a cache made before."""
-        cache = folder / "icons.npz"
+        cache = folder / "icons-3.npz"  # at three sizes
         if not cache.is_file():
             rendered: dict[str, Any] = _render_all(folder)
             np.savez_compressed(cache, **rendered)
@@ -55,34 +56,33 @@ class Painter:
             icons = {_key(name): stored[name] for name in stored.files}
         return cls(icons)
 
-    def paint(self, scene: Scene) -> np.ndarray[Any, Any]:
-        """SIDE by SIDE by 3."""
+    def paint(self, scene: Scene, height: int = SIDE, width: int = SIDE) -> np.ndarray[Any, Any]:
+        """Height by width by 3. A scene fills the canvas: one thing its middle, two a half each, a person stands on
+        its lower edge."""
         ground = np.array(scenes.BACKGROUNDS[scene.background], np.float32) / 255
+        canvas = np.broadcast_to(ground, (height, width, 3)).copy()
         if scene.person:
-            layer = self._avatar(scene.person)
-            painted: np.ndarray[Any, Any] = layer[..., :3] + ground * (1 - layer[..., 3:])
-            return painted
-        canvas = np.broadcast_to(ground, (SIDE, SIDE, 3)).copy()
-        size = ONE if len(scene.things) == 1 else TWO
-        centres = (SIDE // 2,) if len(scene.things) == 1 else (SIDE // 4, 3 * SIDE // 4)
+            side = min(height, width)
+            _put(canvas, self._avatar(scene.person, side), height - side // 2, width // 2)
+            return canvas
+        if len(scene.things) == 1:
+            size, centres = round(ONE / SIDE * min(height, width)), (width // 2,)
+        else:
+            size, centres = round(2 * TWO / SIDE * min(height, width // 2)), (width // 4, 3 * width // 4)
         for word, centre in zip(scene.things, centres, strict=True):
-            self._put(canvas, self._icons[scene.style, word, size], centre)
+            _put(canvas, self._sized(scene.style, word, size), height // 2, centre)
         return canvas
+
+    def _sized(self, style: Style, word: str, size: int) -> np.ndarray[Any, Any]:
+        """An icon, 0 to 1, at any size."""
+        icon = self._icons.get((style, word, size))
+        return _scaled(self._icons[style, word, LARGE], size) if icon is None else icon.astype(np.float32) / 255
 
     def icon(self, style: Style, word: str) -> np.ndarray[Any, Any]:
         """An icon at its larger size: ONE by ONE by 4, 0 to 1."""
-        return self._icons[style, word, ONE].astype(np.float32) / 255
+        return self._sized(style, word, ONE)
 
-    @staticmethod
-    def _put(canvas: np.ndarray[Any, Any], icon: np.ndarray[Any, Any], across: int) -> None:
-        size = icon.shape[0]
-        top, left = SIDE // 2 - size // 2, across - size // 2
-        part = canvas[top : top + size, left : left + size]
-        layer = icon.astype(np.float32) / 255
-        part *= 1 - layer[..., 3:]
-        part += layer[..., :3]
-
-    def _avatar(self, person: Person) -> np.ndarray[Any, Any]:
+    def _avatar(self, person: Person, side: int) -> np.ndarray[Any, Any]:
         from dicebear import Avatar  # type: ignore[import-not-found, unused-ignore]
 
         if self._avatars is None:
@@ -103,7 +103,24 @@ class Painter:
         }
         if person.beard:
             options["facialHairVariant"] = [scenes.BEARDS[person.beard]]
-        return _rasterise(Avatar(self._avatars, options).to_string(), SIDE).astype(np.float32) / 255
+        return _rasterise(Avatar(self._avatars, options).to_string(), side).astype(np.float32) / 255
+
+
+def _put(canvas: np.ndarray[Any, Any], layer: np.ndarray[Any, Any], down: int, across: int) -> None:
+    """`layer`, a square, with its centre there."""
+    size = layer.shape[0]
+    top, left = down - size // 2, across - size // 2
+    part = canvas[top : top + size, left : left + size]
+    part *= 1 - layer[..., 3:]
+    part += layer[..., :3]
+
+
+def _scaled(icon: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
+    """uint8 of any size to `size` by `size` by 4, 0 to 1."""
+    from PIL import Image
+
+    bands = [Image.fromarray(icon[..., i]).resize((size, size), Image.Resampling.LANCZOS) for i in range(4)]
+    return np.stack([np.asarray(band, np.float32) for band in bands], axis=-1) / 255
 
 
 def _avatar_style() -> Any:
@@ -118,7 +135,7 @@ def _render_all(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
         icons = _icon_set(folder, package)
         for thing in scenes.things():
             drawing = _svg(icons, thing.icon)
-            for size in (ONE, TWO):
+            for size in (ONE, TWO, LARGE):
                 rendered[f"{style}/{thing.word}/{size}"] = _rasterise(drawing, size)
     return rendered
 

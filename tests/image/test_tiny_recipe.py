@@ -10,7 +10,7 @@ import torch
 
 from image.tiny import autoencoder, export, fast, latents, model, muon, prompts, scenes, train, vocabulary
 from image.tiny.learning import Pace
-from image.tiny.pictures import ONE, TWO, Painter
+from image.tiny.pictures import LARGE, ONE, SIDE, TWO, Painter
 
 SMALL = model.Sizes(width=48, heads=2, layers=1, text_layers=2, autoencoder=(8, 8, 8, 8))
 
@@ -23,7 +23,7 @@ def painter() -> Painter:
     for thing in scenes.things():
         for style in scenes.STYLES:
             colour = np.append(rng.integers(0, 255, 3), 255)
-            for size in (ONE, TWO):
+            for size in (ONE, TWO, LARGE):
                 icons[style, thing.word, size] = np.broadcast_to(colour, (size, size, 4)).astype(np.uint8)
     return Painter(icons)
 
@@ -78,12 +78,29 @@ def test_latents_give_back_the_picture(painter: Painter) -> None:
     assert np.abs(space.write(read) - pictures).mean() < 0.02
 
 
-def test_the_fast_forward_is_the_stock_one() -> None:
+@pytest.mark.parametrize("canvas", [(128, 128), (64, 256), (256, 96)])
+def test_a_scene_fills_its_canvas(painter: Painter, canvas: tuple[int, int]) -> None:
+    """One thing the middle of it, two a half each; the corners stay as the background is."""
+    height, width = canvas
+    alone = painter.paint(scenes.Scene("flat", "white", ("cat",)), height, width)
+    both = painter.paint(scenes.Scene("flat", "white", ("cat", "dog")), height, width)
+    assert alone.shape == both.shape == (height, width, 3)
+    assert (alone[height // 2, width // 2] < 1).any()
+    assert (both[height // 2, [width // 4, 3 * width // 4]] < 1).any(axis=1).all()
+    corners = np.ix_([0, -1], [0, -1])
+    assert (alone[corners] == 1).all()
+    assert (both[corners] == 1).all()
+    covered = (alone < 1).any(axis=2).sum()
+    assert covered == round(ONE / 128 * min(canvas)) ** 2
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (12, 10), (8, 32)])
+def test_the_fast_forward_is_the_stock_one(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     stock = model.transformer(SMALL)
     for weight in stock.parameters():
         torch.nn.init.normal_(weight, std=0.2)
-    x, t, text = torch.randn(3, 16, 16, 16), torch.rand(3), torch.randn(3, 9, SMALL.width)
+    x, t, text = torch.randn(3, 16, *shape), torch.rand(3), torch.randn(3, 9, SMALL.width)
     lengths = torch.tensor([4, 9, 6])
     with torch.no_grad():
         words = [row[:n] for row, n in zip(text, lengths.tolist(), strict=True)]
@@ -111,7 +128,7 @@ def test_muon_makes_matrices_orthogonal(shape: tuple[int, ...]) -> None:
 def _trainer(folder: Path, painter: Painter, steps: int = 4) -> train.Trainer:
     pictures = np.random.default_rng(0).random((4, 128, 128, 3), np.float32)
     pace = Pace(steps=steps, decay_from=3, warmup=1)
-    plan = train.Plan(pace=pace, batch=4, shares=(0.5, 0.5, 0.0), compiled=False, sizes=SMALL)
+    plan = train.Plan(pace=pace, batch=4, shares=(0.5, 0.5, 0.0), roam_from=1, roam=1.0, compiled=False, sizes=SMALL)
     return train.Trainer(plan, folder, painter, latents.LatentSpace.fit(pictures))
 
 
@@ -143,8 +160,9 @@ class _Faceless(Painter):
     def __init__(self, painter: Painter) -> None:
         super().__init__(painter._icons)
 
-    def paint(self, scene: scenes.Scene) -> Any:
-        return super().paint(scenes.Scene("flat", scene.background, ("cat",)) if scene.person else scene)
+    def paint(self, scene: scenes.Scene, height: int = SIDE, width: int = SIDE) -> Any:
+        shown = scenes.Scene("flat", scene.background, ("cat",)) if scene.person else scene
+        return super().paint(shown, height, width)
 
 
 def test_the_autoencoder_learns_and_goes_on_where_it_was_cut_off(tmp_path: Path, painter: Painter) -> None:
