@@ -195,17 +195,16 @@ def _add_error_handlers(api: FastAPI) -> None:
         error = kind(str(exc.detail), code=code)
         return JSONResponse(error.envelope(), exc.status_code, headers=exc.headers)
 
-    async def left(_: Request, __: Exception) -> Response:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-    async def bug(_: Request, __: Exception) -> Response:
-        return error_response(internal())  # Starlette raises it again: the shell logs it
+    async def uncaught(_: Request, exc: Exception) -> Response:
+        """Starlette raises it again, also where the answer has begun: the shell says what became of the request."""
+        if isinstance(exc, ClientDisconnected):
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return error_response(internal())
 
     api.add_exception_handler(SoundstageError, ours)
     api.add_exception_handler(RequestValidationError, invalid)
     api.add_exception_handler(HTTPException, http)
-    api.add_exception_handler(ClientDisconnected, left)
-    api.add_exception_handler(Exception, bug)
+    api.add_exception_handler(Exception, uncaught)
 
 
 def _add_operating(api: FastAPI, ready: Callable[[], Awaitable[Readiness]]) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel
 
 from core.access_log import AccessLog
@@ -39,6 +39,20 @@ async def raw_late_bug(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def raw_overloaded(scope: Scope, receive: Receive, send: Send) -> None:
     raise Overloaded("full", retry_after=1.2)
+
+
+class Midway(Response):
+    """An answer that begins and never ends."""
+
+    def __init__(self, hanging: asyncio.Event) -> None:
+        super().__init__()
+        self._hanging = hanging
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with until_disconnect(receive):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            self._hanging.set()
+            await asyncio.Event().wait()
 
 
 class Service:
@@ -83,6 +97,11 @@ class Service:
             with until_disconnect(request.receive):
                 self.hanging.set()
                 await asyncio.Event().wait()
+
+        @api.post("/hang/midway")
+        async def midway(request: Request) -> Response:
+            await request.body()
+            return Midway(self.hanging)
 
         return create_service(
             SERVICE,

@@ -180,17 +180,22 @@ async def test_readiness_is_what_the_service_says(service: Service) -> None:
     assert (await ask(service.port, request(b"GET", b"/healthz"))).json() == {"status": "ok"}
 
 
-async def test_a_client_that_leaves_ends_its_work_and_is_counted(service: Service) -> None:
+@pytest.mark.parametrize("path", [b"/hang", b"/hang/midway"], ids=["before the answer", "within it"])
+async def test_a_client_that_leaves_ends_its_work_and_is_counted(
+    service: Service, path: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     def gone() -> float:
         return REGISTRY.get_sample_value("soundstage_client_disconnects_total", {"service": SERVICE}) or 0
 
     before = gone()
+    service.hanging.clear()
     async with connected(service.port) as client:
-        await client.send(request(b"POST", b"/hang", [JSON], b"{}"))
+        await client.send(request(b"POST", path, [JSON], b"{}"))
         await soon(service.hanging.wait())
         client.leave()
         await eventually(lambda: gone() == before + 1, "the count of those who left")
     assert service.lines()[-1]["status"] == 499
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_busy_port_ends_the_process_with_a_sentence() -> None:
