@@ -16,7 +16,8 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from diffusers import ZImageTransformer2DModel
 
-TEXT_TOKENS = SEQ_MULTI_OF
+TEXT_TOKENS: int = SEQ_MULTI_OF
+"""Image and text are each filled up to a multiple of this."""
 
 
 class Fast:
@@ -72,7 +73,7 @@ class Fast:
 
 
 def _padding(tokens: int) -> int:
-    return -tokens % SEQ_MULTI_OF
+    return -tokens % TEXT_TOKENS
 
 
 def _block(

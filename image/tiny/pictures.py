@@ -65,6 +65,7 @@ class Painter:
             side = min(height, width)
             _put(canvas, self._avatar(scene.person, side), height - side // 2, width // 2)
             return canvas
+        centres: tuple[int, ...]
         if len(scene.things) == 1:
             size, centres = round(ONE / SIDE * min(height, width)), (width // 2,)
         else:
