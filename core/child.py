@@ -21,7 +21,8 @@ MAX_LOG_BYTES = 16 << 20  # a log that is larger at a start is set aside once as
 
 @dataclass(frozen=True)
 class Command:
-    """What to run. `log_path` receives its standard output and error; `grace` is seconds from SIGTERM to SIGKILL."""
+    """What to run. `log_path` receives its standard output and error; `grace` is seconds from SIGTERM to SIGKILL.
+    `until_gone`: open files that the leash keeps until the whole group has ended; the command does not get them."""
 
     name: str
     argv: tuple[str, ...]
@@ -29,6 +30,7 @@ class Command:
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
     grace: float = 10.0
+    until_gone: tuple[int, ...] = ()
 
 
 class Child:
@@ -57,6 +59,7 @@ class Child:
                 cwd=command.cwd,
                 env={**os.environ, **command.env},
                 start_new_session=True,
+                pass_fds=command.until_gone,
             )
         metrics.CHILD_STARTS.labels(command.name).inc()
         return cls(command, process)

@@ -106,6 +106,19 @@ class WorkerSettings(Settings):
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
+class DeviceSettings(WorkerSettings):
+    """What a worker reads besides whose models are on a device that other workers may use too."""
+
+    device_lease: Path | None = Field(
+        None, description="A folder that the workers of one device share, to use it by turns; empty: it is this one's."
+    )
+    device_lease_seconds: float = Field(20, gt=0, description="How long a busy worker keeps it while others wait.")
+    device_lease_drain_seconds: float = Field(
+        300, gt=0, description="What its running requests then get to end; what still runs is cut off."
+    )
+    device_lease_wait_seconds: float = Field(120, gt=0, description="Longest wait of a request for the device.")
+
+
 class _LowerToml(TomlConfigSettingsSource):
     """A settings file may write names as the environment does."""
 

@@ -42,7 +42,7 @@ def run() -> None:
     loads: dict[str, Load] = {id: partial(load, settings, id, folder) for id, folder in settings.checkpoints.items()}
     try:
         app = create_app(settings, loads, on_load_failure=_end, on_started=_drain_on_sigterm)
-    except SigningError as exc:
+    except (SigningError, SettingsError) as exc:
         sys.exit(f"Settings: {exc}")
     serve(app, settings)
 

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 
 from core.service import ASGIApp, Readiness, Scope, create_service
 from core.worker_key import worker_key_check
-from image import blobs, signing
+from image import blobs, residence, signing
 from image.async_engine import AsyncEngine
 from image.building import Load, builder
 from image.device import Device
@@ -30,12 +30,14 @@ def create_app(
     The app answers at once and is ready when the models are. `on_load_failure` is told if they cannot be;
     `on_started` is called on the running event loop.
     """
+    engines = _engines(settings, loads)
     worker = Worker(
         settings,
-        _engines(settings, loads),
+        engines,
         blobs.Blobs.under(settings.data_dir, settings.image_link_seconds),
         _signer(settings),
         time.time(),
+        residence.lease_of(settings, engines.values()),
     )
 
     async def ready() -> Readiness:

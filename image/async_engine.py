@@ -10,6 +10,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from core.errors import Overloaded, SoundstageError, Unavailable
 from image.device import Device
@@ -62,6 +63,7 @@ class AsyncEngine:
         self._abilities: Abilities | None = None
         self._submitted = 0
         self._thread: threading.Thread | None = None
+        self._resting = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -86,7 +88,7 @@ class AsyncEngine:
         thread = threading.Thread(target=run, name="image-engine", daemon=True)
         thread.start()
         await loaded
-        self._thread = thread
+        self._thread, self._resting = thread, False
 
     async def stop(self) -> None:
         """Fail what is left with a 503 and end the thread; a hung one is left to end with the process."""
@@ -100,6 +102,12 @@ class AsyncEngine:
         await asyncio.to_thread(thread.join)
         await self._idle.wait()
 
+    async def rest(self) -> None:
+        """As stop, until the next start; a model that can be had back counts as ready."""
+        self._resting = self._abilities is not None
+        await self.stop()
+        self.counters = replace(self.counters, running=0, remaining=0, cached_bytes=0, adapters=())
+
     @property
     def loaded(self) -> bool:
         return self._thread is not None
@@ -110,7 +118,7 @@ class AsyncEngine:
 
     @property
     def ready(self) -> bool:
-        return self.loaded and not self.draining and not self.hung
+        return (self.loaded or self._resting) and not self.draining and not self.hung
 
     def watch(self) -> bool:
         """Whether the device hangs; then nobody waits for it any longer. Called from time to time."""

@@ -1,7 +1,6 @@
 """From the process's start to its end: load the models, keep the registration alive, watch the device, stop."""
 
 import asyncio
-import gc
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -12,6 +11,7 @@ from pydantic import AnyHttpUrl
 
 from core.registration import Registrar
 from core.wire.workers import Announcement, ServedModel
+from image import residence
 from image.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -33,27 +33,29 @@ def lifespan(
                 tasks.create_task(_watch(worker)),
                 *([tasks.create_task(registrar.run())] if registrar else []),
             ]
+            turns = tasks.create_task(worker.lease.run()) if worker.lease else None
             on_started(worker)
             yield
             for task in background:  # the farewell too: no new request is routed here while the last ones end
                 task.cancel()
             for engine in worker.engines.values():
                 await engine.stop()
+            if turns:
+                turns.cancel()  # last: until here the device is ours
 
     return live
 
 
 async def _start(worker: Worker, on_failure: Callable[[], object]) -> None:
-    """One model after the other: each sees what memory the ones before it left."""
     try:
-        for engine in worker.engines.values():
-            await engine.start()
+        if worker.lease:
+            await residence.first_turn(worker.lease)
+        else:
+            await residence.load(worker.engines.values())
     except Exception as exc:  # whatever a checkpoint may raise: it is logged and the process told
         log.critical("the image model could not be loaded: %s", exc, exc_info=True)
         on_failure()
         return
-    gc.collect()
-    gc.freeze()  # a model's objects are no garbage: left out of count, collections of the rest are frequent and cheap
     worker.on_change()
 
 

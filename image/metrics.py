@@ -58,7 +58,8 @@ class Recorder(Observer):
         self._arrived[id] = time.monotonic()
 
     def heard(self, news: News) -> None:
-        model, before, now = self._model, self._before, news.counters
+        model, now = self._model, news.counters
+        before = self._before if now.turns >= self._before.turns else Counters()  # the model was loaded anew
         self._before = now
         padding = now.padding - before.padding
         _STEPS.labels(model).inc(now.request_steps - before.request_steps)

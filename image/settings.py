@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from core.settings import CommaList, WorkerSettings
+from core.settings import CommaList, DeviceSettings
 from image.request import Limits, parse_size
 from image.scheduler import Budget
 
@@ -13,7 +13,7 @@ TRAINED = Path(__file__).parent / "tiny" / "zimage-tiny-icons"
 """The small trained pipeline that is shipped (docs/tiny-model.md)."""
 
 
-class ImageSettings(WorkerSettings):
+class ImageSettings(DeviceSettings):
     """Read once, in `__main__`."""
 
     port: int = Field(8001, ge=0, le=65535, description="Port the service binds.")

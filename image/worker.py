@@ -3,13 +3,14 @@
 import asyncio
 import base64
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
 
+from core.device_lease import DeviceLease
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, NotFound
 from image.async_engine import AsyncEngine
@@ -90,6 +91,7 @@ class Worker:
     blobs: Blobs
     signer: Signer | None
     started: float  # seconds since the epoch
+    lease: DeviceLease | None = None  # of a device that other workers use too
     ledger: Ledger = field(default_factory=Ledger)
     listeners: list[Callable[[], None]] = field(default_factory=list)  # told when readiness changes
 
@@ -103,8 +105,9 @@ class Worker:
 
     @property
     def depth(self) -> int:
-        """Images that run or wait."""
-        return sum(engine.running + engine.waiting for engine in self.engines.values())
+        """Images that run or wait, and calls that wait for the device."""
+        images = sum(engine.running + engine.waiting for engine in self.engines.values())
+        return images + (self.lease.waiting if self.lease else 0)
 
     def load(self) -> dict[str, Any]:
         engines = self.engines.values()
@@ -146,21 +149,27 @@ class Worker:
 
     async def run(self, http: Request, job: Job) -> list[Picture]:
         """The images, encoded. A client that leaves takes its requests out of the engine."""
-        with self.submitted(job) as generations, until_disconnect(http.receive):
-            results = [await generation.result() for generation in generations]
+        with until_disconnect(http.receive):
+            async with self.submitted(job) as generations:
+                results = [await generation.result() for generation in generations]
         return [await self.finish(job, *pair) for pair in zip(job.requests, results, strict=True)]
 
-    @contextmanager
-    def submitted(self, job: Job) -> Iterator[list[Generation]]:
-        """The job in its engine; whoever leaves the block before the end takes it out again."""
+    @asynccontextmanager
+    async def submitted(self, job: Job) -> AsyncIterator[list[Generation]]:
+        """The job in its engine, once the device is ours; whoever leaves the block before the end takes it out."""
         engine = self.engines[job.model]
-        generations = engine.submit(job.requests)
-        self.ledger.add(job.request_id, job.model, int(time.time()), engine, generations)
-        try:
-            yield generations
-        finally:
-            for generation in generations:
-                generation.cancel()
+        async with self.turn():
+            generations = engine.submit(job.requests)
+            self.ledger.add(job.request_id, job.model, int(time.time()), engine, generations)
+            try:
+                yield generations
+            finally:
+                for generation in generations:
+                    generation.cancel()
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """The models are loaded for as long as the block runs. Raises Overloaded, Unavailable."""
+        return self.lease.use() if self.lease else nullcontext()
 
     async def follow(self, job: Job, generation: Generation) -> AsyncGenerator[Told, None]:
         """That it runs, each preview with its index, then the picture. Raises what the image failed with."""

@@ -27,7 +27,11 @@ def main() -> None:
     except SettingsError as exc:
         sys.exit(f"settings: {exc}")
     logs.configure(settings.log_level, settings.log_format)
-    serve(create_app(settings, models), settings)
+    try:
+        app = create_app(settings, models)
+    except SettingsError as exc:
+        sys.exit(f"settings: {exc}")
+    serve(app, settings)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ allowed; a pinned model never gives way. All sizes are bytes.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from llm.device import GB
+
 
 class Resident(NamedTuple):
     """One model: what it holds now, what it needs when loaded, what it keeps when it has given way (asleep)."""
@@ -32,6 +34,13 @@ class Refusal(NamedTuple):
     free: int
     reclaimable: int
     budget: int
+
+    def told(self, id: str) -> str:
+        said = {name: f"{value / GB:.2f} GB" for name, value in self._asdict().items()}
+        return (
+            f"{id} does not fit: it needs {said['needs']}, {said['free']} of {said['budget']} are free, "
+            f"{said['reclaimable']} could be freed by unloading others (force)."
+        )
 
 
 def plan_load(wanted: Resident, others: Sequence[Resident], budget: int, *, may_evict: bool) -> Plan | Refusal:

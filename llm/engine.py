@@ -52,7 +52,9 @@ class Engine:
         start_seconds: float = 900.0,
         sleep_level: int = 1,
         on_change: Callable[[], None] = lambda: None,
+        until_gone: tuple[int, ...] = (),
     ) -> None:
+        """`until_gone`: open files that are kept until the engine's processes have ended."""
         self.model = model
         self.state: State = "stopped"
         self.key = secrets.token_urlsafe(24)
@@ -70,6 +72,7 @@ class Engine:
         self._session = session
         self._start_seconds = start_seconds
         self._on_change = on_change
+        self._until_gone = until_gone
         self._port = 0
         self._started = time.monotonic()
         self._start_took = TYPICAL_START_SECONDS
@@ -224,6 +227,7 @@ class Engine:
             ),
             env={**PURE_ENV, **dev, **self.model.env, "VLLM_API_KEY": self.key},
             log_path=log_path,
+            until_gone=self._until_gone,
         )
 
     async def _ended(self, code: int) -> None:

@@ -105,6 +105,7 @@ async def _status(supervisor: Supervisor) -> dict[str, Any]:
     held = await device.host_bytes(groups) if memory.kind == "cpu" else memory.total - memory.available
     instruct, base = engine_of(supervisor, "instruct"), engine_of(supervisor, "base")
     first = next((engine for engine in supervisor.engines if is_ready(engine)), None)
+    lease = supervisor.residency.lease
     return {
         "total_vram": round(memory.total / GB, 3),
         "allocated_vram": round(held / GB, 3),
@@ -116,6 +117,7 @@ async def _status(supervisor: Supervisor) -> dict[str, Any]:
         "model_device": _device(first, memory),
         "device_type": memory.kind,
         "budget": round(supervisor.residency.budget / GB, 3),
+        "device_lease": lease.told() if lease else None,
         "engines": {engine.model.id: _detail(supervisor, engine) for engine in supervisor.engines},
     }
 

@@ -5,6 +5,7 @@ meanwhile wait for its next turn, bounded in number and in time, and are let in 
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -14,6 +15,7 @@ from types import TracebackType
 from prometheus_client import Counter, Gauge
 from yarl import URL
 
+from core.device_lease import DeviceLease
 from core.errors import Conflict, Overloaded, SoundstageError, Unavailable
 from llm import device
 from llm.budget import Refusal, Resident, fits_ever, plan_load
@@ -34,12 +36,14 @@ SHARE_OF_DEVICE = 0.9
 
 
 class Residency:
-    """Owns who is loaded. `changed` is called where what can be served may have changed."""
+    """Owns who is loaded. `changed` is called where what can be served may have changed. With a `lease`, nothing is on
+    the device but while it is this worker's turn."""
 
     def __init__(self, engines: Sequence[Engine], bounds: Bounds, changed: Callable[[], None] = lambda: None) -> None:
         self.bounds = bounds
         self.seats = {e.model.id: Seat(e, e.model.pinned or e.model.id in bounds.pinned) for e in engines}
         self.budget = bounds.budget or 0
+        self.lease: DeviceLease | None = None
         self._changed = changed
         self._turn = asyncio.Lock()
         self._switches: dict[str, asyncio.Task[None]] = {}
@@ -60,13 +64,15 @@ class Residency:
     # -- what is asked for ----------------------------------------------------------------------------------------
 
     async def first_load(self, engine: Engine) -> None:
-        """At the start: it runs if it fits beside those that run already; else it waits to be asked for."""
+        """At the start: it runs if it fits beside those that run already; else it waits to be asked for. On a device
+        that others use too it always waits."""
         seat = self.seats[engine.model.id]
         async with self._turn:
             await self._measure()
             plan = plan_load(self._resident(seat), self._others(seat), self.budget, may_evict=False)
             if isinstance(plan, Refusal):
-                log.info("model not loaded at the start", extra={"model": engine.model.id, **_figures(plan)})
+                log.info("model not loaded at the start", extra={"why": plan.told(engine.model.id)})
+            if isinstance(plan, Refusal) or self.lease:
                 engine.hold_back()
             seat.decided = True
 
@@ -76,7 +82,8 @@ class Residency:
         seat = self.seats[engine.model.id]
         if seat.open:
             return
-        await self._within(self._switch(seat, may_evict=force), seat)
+        async with self.lease.use() if self.lease else contextlib.nullcontext():
+            await self._within(self._switch(seat, may_evict=force), seat)
 
     async def unload(self, engine: Engine) -> None:
         """Until its memory is free. Raises Conflict where it is pinned, Unavailable where its requests do not end."""
@@ -86,6 +93,21 @@ class Residency:
         async with self._turn:
             if engine.state in ("ready", "starting", "stopped"):
                 await self._give_way(seat)
+
+    async def take_device(self) -> None:
+        """Nothing: a model is loaded when it is asked for."""
+
+    async def give_device(self) -> None:
+        """No model is loaded when this returns, pinned or not; what still runs is cut off."""
+        switches = list(self._switches.values())
+        for task in switches:
+            task.cancel()
+        await asyncio.gather(*switches, return_exceptions=True)
+        async with self._turn:
+            for seat in self.seats.values():
+                if seat.engine.state in ("ready", "starting", "stopped"):
+                    await (seat.engine.stop() if seat.in_flight else seat.engine.give_way())
+            await self._measure()
 
     async def admit(self, seat: Seat) -> None:
         """Wait until the model is loaded; the place is then held. Raises Overloaded, Unavailable."""
@@ -117,12 +139,13 @@ class Residency:
     async def _switch_for_waiters(self, seat: Seat) -> None:
         try:
             await self._switch(seat, may_evict=True)
+        except Conflict as exc:
+            seat.refuse(_no_room(exc, seat))
         except SoundstageError as exc:
-            error = exc if not isinstance(exc, Conflict) else _no_room(exc, seat)
-            for waiter in seat.waiters:
-                if not waiter.done():
-                    waiter.set_exception(error)
-            seat.waiters.clear()
+            seat.refuse(exc)
+        except asyncio.CancelledError:
+            seat.refuse(seat.engine.unavailable())
+            raise
 
     async def _switch(self, seat: Seat, *, may_evict: bool) -> None:
         seat.switching = True
@@ -140,7 +163,7 @@ class Residency:
         await self._measure()
         plan = plan_load(self._resident(seat), self._others(seat), self.budget, may_evict=may_evict)
         if isinstance(plan, Refusal):
-            raise Conflict(_refusal(seat, plan), code="model_does_not_fit", param="which")
+            raise Conflict(plan.told(seat.engine.model.id), code="model_does_not_fit", param="which")
         for name in plan.give_way:
             await self._give_way(self.seats[name])
 
@@ -255,6 +278,17 @@ class Use:
         self._residency, self._seat = residency, seat
 
     async def __aenter__(self) -> URL:
+        lease = self._residency.lease
+        if lease is None:
+            return await self._seated()
+        await lease.enter()
+        try:
+            return await self._seated()
+        except BaseException:
+            lease.leave()
+            raise
+
+    async def _seated(self) -> URL:
         seat = self._seat
         seat.last_used = time.monotonic()
         if seat.open:
@@ -267,18 +301,8 @@ class Use:
 
     async def __aexit__(self, kind: type[BaseException] | None, exc: object, trace: TracebackType | None) -> None:
         self._seat.leave()
-
-
-def _figures(refusal: Refusal) -> dict[str, float]:
-    return {f"{name}_gb": round(value / GB, 2) for name, value in refusal._asdict().items()}
-
-
-def _refusal(seat: Seat, plan: Refusal) -> str:
-    said = {name: f"{value / GB:.2f} GB" for name, value in plan._asdict().items()}
-    return (
-        f"{seat.engine.model.id} does not fit: it needs {said['needs']}, {said['free']} of {said['budget']} are free, "
-        f"{said['reclaimable']} could be freed by unloading others (force)."
-    )
+        if self._residency.lease is not None:
+            self._residency.lease.leave()
 
 
 def _no_room(exc: Conflict, seat: Seat) -> Unavailable:

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from core.errors import SoundstageError
 from llm.engine import Engine
 
 
@@ -56,4 +57,11 @@ class Seat:
             if not waiter.done():
                 self.enter()
                 waiter.set_result(None)
+        self.waiters.clear()
+
+    def refuse(self, error: SoundstageError) -> None:
+        """Everyone who waits."""
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
         self.waiters.clear()

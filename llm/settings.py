@@ -4,11 +4,11 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from core.settings import CommaList, WorkerSettings
+from core.settings import CommaList, DeviceSettings
 from llm.catalogue import BUNDLED
 
 
-class ChatWorkerSettings(WorkerSettings):
+class ChatWorkerSettings(DeviceSettings):
     port: int = Field(7861, ge=0, le=65535, description="Port the chat worker binds.")
     llm_models: CommaList = Field((), description="Models to run, by catalogue id; empty: by whether there is a GPU.")
     llm_catalogue: Path = Field(BUNDLED, description="The catalogue of models, a TOML file.")

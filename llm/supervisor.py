@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 
+from core.device_lease import DeviceLease, line_of, terms_of
 from core.errors import InvalidRequest, NotFound
 from core.wire.workers import ServedModel
 from llm import control_tokens
@@ -34,6 +35,7 @@ class Supervisor:
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
+        line = line_of(settings, "chat")
         self.engines = [
             Engine(
                 model,
@@ -44,10 +46,14 @@ class Supervisor:
                 start_seconds=settings.llm_start_seconds,
                 sleep_level=settings.llm_sleep_level,
                 on_change=on_change,
+                until_gone=(line.lock,) if line else (),
             )
             for model in models
         ]
-        self.residency = Residency(self.engines, _bounds(settings), on_change)
+        self.residency = residency = Residency(self.engines, _bounds(settings), on_change)
+        if line:
+            terms = terms_of(settings, settings.llm_load_waiting)
+            residency.lease = DeviceLease(line, terms, residency.take_device, residency.give_device)
         self._by_name = {name: engine for engine in self.engines for name in engine.model.names}
 
     async def run(self) -> None:
@@ -55,6 +61,8 @@ class Supervisor:
         async with asyncio.TaskGroup() as tasks:
             for engine in self.engines:
                 tasks.create_task(self._keep(engine))
+            if self.residency.lease:
+                tasks.create_task(self.residency.lease.run())
 
     def find(self, name: str | None) -> Engine:
         """The engine that answers to `name`. Raises InvalidRequest without one, NotFound with a wrong one."""

@@ -25,6 +25,13 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def release_everything() -> None:
+    """Give the system back what no model uses any more."""
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -32,7 +32,8 @@ def add(api: FastAPI, worker: Worker) -> None:
 
 async def _adapt(worker: Worker, http: Request, *, load: bool) -> dict[str, Any]:
     body = parse(AdapterBody, await http.body())
-    await worker.engines[worker.model(body.model)].adapt(body.lora, load=load)
+    async with worker.turn():
+        await worker.engines[worker.model(body.model)].adapt(body.lora, load=load)
     return await _told(worker)
 
 

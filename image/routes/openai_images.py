@@ -147,7 +147,7 @@ async def _stream(worker: Worker, http: Request, kind: Kind, body: ImagesBody, j
 
 
 async def _events(worker: Worker, kind: Kind, body: ImagesBody, job: Job) -> AsyncGenerator[dict[str, Any], None]:
-    with worker.submitted(job) as generations:
+    async with worker.submitted(job) as generations:
         followed = together([worker.follow(job, generation) for generation in generations])
         async with aclosing(followed):
             async for image, told in followed:

@@ -11,6 +11,7 @@ import httpx2
 import psutil
 import pytest
 
+from core.device_line import Line
 from tests.fakes.chat_worker import engine_processes
 from tests.fakes.wait import answers, eventually
 
@@ -112,3 +113,26 @@ def alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+async def test_kill_9_ends_its_lease_of_the_device_with_its_engine(environment: dict[str, str], tmp_path: Path) -> None:
+    process = started(environment | {"DEVICE_LEASE": str(tmp_path / "device")})
+    try:
+        url = f"http://127.0.0.1:{environment['PORT']}/memory/load"
+        async with httpx2.AsyncClient(trust_env=False, timeout=20) as client:
+
+            async def loaded() -> bool:
+                try:
+                    return (await client.post(url, json={"which": "all"})).status_code == 200
+                except httpx2.TransportError:
+                    return False  # it does not listen yet
+
+            await answers(loaded, "a loaded model")
+        (engine,) = engine_processes(tmp_path, process.pid).values()
+        line = Line(tmp_path / "device", "another")
+        assert line.join().granted is None
+    finally:
+        process.kill()
+        process.wait()
+    await eventually(lambda: line.look().granted, "the grant")
+    assert not alive(engine.process), "granted when the engine is gone, not before"
