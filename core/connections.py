@@ -70,7 +70,7 @@ class Connections:
 
         Raises what aiohttp raises: ClientError, TimeoutError, HttpProcessingError.
         """
-        connection = await self._connector.connect(self._origin(url.origin()), [], self._timeout)
+        connection = await self._connected(url.origin())
         try:
             protocol, transport = connection.protocol, connection.transport
             if protocol is None or transport is None:
@@ -84,6 +84,15 @@ class Connections:
         except BaseException:
             connection.close()
             raise
+
+    async def _connected(self, origin: URL) -> Connection:
+        """A connection on which nothing was said since its last answer: what an engine says beyond an answer's stated
+        length would else be read as the answer to the next request, another caller's."""
+        while True:
+            connection = await self._connector.connect(self._origin(origin), [], self._timeout)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
 
     async def close(self) -> None:
         await self.session.close()

@@ -11,6 +11,13 @@ DURATION = Histogram(
     ["service", "route"],
     buckets=SECONDS,
 )
+ACCEPTED = Counter("soundstage_http_accepted_total", "Requests that came, whatever became of them.", ["service"])
+ENDED = Counter(
+    "soundstage_http_ended_total",
+    "Requests that ended: finished, failed (a 5xx, a stream that broke), cancelled (the client left).",
+    ["service", "outcome"],
+)
+TASKS = Gauge("soundstage_tasks", "Tasks of the event loop, those of the service itself with them.")
 IN_FLIGHT = Gauge("soundstage_http_requests_in_flight", "Requests being answered.", ["service"])
 CANCELLED = Counter(
     "soundstage_client_disconnects_total", "Requests whose client left before the answer ended.", ["service"]

@@ -3,6 +3,7 @@
 One ASGI application: `Shell` → raw routes by exact path (the hot ones) → the FastAPI application.
 """
 
+import asyncio
 import logging
 import os
 import time
@@ -26,6 +27,7 @@ from core.errors import (
     Overloaded,
     PayloadTooLarge,
     SoundstageError,
+    Unavailable,
     internal,
 )
 from core.settings import Settings
@@ -78,6 +80,8 @@ class Shell:
         self._authorise = authorise
         metrics.IN_FLIGHT.labels(name).set_function(lambda: self._running)
         self._disconnects = metrics.CANCELLED.labels(name)
+        self._accepted = metrics.ACCEPTED.labels(name)
+        self._ended = {outcome: metrics.ENDED.labels(name, outcome) for outcome in ("finished", "failed", "cancelled")}
         self._counters: dict[tuple[str, int], tuple[Any, Any]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,6 +103,7 @@ class Shell:
             await send(message)
 
         self._running += 1
+        self._accepted.inc()
         try:
             if self._running > self._max_requests and scope["path"] not in _OPERATING:
                 raise Overloaded("Too many requests are being answered.", code="too_many_requests", retry_after=1)
@@ -111,16 +116,18 @@ class Shell:
         except ClientDisconnected:
             status = CLIENT_CLOSED_REQUEST
         except SoundstageError as exc:
-            if not status:
-                await send_error(reply, exc)
+            await _fail(scope, reply, status, exc)
+        except asyncio.CancelledError:  # the time that a stop gives has run out
+            await _fail(scope, reply, status, _stopping())
+            raise
         except Exception:  # the outermost loop: log, fail this request, carry on
             log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
-            if not status:
-                await send_error(reply, internal())
+            await _fail(scope, reply, status, internal())
         finally:
             self._running -= 1
             if status == CLIENT_CLOSED_REQUEST:
                 self._disconnects.inc()
+            self._ended[_outcome(scope, status)].inc()
             self._record(scope, request_id, status, time.perf_counter() - started)
 
     def _route(self, scope: Scope) -> ASGIApp:
@@ -219,6 +226,7 @@ def _add_operating(api: FastAPI, ready: Callable[[], Awaitable[Readiness]]) -> N
 
     @api.get("/metrics", tags=["operating"])
     async def exported() -> Response:
+        metrics.TASKS.set(len(asyncio.all_tasks()))
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -242,6 +250,14 @@ async def send_error(send: Send, exc: SoundstageError) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *exc.headers()]
     await send({"type": "http.response.start", "status": exc.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def _fail(scope: Scope, reply: Send, status: int, exc: SoundstageError) -> None:
+    """Answer with the envelope; an answer that has begun is marked as one that broke off."""
+    if status:
+        scope["broken"] = True
+    else:
+        await send_error(reply, exc)
 
 
 async def send_json(send: Send, value: Any, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
@@ -278,6 +294,17 @@ def _bounded(receive: Receive, limit: int) -> Receive:
         return message
 
     return counted
+
+
+def _outcome(scope: Scope, status: int) -> str:
+    """What became of a request. A handler marks an answer that broke off after its head with `scope["broken"]`."""
+    if status == CLIENT_CLOSED_REQUEST:
+        return "cancelled"
+    return "failed" if status >= 500 or status == 0 or "broken" in scope else "finished"
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("The server is stopping.", code="server_stopping", retry_after=1)
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

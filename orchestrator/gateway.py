@@ -26,7 +26,7 @@ from orchestrator.media import Media
 from orchestrator.oversight import TIMEOUT_HEADER, WORKER_HEADER, Caller, Marked, Oversight, caller_of
 from orchestrator.policy_floor import Subject, Surface
 from orchestrator.pool import Ask, Worker
-from orchestrator.pools import Place
+from orchestrator.pools import Place, nobody_listens
 from orchestrator.quotas import Metered, Quotas
 from orchestrator.recipes import RecipeRunner
 from orchestrator.requests import Peek, affinity, peek, stored_prompt, with_field, with_model
@@ -40,7 +40,7 @@ ASGIScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-MAX_TRIES = 2
+MAX_TRIES, MAX_REACHED = 3, 2  # a request that brings workers down is let at no third one
 RETRIES = Counter("soundstage_retries_total", "Requests asked of another worker, before the first byte.", ["ability"])
 
 PATHS: dict[str, tuple[Ability, Scope]] = {
@@ -186,6 +186,7 @@ class Gateway:
         )
         place: Place | None = await self._workers.take(ask)
         tried: set[str] = set()
+        reached = 0
         while place is not None:
             worker = place.worker
             if run is not None:
@@ -193,13 +194,17 @@ class Gateway:
             try:
                 with place:
                     answered = await self._pass(worker, scope, body, found.model, caller, send, accept)
+                    if not answered.complete:
+                        scope["broken"] = True
                     if answered.status >= 500 or not (answered.complete or answered.not_taken):
                         place.failed()
                 return
             except Unavailable as exc:
                 tried.add(worker.id)
+                reached += not nobody_listens(exc)
                 log.warning("worker failed before the first byte", extra={"worker": worker.id, "why": exc.message})
-                place = self._workers.pools.take_other(ask, tried) if len(tried) < MAX_TRIES else None
+                again = len(tried) < MAX_TRIES and reached < MAX_REACHED
+                place = await self._workers.pools.take_other(ask, tried) if again else None
                 if place is None:
                     raise
                 RETRIES.labels(ability).inc()

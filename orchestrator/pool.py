@@ -58,6 +58,10 @@ class Worker:
         self.capacity = announcement.capacity
         self.open = announcement.ready and not announcement.draining
 
+    def moved(self, url: URL) -> None:
+        """It is reached elsewhere now: what failed at its old address says nothing of the new one."""
+        self.url, self.breaker = url, Breaker()
+
     def usable(self, now: float) -> bool:
         return self.open and self.live_until > now
 

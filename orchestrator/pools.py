@@ -90,7 +90,7 @@ class Place:
         bad = self._failed or isinstance(exc, Unavailable | Upstream)
         late = self._until != AWAY and asyncio.get_running_loop().time() >= self._until
         if bad and not late:
-            self._pools.failed(worker, now, surely=_nobody_listens(exc))
+            self._pools.failed(worker, now, surely=nobody_listens(exc))
         elif bad or (exc is not None and not isinstance(exc, SoundstageError)):
             worker.breaker.abandoned()  # its time was up, the client left, or the fault was ours
         else:
@@ -190,10 +190,18 @@ class Pools:
         place = None if len(pool.queue) else self._now(pool, ask)
         return place if place is not None else await self._wait(pool, ask)
 
-    def take_other(self, ask: Ask, tried: Collection[str]) -> Place | None:
-        """A place that is free now at a worker that was not tried yet, if there is one."""
+    async def take_other(self, ask: Ask, tried: Collection[str]) -> Place | None:
+        """A place at a worker that was not tried yet, if there is one. Where those are full it is waited for, but only
+        once nobody else would get it: the tried ones must be ejected."""
         pool = self.pool(ask)
-        return None if pool is None else self._now(pool, ask, tried)
+        if pool is None:
+            return None
+        place = self._now(pool, ask, tried)
+        if place is not None:
+            return place
+        now = time.monotonic()
+        asked = {worker.id for worker in pool.members if worker.usable(now) and worker.breaker.lets_in(now)}
+        return await self._wait(pool, ask) if asked and asked.isdisjoint(tried) else None
 
     def _now(self, pool: Pool, ask: Ask, tried: Collection[str] = ()) -> Place | None:
         while (worker := pool.pick(ask, tried)) is not None:
@@ -295,7 +303,7 @@ def _nobody(ability: Ability) -> Unavailable:
     return Unavailable(f"No worker for {ability} can answer right now.", code="no_worker", retry_after=2)
 
 
-def _nobody_listens(exc: BaseException | None) -> bool:
+def nobody_listens(exc: BaseException | None) -> bool:
     """Whether the connection itself was refused."""
     cause: Any = exc.__cause__ if exc is not None else None
     if isinstance(cause, aiohttp.ClientConnectorError | httpx2.ConnectError):

@@ -113,7 +113,8 @@ class WorkerPool:
             worker = self._workers[announcement.id] = Worker(announcement, url, self._key, until)
             log.info("worker joined", extra={"worker": announcement.id, "url": str(announcement.url)})
         worker.announced(announcement)
-        worker.url = url
+        if worker.url != url:
+            worker.moved(url)
         worker.live_until = max(worker.live_until, until)
         if before != (announcement.models, announcement.roles):
             self._tokens = {}

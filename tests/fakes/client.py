@@ -79,6 +79,10 @@ class RawClient:
         size = int(await soon(self._reader.readuntil(b"\r\n")), 16)
         return (await soon(self._reader.readexactly(size + 2)))[:-2]
 
+    async def exactly(self, size: int) -> bytes:
+        """So many bytes of a body. Raises IncompleteReadError when it is cut off."""
+        return await soon(self._reader.readexactly(size))
+
     async def answer(self, to: bytes = b"GET") -> Answer:
         """A whole answer, or as much of one as came before the connection closed."""
         head = await self.head()
@@ -88,7 +92,7 @@ class RawClient:
         try:
             length = head.header(b"content-length")
             if length is not None:
-                body += await soon(self._reader.readexactly(int(length)))
+                body += await self.exactly(int(length))
             else:
                 while piece := await self.chunk():
                     body += piece
