@@ -163,6 +163,11 @@ class AsyncEngine:
         return [self._submit(request) for request in requests]
 
     @property
+    def taken(self) -> int:
+        """Images that were ever submitted."""
+        return self._submitted
+
+    @property
     def running(self) -> int:
         """Images on the device, as of the last turn."""
         return min(self.counters.running, len(self._generations))

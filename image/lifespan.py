@@ -12,6 +12,7 @@ from pydantic import AnyHttpUrl
 from core.registration import Registrar
 from core.wire.workers import Announcement, ServedModel
 from image import residence
+from image.heap import keep_giving_back
 from image.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ def lifespan(
             background = [
                 tasks.create_task(_start(worker, on_load_failure)),
                 tasks.create_task(_watch(worker)),
+                tasks.create_task(keep_giving_back(lambda: sum(engine.taken for engine in worker.engines.values()))),
                 *([tasks.create_task(registrar.run())] if registrar else []),
             ]
             turns = tasks.create_task(worker.lease.run()) if worker.lease else None

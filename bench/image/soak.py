@@ -20,7 +20,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from image import tiny_untrained
+from image import heap, tiny_untrained
 
 RESULTS = Path(__file__).parents[1] / "results" / "image-soak.json"
 CLIENTS = 8  # at once
@@ -52,6 +52,7 @@ async def soak(url: str, pid: int, requests: int, seed: int = 0) -> Soaked:
             gate = asyncio.Semaphore(CLIENTS)
             batch = asked[start : start + part]
             await asyncio.gather(*(_one(session, url, start + i, *one, gate, soaked) for i, one in enumerate(batch)))
+            await asyncio.sleep(2 * heap.SECONDS + 1)  # by then the worker has given back what it freed
             soaked.resident_mib.append(round(process.memory_info().rss / 2**20, 1))
             print(start + len(batch), "requests:", soaked.resident_mib[-1], "MiB", flush=True)
     return soaked
@@ -94,9 +95,6 @@ async def worker(data: Path) -> AsyncIterator[tuple[str, int]]:
         "IMAGE_DEFAULT_SIZE": "128x128",
         "IMAGE_TOKEN_BUDGET": "2000",
         "IMAGE_EMBEDDING_CACHE_MB": "1",  # full within the first half: every prompt is new
-        "MALLOC_ARENA_MAX": "1",  # else glibc keeps freed memory once for each thread
-        "MALLOC_MMAP_THRESHOLD_": "131072",  # and what was freed goes back at once
-        "MALLOC_TRIM_THRESHOLD_": "131072",
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "0",  # else PyTorch's kernels are kept by shape, up to 1,024 of them
     }
     environment = {k: v for k, v in os.environ.items() if k not in ("WAN_WORKER_API_KEY", "ORCHESTRATOR_URL")} | own
