@@ -32,22 +32,27 @@ def key_of(*parts: Any) -> str:
 
 class EnhancementCache:
     def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+        self.pool = pool
 
     async def get(self, key: str) -> Cached | None:
+        found = await self.peek(key)
+        LOOKUPS.labels("hit" if found else "miss").inc()
+        return found
+
+    async def peek(self, key: str) -> Cached | None:
+        """As get, and not counted."""
         try:
-            async with self._pool.connection() as connection:
+            async with self.pool.connection() as connection:
                 cursor = await connection.execute("select body, source from enhancements where key = %s", (key,))
                 row = await cursor.fetchone()
         except DATABASE_AWAY as exc:
             log.warning("enhancement cache not read", extra={"reason": str(exc)})
             row = None
-        LOOKUPS.labels("hit" if row else "miss").inc()
         return Cached(row["body"], row["source"]) if row else None
 
     async def put(self, key: str, tenant: str, job_type: str, made: Cached) -> None:
         try:
-            async with self._pool.connection() as connection, connection.transaction():
+            async with self.pool.connection() as connection, connection.transaction():
                 await connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
                 await connection.execute(
                     "insert into enhancements (key, tenant, job_type, body, source) values (%s, %s, %s, %s, %s)"
@@ -65,7 +70,7 @@ class EnhancementCache:
     async def size(self) -> int | None:
         """None where the database does not answer."""
         try:
-            async with self._pool.connection() as connection:
+            async with self.pool.connection() as connection:
                 row = await (await connection.execute("select count(*) as size from enhancements")).fetchone()
         except DATABASE_AWAY:
             return None
@@ -74,5 +79,5 @@ class EnhancementCache:
     async def clear(self, tenant: str | None) -> int:
         """Forget a tenant's entries, or all; how many those were."""
         query = "delete from enhancements where %(tenant)s::text is null or tenant = %(tenant)s"
-        async with self._pool.connection() as connection:
+        async with self.pool.connection() as connection:
             return (await connection.execute(query, {"tenant": tenant})).rowcount

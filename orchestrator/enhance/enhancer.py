@@ -21,6 +21,7 @@ from core.pure import text_of
 from orchestrator.direct import Direct
 from orchestrator.enhance.cache import Cached, EnhancementCache, key_of
 from orchestrator.enhance.compress import compress
+from orchestrator.enhance.flights import Flights
 from orchestrator.enhance.job_types import JobType
 from orchestrator.enhance.phrases import content_words, tidy
 from orchestrator.enhance.score import passed, score
@@ -67,13 +68,19 @@ class Enhanced:
 
 
 class Enhancer:
-    """One for each process. Equal requests that run at the same time are one."""
+    """One for each process. Equal requests that run at the same time are one, here and at other orchestrators."""
 
     def __init__(
-        self, direct: Direct, recipes: RecipeRunner, registry: Registry, cache: EnhancementCache, counters: Counters
+        self,
+        direct: Direct,
+        recipes: RecipeRunner,
+        registry: Registry,
+        cache: EnhancementCache,
+        counters: Counters,
     ) -> None:
         self._direct, self._recipes, self._registry = direct, recipes, registry
         self.cache, self.counters = cache, counters
+        self._shared = Flights(cache)
         self._flights: dict[tuple[str, ...], asyncio.Task[Cached]] = {}
 
     async def enhance(self, wish: Wish, caller: Caller) -> Enhanced:
@@ -157,10 +164,13 @@ class Enhancer:
             done.exception()  # who waited has it; where nobody does any more, it is no news
 
     async def _made(self, key: str, wish: Wish, caller: Caller) -> Cached:
-        made = await self._climb(wish, caller)
-        if made.source != "emergency_fallback":
-            await self.cache.put(key, caller.key.tenant, wish.job.name, made)
-        return made
+        async with self._shared.claimed(key, wish.job.seconds) as found:
+            if found is not None:
+                return found
+            made = await self._climb(wish, caller)
+            if made.source != "emergency_fallback":
+                await self.cache.put(key, caller.key.tenant, wish.job.name, made)
+            return made
 
     # -- the ladder -----------------------------------------------------------------------------------------------
 

@@ -238,3 +238,13 @@ async def test_what_it_says_of_itself(studio: Studio) -> None:
 
 async def test_who_may_not(studio: Studio) -> None:
     assert (await studio.post("/enhance", ASKED, key="wrong")).status_code == 401
+
+
+async def test_equal_requests_at_two_orchestrators_are_one(migrated_dsn: str, tmp_path: Path) -> None:
+    async with studio_over(migrated_dsn, tmp_path / "1") as one, studio_over(migrated_dsn, tmp_path / "2") as two:
+        workers = [await one.chat_worker(), await two.chat_worker()]
+        for worker in workers:
+            await worker.behave(first_token_seconds=0.3)
+        found = await soon(asyncio.gather(*(ask(studio) for studio in (one, two) * 4)))
+        assert {told["enhanced_prompt"] for told in found} == {"a red boat on a lake"}
+        assert sum([len(await worker.received()) for worker in workers]) == 1
