@@ -1,4 +1,7 @@
-"""`python -m orchestrator` runs the orchestrator; `settings` prints what it would run with, `keys` makes API keys."""
+"""`python -m orchestrator` runs the orchestrator; `settings` prints what it would run with.
+
+`keys`, `aliases` and `workers` ask one that runs.
+"""
 
 import argparse
 import asyncio
@@ -13,7 +16,7 @@ from core.db.embedded import DatabaseError, embedded_postgres
 from core.db.migrate import MigrationError
 from core.serving import bind, serve_on
 from core.settings import SettingsError
-from orchestrator import keys_cli
+from orchestrator import keys_cli, names_cli
 from orchestrator.settings import OrchestratorSettings
 
 
@@ -23,6 +26,7 @@ def main() -> None:
     commands.add_parser("serve", help="run the orchestrator (the default)")
     commands.add_parser("settings", help="every setting with its value, secrets masked")
     keys_cli.add_commands(commands)
+    names_cli.add_commands(commands)
     given = parser.parse_args()
     try:
         settings = OrchestratorSettings.load()
@@ -30,6 +34,8 @@ def main() -> None:
         sys.exit(f"settings: {exc}")
     if given.command == "keys":
         sys.exit(keys_cli.run(given, settings))
+    if given.command in names_cli.COMMANDS:
+        sys.exit(names_cli.run(given, settings))
     if given.command == "settings":
         print("\n".join(f"{name}={value}" for name, value in settings.masked().items()))
         return

@@ -38,9 +38,12 @@ from orchestrator.older_chat import OlderChat
 from orchestrator.oversight import Oversight
 from orchestrator.pipelines.base import Studio
 from orchestrator.policy_store import Policies, first_policy
+from orchestrator.probes import Prober
 from orchestrator.quotas import Quotas
 from orchestrator.recipes import RecipeRunner
+from orchestrator.registered import RegisteredEngines
 from orchestrator.routes import (
+    aliases,
     chat,
     enhance,
     models,
@@ -95,7 +98,18 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     engines = Engines(workers_pool, timeouts)
     in_force = Policies(pool)
     epoch = Epoch(dsn, pool, (keys.drop, registry.drop, in_force.drop))
-    vault = Vault(pool, contents_key(settings.data_dir.resolve() / "keys" / "contents_key"))
+    sealing_key = contents_key(settings.data_dir.resolve() / "keys" / "contents_key")
+    vault, registered = Vault(pool, sealing_key), RegisteredEngines(pool, sealing_key)
+    prober = Prober(
+        workers_pool,
+        relay,
+        static_workers.listed(settings),
+        registered.known,
+        every=settings.probe_seconds,
+        announced_every=settings.ready_probe_seconds,
+        timeout=settings.probe_timeout_seconds,
+        lease=settings.lease_seconds,
+    )
     runs = RunLog(pool, vault)
     guard = _guard(settings, engines, registry)
     oversight = Oversight(
@@ -126,8 +140,7 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
         async with opened(pool), relay, engines, asyncio.TaskGroup() as tasks:
             await _first_start(pool, settings)
             await epoch.read()
-            static = static_workers.listed(settings)
-            watchers = [epoch.watch(), workers_pool.poll(), static_workers.probe(static, workers_pool, relay)]
+            watchers = [epoch.watch(), workers_pool.poll(), prober.run()]
             watchers += [runs.write(), runs.purge(settings.runs_days), vault.purge(), quotas.keep()]
             watchers += [conversations.purge(), *([intake.run()] if intake else [])]
             running = [tasks.create_task(watcher) for watcher in watchers]
@@ -143,7 +156,8 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     api.include_router(enhance.router(keys, quotas, desk, pure_route, workers_pool))
     studio = Studio(recipes, engines, settings.default_image_size)
     api.include_router(models.router(keys, workers_pool))
-    api.include_router(workers.router(keys, workers_pool))
+    api.include_router(aliases.router(keys, pool))
+    api.include_router(workers.router(keys, workers_pool, registered))
     api.include_router(key_routes.router(keys, pool))
     api.include_router(pipelines.router(keys, quotas, studio, settings.pipeline_seconds))
     api.include_router(

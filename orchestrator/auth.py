@@ -3,8 +3,8 @@
 import hashlib
 import secrets
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ class Key:
     expires_at: float | None  # seconds since the epoch
     limits: Limits = NO_LIMITS
     tenant_limits: Limits = NO_LIMITS
+    aliases: Mapping[str, str] = field(default_factory=dict)  # names that its tenant gives to models
 
     @property
     def limited(self) -> bool:
@@ -47,6 +48,9 @@ class Key:
 def hashed(secret: str) -> bytes:
     """A key has 256 random bits, so a plain hash of it cannot be searched."""
     return hashlib.sha256(secret.encode()).digest()
+
+
+_NO_ALIASES: Mapping[str, str] = {}
 
 
 class Keys:
@@ -87,7 +91,10 @@ class Keys:
             raise _unknown()
         limits, tenant_limits = (Limits.model_validate(row[name]) for name in ("limits", "tenant_limits"))
         scopes = frozenset(row["scopes"])
-        key = Key(row["id"], row["tenant"], scopes, row["max_tier"], row["expires_at"], limits, tenant_limits)
+        key = Key(
+            *(row["id"], row["tenant"], scopes, row["max_tier"], row["expires_at"], limits, tenant_limits),
+            row["aliases"] or _NO_ALIASES,
+        )
         if generation == self._generation:  # else it may have been revoked while the answer was on its way
             self._found[digest] = key
         return key
@@ -95,8 +102,10 @@ class Keys:
     async def _ask(self, digest: bytes) -> dict[str, Any] | None:
         query = (
             "select k.id, k.tenant, k.scopes, k.max_tier, extract(epoch from k.expires_at)::float8 as expires_at,"
-            " k.limits, t.limits as tenant_limits from api_keys k join tenants t on t.id = k.tenant"
-            " where k.sha256 = %s and k.revoked_at is null"
+            " k.limits, t.limits as tenant_limits,"
+            " (select jsonb_object_agg(a.name, a.model order by a.tenant nulls first) from model_aliases a"
+            " where a.tenant = k.tenant or a.tenant is null) as aliases"
+            " from api_keys k join tenants t on t.id = k.tenant where k.sha256 = %s and k.revoked_at is null"
         )
         try:
             async with self._pool.connection() as connection:

@@ -20,8 +20,8 @@ from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Unavailable
 from core.relay import Relay, Sent, read_body, request_headers
 from core.wire.workers import Ability
-from orchestrator import costs, said
-from orchestrator.auth import Keys, Scope
+from orchestrator import costs, forms, said
+from orchestrator.auth import Key, Keys, Scope
 from orchestrator.media import Media
 from orchestrator.oversight import TIMEOUT_HEADER, WORKER_HEADER, Caller, Marked, Oversight, caller_of
 from orchestrator.policy_floor import Subject, Surface
@@ -29,7 +29,7 @@ from orchestrator.pool import Ask, Worker
 from orchestrator.pools import Place, nobody_listens
 from orchestrator.quotas import Metered, Quotas
 from orchestrator.recipes import RecipeRunner
-from orchestrator.requests import Peek, affinity, peek, stored_prompt, with_field, with_model
+from orchestrator.requests import Body, Peek, affinity, peek, stored_prompt
 from orchestrator.runs import Run
 from orchestrator.selfies import peek_form
 from orchestrator.workers import WorkerPool
@@ -51,9 +51,13 @@ PATHS: dict[str, tuple[Ability, Scope]] = {
     "/tokenize": ("tokenize", "chat"),
     "/detokenize": ("tokenize", "chat"),
     "/v1/images/generations": ("images", "images"),
+    "/v1/images/edits": ("image_edits", "images"),
     "/v1/profile/analyze": ("faces", "pipelines"),
 }
-FORMS = frozenset({"/v1/profile/analyze"})  # a selfie: multipart, and its subject is real
+SELFIES, EDITS = "/v1/profile/analyze", "/v1/images/edits"
+FORMS = frozenset({SELFIES, EDITS})  # multipart, with a picture: its subject is real
+MODEL_OPTIONAL = frozenset(("images", "image_edits", "faces"))
+LARGE_FORM = 1 << 20  # bytes; reading a larger one would hold up other requests
 RESPONSES = "/v1/responses"
 RECIPE_PATHS = frozenset({"/v1/chat/completions", RESPONSES})
 JUDGED: dict[str, Surface] = {
@@ -61,6 +65,7 @@ JUDGED: dict[str, Surface] = {
     "/v1/completions": "text",
     "/v1/responses": "text",
     "/v1/images/generations": "image",
+    "/v1/images/edits": "image",
     "/v1/profile/analyze": "text",
 }
 
@@ -97,45 +102,57 @@ class Gateway:
         scope["key_id"] = key.id
         key.require(wanted_scope)
         caller = caller_of(scope, key)
-        body = await read_body(receive)
+        sent = await read_body(receive)
         self._quotas.saw(key)
         with until_disconnect(receive):
-            if path not in FORMS:
-                body = await self._media.settled(body, admin="admin" in key.scopes)
-            found = await peek_form(scope, body) if path in FORMS else peek(body)
+            body, found = await self._read(scope, path, sent, key)
+            if found.model is not None and (meant := key.aliases.get(found.model)):
+                body, found.model = body.with_text("model", meant), meant
             if not key.limited:
                 await self._answer(scope, body, found, ability, caller, send)
                 return
-            needs = costs.most(ability, body, self._workers.context(found.model))
+            needs = costs.most(ability, body.read, self._workers.context(found.model))
             entry = await self._quotas.enter(key, needs)
-            metered = Metered(send, entry, body)
+            metered = Metered(send, entry, body.read)
             try:
                 await self._answer(scope, body, found, ability, caller, metered)
             finally:
                 entry.leave(metered.used(needs))
 
+    async def _read(self, scope: ASGIScope, path: str, sent: bytes, key: Key) -> tuple[Body, Peek]:
+        """The body as it may go on, and what is read of it. Raises InvalidRequest."""
+        if path not in FORMS:
+            body = Body(await self._media.settled(sent, admin="admin" in key.scopes))
+            return body, peek(body.sent)
+        if path == SELFIES:
+            return Body(sent), await peek_form(scope, sent)
+        kind: bytes = dict(scope["headers"]).get(b"content-type", b"")
+        aside = len(sent) > LARGE_FORM
+        form = await asyncio.to_thread(forms.read, kind, sent) if aside else forms.read(kind, sent)
+        return form, peek(form.read)
+
     async def _answer(
-        self, scope: ASGIScope, body: bytes, found: Peek, ability: Ability, caller: Caller, send: Send
+        self, scope: ASGIScope, body: Body, found: Peek, ability: Ability, caller: Caller, send: Send
     ) -> None:
         path = caller.route
         if path in RECIPE_PATHS:
             prompt = stored_prompt(found)
             if prompt is not None:
-                await self._recipes.answer(prompt, body, caller, send)
+                await self._recipes.answer(prompt, body.sent, caller, send)
                 return
-        if found.model is None and ability not in ("images", "faces"):
+        if found.model is None and ability not in MODEL_OPTIONAL:
             raise InvalidRequest("`model` is required.", param="model", code="missing_model")
         if path in RECIPE_PATHS and found.model is not None and (caller.prove_tokens or self._prove_tokens):
             run = self._oversight.begin(caller)
             body = await self._judge(run, body, found, caller, JUDGED[path])
-            await self._recipes.prove(run, found.model, body, caller, send)
+            await self._recipes.prove(run, found.model, body.sent, caller, send)
         elif path in JUDGED:
             await self._watched(scope, body, found, ability, caller, send)
         else:
             await self._forward(scope, body, found, ability, caller, send, _may_answer)
 
     async def _watched(
-        self, scope: ASGIScope, body: bytes, found: Peek, ability: Ability, caller: Caller, send: Send
+        self, scope: ASGIScope, body: Body, found: Peek, ability: Ability, caller: Caller, send: Send
     ) -> None:
         """Judge the request, forward it with the proof on its answer, record the run however it ends."""
         run = self._oversight.begin(caller)
@@ -153,7 +170,7 @@ class Gateway:
             raise
         marked.settle()
 
-    async def _judge(self, run: Run, body: bytes, found: Peek, caller: Caller, surface: Surface) -> bytes:
+    async def _judge(self, run: Run, body: Body, found: Peek, caller: Caller, surface: Surface) -> Body:
         """The body as it may go on. Raises Refused."""
         tokens = self._workers.control_tokens(found.model)
         says = said.read(found, tokens, responses=caller.route == RESPONSES)
@@ -164,13 +181,13 @@ class Gateway:
         decision = await self._oversight.admit(run, caller, says.texts, surface, subject=subject)
         if decision.constraints and says.texts:
             run.constraints_added = decision.constraints
-            body = with_field(body, "prompt", f"{says.texts[0]} {decision.constraints}")
+            body = body.with_text("prompt", f"{says.texts[0]} {decision.constraints}")
         return body
 
     async def _forward(
         self,
         scope: ASGIScope,
-        body: bytes,
+        body: Body,
         found: Peek,
         ability: Ability,
         caller: Caller,
@@ -181,8 +198,8 @@ class Gateway:
         """Ask a worker; if it fails before the first byte, another one; then give up."""
         ask = Ask(
             *(found.model, ability, None, caller.key.tenant, 0, caller.until),
-            cost=lambda: costs.estimate(ability, body),
-            affinity=lambda: affinity(found, body, caller.session),
+            cost=lambda: costs.estimate(ability, body.read),
+            affinity=lambda: affinity(found, body.read, caller.session),
         )
         place: Place | None = await self._workers.take(ask)
         tried: set[str] = set()
@@ -213,7 +230,7 @@ class Gateway:
         self,
         worker: Worker,
         scope: ASGIScope,
-        body: bytes,
+        body: Body,
         model: str | None,
         caller: Caller,
         send: Send,
@@ -221,7 +238,7 @@ class Gateway:
     ) -> Sent:
         """The request to one worker and its answer back."""
         rewritten = worker.rewrites.get(model) if model else None
-        sent = body if rewritten is None else with_model(body, rewritten)
+        sent = (body if rewritten is None else body.with_text("model", rewritten)).sent
         headers = request_headers(scope["headers"], scope["request_id"], worker.key)
         if caller.until != math.inf:
             left = max(0.0, caller.until - asyncio.get_running_loop().time())

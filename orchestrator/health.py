@@ -19,6 +19,7 @@ class Breaker:
     failing: float = 0.0
     open_until: float | None = None
     trying: bool = False
+    unreached: bool = False  # it is open because nobody answered, not because of what was answered
     _opened: int = 0  # how often without a success between
 
     def state(self, now: float) -> str:
@@ -37,14 +38,22 @@ class Breaker:
         self.failing -= WEIGHT * self.failing
         if self.trying or self.open_until is not None:
             self.failing = 0.0
-        self.open_until, self.trying, self._opened = None, False, 0
+        self.open_until, self.trying, self.unreached, self._opened = None, False, False, 0
+
+    def answered(self) -> bool:
+        """A probe of it was answered: who was left alone because nobody answered is asked again. Whether it closed."""
+        if not self.unreached or self.trying:
+            return False
+        self.succeeded()
+        return True
 
     def abandoned(self) -> None:
         """The request ended without telling anything: its client left."""
         self.trying = False
 
-    def failed(self, now: float, *, surely: bool = False) -> float | None:
-        """Seconds for which it is open now, if it is. `surely`: nobody listens there, so one failure is enough."""
+    def failed(self, now: float, *, surely: bool = False, unreached: bool = False) -> float | None:
+        """Seconds for which it is open now, if it is. `surely`: nobody listens there, so one failure is enough;
+        `unreached`: nobody answered there."""
         self.failing = 1.0 if surely else self.failing + WEIGHT * (1.0 - self.failing)
         if self.failing <= OPENS_ABOVE and not self.trying:
             return None
@@ -53,5 +62,5 @@ class Breaker:
             return None  # others that were on their way: counted once
         seconds = min(math.ldexp(FIRST_SECONDS, self._opened), LONGEST_SECONDS)
         self._opened = min(self._opened + 1, 10)
-        self.open_until = now + seconds
+        self.open_until, self.unreached = now + seconds, surely or unreached
         return seconds

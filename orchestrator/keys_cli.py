@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
@@ -20,8 +21,7 @@ TIMEOUT_SECONDS = 30.0
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """`keys create|list|rotate|revoke` and what each takes."""
     keys = commands.add_parser("keys", help="make, list, rotate and revoke API keys", description=__doc__)
-    keys.add_argument("--url", help="the orchestrator; the default is this machine's, at PORT")
-    keys.add_argument("--key", help="an admin key; the default is SOUNDSTAGE_API_KEY, else the local key in DATA_DIR")
+    add_where(keys)
     verbs = keys.add_subparsers(dest="verb", required=True)
     create = verbs.add_parser("create", help="make a key; its secret is printed this once")
     create.add_argument("name", help="who it is for")
@@ -44,19 +44,38 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         verb.add_argument("--json", action="store_true", help="print JSON")
 
 
+def add_where(parser: argparse.ArgumentParser) -> None:
+    """Which orchestrator is asked, and with which key."""
+    parser.add_argument("--url", help="the orchestrator; the default is this machine's, at PORT")
+    parser.add_argument("--key", help="an admin key; the default is SOUNDSTAGE_API_KEY, else the local key in DATA_DIR")
+
+
 def run(given: argparse.Namespace, settings: OrchestratorSettings) -> int:
     """The exit status: 0, or 1 where the orchestrator refuses or does not answer; it says why on standard error."""
-    url = (given.url or f"http://127.0.0.1:{settings.port}").rstrip("/") + "/v1/keys"
+    return told(given, settings, "/v1/keys", _ask, _COLUMNS)
+
+
+def told(
+    given: argparse.Namespace,
+    settings: OrchestratorSettings,
+    path: str,
+    ask: Callable[[httpx2.Client, str, argparse.Namespace], httpx2.Response],
+    columns: Sequence[str],
+) -> int:
+    """Ask the orchestrator and print its answer, lists by these columns. The exit status, as `run` gives it."""
+    url = (given.url or f"http://127.0.0.1:{settings.port}").rstrip("/") + path
     try:
         headers = {"authorization": f"Bearer {given.key or _local_key(settings)}"}
         with httpx2.Client(headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False) as client:
-            answer = _ask(client, url, given)
+            answer = ask(client, url, given)
+    except KeyError as exc:
+        return _fail(f"There is no variable {exc} in the environment.")
     except (httpx2.HTTPError, OSError) as exc:
         return _fail(f"No orchestrator answers at {url}: {exc}")
     found = answer.json()
     if answer.is_error:
         return _fail(found["error"]["message"])
-    shown = json.dumps(found, indent=2) if given.json else _table(found.get("data", found))
+    shown = json.dumps(found, indent=2) if given.json else _table(found.get("data", found), columns)
     sys.stdout.write(shown + "\n")
     return 0
 
@@ -97,12 +116,12 @@ def _wanted(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _table(found: Any) -> str:
+def _table(found: Any, columns: Sequence[str]) -> str:
     """Rows under their names; a key that was made as lines, its secret last."""
     if isinstance(found, dict):
         return "\n".join(f"{name}: {_shown(value)}" for name, value in found.items())
-    rows = [_COLUMNS, *(tuple(_shown(row[name]) for name in _COLUMNS) for row in found)]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(_COLUMNS))]
+    rows = [tuple(columns), *(tuple(_shown(row[name]) for name in columns) for row in found)]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(columns))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )

@@ -44,6 +44,8 @@ class Worker:
     saved_at: float = AWAY  # when the database last took what is known here; never, of a static worker
     rewrites: dict[str, str] = field(default_factory=dict)  # a name callers use -> the worker's own
     outstanding: int = 0
+    probed: bool = True  # what it last said itself when it was asked whether it is ready
+    drained: bool = False  # an admin lets it finish what it has
     service: ServiceTime = field(default_factory=ServiceTime)
     breaker: Breaker = field(default_factory=Breaker)
     seats: list[tuple["Pool", int]] = field(default_factory=list)  # where its load is noted
@@ -56,7 +58,16 @@ class Worker:
         self.announcement = announcement
         self.id = announcement.id
         self.capacity = announcement.capacity
-        self.open = announcement.ready and not announcement.draining
+        self.reckon()
+
+    def reckon(self) -> None:
+        """Whether it takes requests at all, by what it and an admin say."""
+        says = self.announcement
+        self.open = says.ready and not says.draining and self.probed and not self.drained
+
+    def moved(self, url: URL) -> None:
+        """It is reached elsewhere now: what failed at its old address says nothing of the new one."""
+        self.url, self.breaker = url, Breaker()
 
     def moved(self, url: URL) -> None:
         """It is reached elsewhere now: what failed at its old address says nothing of the new one."""

@@ -279,9 +279,22 @@ class Pools:
             ticket.place.set_result(Place(self, worker, ticket.ask.until))
         return True
 
-    def failed(self, worker: Worker, now: float, *, surely: bool = False) -> None:
+    def probed(self, worker: Worker, *, ready: bool) -> None:
+        """It answered a probe, and said whether it is ready."""
+        if worker.breaker.answered() or worker.probed != ready:
+            worker.probed = ready
+            worker.reckon()
+            self.freed(worker)
+
+    def unanswered(self, worker: Worker, *, surely: bool) -> None:
+        """It did not answer a probe; `surely`: nobody listens there."""
+        if worker.breaker.lets_in(now := time.monotonic()):
+            self.failed(worker, now, surely=surely, unreached=True)
+            self.refresh(worker)
+
+    def failed(self, worker: Worker, now: float, *, surely: bool = False, unreached: bool = False) -> None:
         """A request or a probe of it failed."""
-        seconds = worker.breaker.failed(now, surely=surely)
+        seconds = worker.breaker.failed(now, surely=surely, unreached=unreached)
         if seconds is not None:
             EJECTED.labels(worker.announcement.kind).inc()
             asyncio.get_running_loop().call_later(seconds + 0.001, self.freed, worker)

@@ -28,6 +28,23 @@ class _Sent(msgspec.Struct):
     variables: dict[str, Any] | None = None
 
 
+class Body:
+    """What a caller sent and a worker is to get. `read` is JSON to decide by: here the same bytes."""
+
+    __slots__ = ("sent",)
+
+    def __init__(self, sent: bytes) -> None:
+        self.sent = sent
+
+    @property
+    def read(self) -> bytes:
+        return self.sent
+
+    def with_text(self, name: str, value: str) -> "Body":
+        """The same with another text under this name; nothing else is touched."""
+        return Body(with_field(self.sent, name, value))
+
+
 class Peek(msgspec.Struct):
     """What routing reads of a body. A caller's `chat_template` would replace the model's own: it is refused."""
 
@@ -116,11 +133,6 @@ def _leading(found: Peek) -> bytes:
         return b"".join(leading)
     except msgspec.DecodeError:  # not our concern: the engine will say what is wrong
         return bytes(found.prompt or found.input)[:1024]
-
-
-def with_model(body: bytes, model: str) -> bytes:
-    """The same bytes with every top-level `model` value replaced; nothing else is touched."""
-    return with_field(body, "model", model)
 
 
 def with_field(body: bytes, name: str, value: str) -> bytes:

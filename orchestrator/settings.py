@@ -1,11 +1,12 @@
 """The orchestrator's settings."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from core.settings import CommaList, Settings
+from core.wire.workers import Ability
 from orchestrator.pools import Rules
 from orchestrator.routing import Strategy
 
@@ -23,6 +24,11 @@ class OrchestratorSettings(Settings):
     llm_api_key: SecretStr | None = Field(None, description="The key of LLM_URL, where it wants one.")
     llm_model: str | None = Field(
         None, description="LLM_URL's model for qwen_instruct and qwen_base; empty: its first."
+    )
+    llm_abilities: CommaList = Field(
+        (),
+        description="What LLM_URL can do, of chat, completions, responses, embeddings, tokenize, moderations; empty:"
+        " whatever paths it is found to have.",
     )
     guard_url: str | None = Field(None, description="An OpenAI-compatible server of guard models, as a worker.")
     guard_api_key: SecretStr | None = Field(None, description="The key of GUARD_URL, where it wants one.")
@@ -69,6 +75,13 @@ class OrchestratorSettings(Settings):
         365, ge=0, le=36_500, description="Days that run records are kept; 0: they are kept for ever."
     )
     lease_seconds: float = Field(15.0, gt=0, description="A worker not heard of for this long is not routed to.")
+    probe_seconds: float = Field(
+        2.0, gt=0, description="How often workers of static lists, and those registered by URL, are asked for models."
+    )
+    ready_probe_seconds: float = Field(
+        5.0, ge=0, description="How often workers that announce themselves are asked whether they are ready; 0: never."
+    )
+    probe_timeout_seconds: float = Field(5.0, gt=0, description="Longest wait for the answer to such a question.")
     connect_seconds: float = Field(5.0, gt=0, description="Longest wait for a connection to a worker.")
     first_byte_seconds: float = Field(600.0, gt=0, description="Longest wait for the first byte of an answer.")
     idle_seconds: float = Field(120.0, gt=0, description="Longest gap between two pieces of an answer.")
@@ -108,6 +121,13 @@ class OrchestratorSettings(Settings):
     queue_result_seconds: int = Field(86_400, ge=1, description="How long results are kept there.")
     queue_drain_seconds: float = Field(10.0, gt=0, description="At a stop, longest wait for running jobs.")
     default_image_size: str = Field("1024x1024", pattern=r"^\d+x\d+$", description="Size of a pipeline's picture.")
+
+    @field_validator("llm_abilities")
+    @classmethod
+    def _known_abilities(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := sorted(set(names) - set(get_args(Ability))):
+            raise ValueError(f"unknown: {', '.join(unknown)}; there are {', '.join(get_args(Ability))}")
+        return names
 
     def pool_rules(self) -> Rules:
         """How requests get places at workers."""

@@ -1,23 +1,14 @@
-"""Workers of a static list: nobody registers them, so they are asked whether they live and what they serve."""
+"""Workers that do not announce themselves: those that the settings name, and those that an admin registered by URL.
+What such a worker announces is made here of what it lists, what it was found to answer, and what was declared."""
 
-import asyncio
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
-import aiohttp
-
-from core.relay import Relay
 from core.wire.workers import Ability, Announcement, Kind, ServedModel
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.workers import WorkerPool
 
-log = logging.getLogger(__name__)
-
-PROBE_SECONDS = 2.0
-TIMEOUT = aiohttp.ClientTimeout(total=5)
-CHAT_ABILITIES: tuple[Ability, ...] = ("chat", "completions", "responses", "embeddings", "tokenize")
 GUARD_ABILITIES: tuple[Ability, ...] = ("moderations", "chat", "tokenize")
 IMAGE_ABILITIES: tuple[Ability, ...] = ("images", "image_edits")
 STATIC_CAPACITY = 256
@@ -30,9 +21,9 @@ _NOT_IN_NAMES = re.compile(r"[^\w.:/@+-]")
 
 @dataclass(frozen=True)
 class StaticWorker:
-    """An address from the settings. `model` names what the catalogue's aliases mean there; None: its first.
+    """An address, and what was declared of it; what was not is found out by asking.
 
-    One with `abilities` of its own answers to no alias.
+    `aliases` are (name, model there); a model of None is its first. `models` are those that it may be asked for.
     """
 
     url: str
@@ -40,11 +31,18 @@ class StaticWorker:
     key: str | None
     roles: tuple[str, ...] = ()
     abilities: tuple[Ability, ...] = ()
-    model: str | None = None
+    aliases: tuple[tuple[str, str | None], ...] = ()
+    models: tuple[str, ...] = ()
+    capacity: int = STATIC_CAPACITY
+    name: str | None = None
 
     @property
     def root(self) -> str:
         return self.url.rstrip("/").removesuffix("/v1")
+
+    @property
+    def id(self) -> str:
+        return f"engine:{self.name}" if self.name else "static:" + _NOT_IN_NAMES.sub("-", self.root)[-180:]
 
 
 def listed(settings: OrchestratorSettings) -> list[StaticWorker]:
@@ -60,73 +58,45 @@ def listed(settings: OrchestratorSettings) -> list[StaticWorker]:
     for role, urls in pools.items():
         for url in urls:
             roles[url.rstrip("/")] = (*roles.get(url.rstrip("/"), ()), role)
-    found = [StaticWorker(url, "image", key, of) for url, of in roles.items()]
+    found = [StaticWorker(url, "image", key, of, IMAGE_ABILITIES) for url, of in roles.items()]
     found += [StaticWorker(url, "selfie", key) for url in settings.interface_selfie_feature_worker_urls]
     if settings.llm_url:
         own = settings.llm_api_key.get_secret_value() if settings.llm_api_key else None
-        found.append(StaticWorker(settings.llm_url, "chat", own, model=settings.llm_model))
+        aliases = tuple((alias, settings.llm_model) for alias in ALIASES)
+        declared = cast(tuple[Ability, ...], settings.llm_abilities)  # the settings checked them
+        found.append(StaticWorker(settings.llm_url, "chat", own, (), declared, aliases))
     if settings.guard_url:
         own = settings.guard_api_key.get_secret_value() if settings.guard_api_key else None
         found.append(StaticWorker(settings.guard_url, "chat", own, abilities=GUARD_ABILITIES))
     return found
 
 
-async def probe(static: Sequence[StaticWorker], pool: WorkerPool, relay: Relay) -> None:
-    """Ask each every few seconds; one that answers is kept alive in the pool. Until cancelled."""
-    async with asyncio.TaskGroup() as tasks:
-        for worker in static:
-            tasks.create_task(_keep_asking(worker, pool, relay))
-
-
-async def _keep_asking(worker: StaticWorker, pool: WorkerPool, relay: Relay) -> None:
-    answered = True
-    while True:
-        try:
-            announcement, rewrites = await _ask(worker, relay)
-            pool.add_static(announcement, worker.key, rewrites, 3 * PROBE_SECONDS)
-            answered = True
-        except (aiohttp.ClientError, TimeoutError, KeyError, TypeError, ValueError) as exc:
-            if answered:
-                log.warning("static worker does not answer", extra={"url": worker.root, "reason": repr(exc)[:300]})
-            answered = False
-        await asyncio.sleep(PROBE_SECONDS)
-
-
-async def _ask(worker: StaticWorker, relay: Relay) -> tuple[Announcement, dict[str, str]]:
-    """What it serves, by GET /v1/models (a selfie worker: by /healthz). Raises where it does not answer so."""
-    headers = {"authorization": f"Bearer {worker.key}"} if worker.key else {}
-    path = "/healthz" if worker.kind == "selfie" else "/v1/models"
-    async with relay.session.get(worker.root + path, headers=headers, timeout=TIMEOUT) as response:
-        response.raise_for_status()
-        answer = await response.json(content_type=None)
-    names = [] if worker.kind == "selfie" else [str(entry["id"]) for entry in answer["data"]]
-    return announced(worker, names)
-
-
-def announced(worker: StaticWorker, listed: Sequence[str]) -> tuple[Announcement, dict[str, str]]:
+def announced(
+    worker: StaticWorker, listed: Sequence[str], abilities: tuple[Ability, ...]
+) -> tuple[Announcement, dict[str, str]]:
     """The worker as if it had announced itself, and which names mean another one there.
 
-    A server may list hundreds of models, and names that no other worker could announce: the first that fit are taken.
+    A server may list hundreds of models, and names that no other worker could announce: the first that fit are taken,
+    those that an alias means before all.
     """
-    names = [name for name in listed if _NAME(name)]
-    aliased = worker.model or (names[0] if names else None)
-    if aliased:
-        names = [aliased, *(name for name in names if name != aliased)]
-    takes_aliases = worker.kind == "chat" and not worker.abilities
-    rewrites = {alias: aliased for alias in ALIASES if aliased and alias not in names} if takes_aliases else {}
-    abilities = worker.abilities or (CHAT_ABILITIES if worker.kind == "chat" else IMAGE_ABILITIES)
+    names = [name for name in worker.models or listed if _NAME(name)]
+    meant = {alias: model or (names[0] if names else None) for alias, model in worker.aliases}
+    rewrites = {alias: model for alias, model in meant.items() if model and alias not in names}
+    names = list(dict.fromkeys([*(model for model in meant.values() if model), *names]))
     models = tuple(
-        ServedModel(id=name, aliases=tuple(rewrites) if name == aliased else (), abilities=abilities)
+        ServedModel(
+            id=name, aliases=tuple(alias for alias, model in rewrites.items() if model == name), abilities=abilities
+        )
         for name in names[:MAX_MODELS]
     )
     if worker.kind == "selfie":
         models = (ServedModel(id="faces", abilities=("faces",)),)
     announcement = Announcement(
-        id="static:" + _NOT_IN_NAMES.sub("-", worker.root)[-180:],
+        id=worker.id,
         kind=worker.kind,
         url=worker.root,  # type: ignore[arg-type]  # pydantic parses it
         models=models,
         roles=worker.roles,
-        capacity=STATIC_CAPACITY,
+        capacity=worker.capacity,
     )
     return announcement, rewrites

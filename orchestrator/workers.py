@@ -1,13 +1,17 @@
 """The pool of workers: leases in Postgres, what each is doing now, and who may be asked for what."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 import psycopg
 from prometheus_client import Gauge
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 from pydantic import ValidationError
 from yarl import URL
@@ -16,7 +20,7 @@ from core import control_tokens
 from core.control_tokens import Tokens
 from core.db.pool import Pool
 from core.errors import NotFound, Unavailable
-from core.wire.workers import Ability, Announcement, Lease, ServedModel
+from core.wire.workers import Ability, Announcement, Kind, Lease, ServedModel
 from orchestrator.pool import Ask, Worker
 from orchestrator.pools import Place, Pools, Rules
 
@@ -27,6 +31,7 @@ SAVE_SECONDS = 2.0
 """Longest wait for the database in a heartbeat: well below the worker's own patience."""
 REMEMBERED_SECONDS = 600.0
 """A model that was served this lately is away, not unknown: its callers are told to come again."""
+_KINDS: dict[Ability, Kind] = {"images": "image", "image_edits": "image", "faces": "selfie"}
 WORKERS = Gauge("soundstage_workers", "Workers with a live lease; an ejected one may be ready.", ["kind", "state"])
 PLACES = Gauge("soundstage_worker_places", "Requests that ready workers take at once.", ["kind"])
 OUTSTANDING = Gauge("soundstage_worker_outstanding", "This orchestrator's requests at workers.", ["kind"])
@@ -43,6 +48,8 @@ class WorkerPool:
         self._workers: dict[str, Worker] = {}
         self.pools = Pools(rules, self._workers.values)
         self._served: dict[tuple[str, Ability], float] = {}  # until when a name is remembered
+        self._drained: frozenset[str] = frozenset()
+        self._drains = 0  # how often an admin said so here: what was read before does not count
         self._tokens: dict[str, Tokens] = {}  # of each name that is served; dropped when an announcement differs
 
     # -- who is there ---------------------------------------------------------------------------------------------
@@ -91,18 +98,69 @@ class WorkerPool:
         """A farewell. Raises NotFound, and Unavailable where only this orchestrator could be told."""
         known = self._workers.pop(worker_id, None)
         self.pools.changed()
+        async with self._asked() as connection:
+            cursor = await connection.execute("delete from workers where id = %s", (worker_id,))
+            await connection.execute("delete from drained_workers where worker = %s", (worker_id,))
+        if not cursor.rowcount and known is None:
+            raise _unknown_worker(worker_id)
+
+    async def drain(self, worker_id: str, *, drained: bool, actor: str) -> None:
+        """It gets no new request, or gets them again: at once here, and within two seconds everywhere. What it has it
+        finishes. Raises NotFound, Unavailable."""
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            raise _unknown_worker(worker_id)
+        statement = (
+            "insert into drained_workers (worker) values (%s) on conflict do nothing"
+            if drained
+            else "delete from drained_workers where worker = %s"
+        )
+        async with self._asked() as connection, connection.transaction():
+            await connection.execute("select set_config('soundstage.actor', %s, true)", (actor,))
+            await connection.execute(statement.encode(), (worker_id,))
+        self._drains += 1
+        self._drain({*self._drained, worker_id} if drained else self._drained - {worker_id})
+
+    def _drain(self, drained: Collection[str]) -> None:
+        """These and no others."""
+        self._drained = frozenset(drained)
+        for worker in self._workers.values():
+            if worker.drained != (worker.id in self._drained):
+                worker.drained = not worker.drained
+                worker.reckon()
+                self.pools.freed(worker)
+
+    @contextlib.asynccontextmanager
+    async def _asked(self) -> AsyncIterator[AsyncConnection[DictRow]]:
+        """The database, for somebody who waits. Raises Unavailable."""
         try:
             async with self._pool.connection(timeout=SAVE_SECONDS) as connection:
-                cursor = await connection.execute("delete from workers where id = %s", (worker_id,))
+                yield connection
         except psycopg.OperationalError as exc:
             raise Unavailable("The database does not answer.", code="database_unavailable", retry_after=2) from exc
-        if not cursor.rowcount and known is None:
-            raise NotFound(f"No worker `{worker_id[:100]}` is registered.", code="worker_not_found")
 
     def add_static(self, announcement: Announcement, key: str | None, rewrites: dict[str, str], seconds: float) -> None:
-        """A worker of the static list that was just found to answer; without a key of its own it is sent none."""
+        """A worker that does not announce itself was just found to answer; without a key of its own it is sent none."""
         self._keep(announcement, seconds).key = key
         self._workers[announcement.id].rewrites = rewrites
+
+    def forget(self, worker_id: str) -> None:
+        """It is not to be asked any more."""
+        if self._workers.pop(worker_id, None) is not None:
+            self.pools.changed()
+
+    def known(self, worker_id: str) -> Worker | None:
+        return self._workers.get(worker_id)
+
+    def probed(self, worker_id: str, *, ready: bool) -> None:
+        """It answered a probe, and said whether it is ready."""
+        if (worker := self._workers.get(worker_id)) is not None:
+            self.pools.probed(worker, ready=ready)
+
+    def unanswered(self, worker_id: str, *, surely: bool) -> None:
+        """It did not answer a probe; `surely`: nobody listens there."""
+        if (worker := self._workers.get(worker_id)) is not None:
+            self.pools.unanswered(worker, surely=surely)
 
     def _keep(self, announcement: Announcement, seconds: float) -> Worker:
         until = time.monotonic() + seconds
@@ -111,6 +169,7 @@ class WorkerPool:
         before = worker and (worker.announcement.models, worker.announcement.roles)
         if worker is None:
             worker = self._workers[announcement.id] = Worker(announcement, url, self._key, until)
+            worker.drained = announcement.id in self._drained
             log.info("worker joined", extra={"worker": announcement.id, "url": str(announcement.url)})
         worker.announced(announcement)
         if worker.url != url:
@@ -142,10 +201,13 @@ class WorkerPool:
             "select id, announcement, extract(epoch from lease_until - now())::float8 as seconds"
             " from workers where lease_until > now()"
         )
-        asked = time.monotonic()
+        asked, before = time.monotonic(), self._drains
         async with self._pool.connection() as connection:
             rows = {row["id"]: row for row in await (await connection.execute(query)).fetchall()}
+            drained = await (await connection.execute("select worker from drained_workers")).fetchall()
             await connection.execute("delete from workers where lease_until < now() - interval '1 hour'")
+        if self._drains == before:
+            self._drain({row["worker"] for row in drained})
         for worker in [w for w in self._workers.values() if w.saved_at < asked and w.id not in rows]:
             worker.live_until = asked  # another orchestrator was told that it leaves
             self.pools.refresh(worker)
@@ -211,9 +273,11 @@ class WorkerPool:
         return max(lengths, default=None)
 
     def _away(self, model: str, ability: Ability) -> bool:
-        """Whether the model was served lately, or may be one of those that nobody serves yet."""
-        anyone = self.pools.pool(Ask(None, ability))
-        return anyone is None or not anyone.places or self._served.get((model, ability), 0.0) > time.monotonic()
+        """Whether the model was served lately, or may be one of those that nobody serves yet: no worker of the kind
+        that could is there."""
+        if self._served.get((model, ability), 0.0) > time.monotonic():
+            return True
+        return all(worker.announcement.kind != _KINDS.get(ability, "chat") for worker in self.usable())
 
     def _unknown(self, model: str, ability: Ability) -> NotFound:
         there = sorted(name for name, (served, _) in self.models().items() if ability in served.abilities)
@@ -222,3 +286,7 @@ class WorkerPool:
             param="model",
             code="model_not_found",
         )
+
+
+def _unknown_worker(worker_id: str) -> NotFound:
+    return NotFound(f"No worker `{worker_id[:100]}` is registered.", code="worker_not_found")

@@ -1,19 +1,22 @@
-"""GET /v1/models: every model and alias that a live worker serves."""
+"""GET /v1/models: every model and alias that a live worker serves, with the names that the caller's tenant gives."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
 from core.errors import NotFound
-from orchestrator.auth import Keys
+from orchestrator.auth import Key, Keys
 from orchestrator.routes.access import needs
 from orchestrator.workers import WorkerPool
 
 
 def router(keys: Keys, workers: WorkerPool) -> APIRouter:
-    api = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(needs(keys))])
+    api = APIRouter(prefix="/v1/models", tags=["models"])
+    any_key = Annotated[Key, Depends(needs(keys))]
 
-    def listed() -> dict[str, dict[str, Any]]:
+    def listed(key: Key) -> dict[str, dict[str, Any]]:
+        there = {name: model for name, (model, _) in workers.models().items()}
+        named = {name: there[model] for name, model in key.aliases.items() if model in there}
         return {
             name: {
                 "id": name,
@@ -24,16 +27,16 @@ def router(keys: Keys, workers: WorkerPool) -> APIRouter:
                 "abilities": list(model.abilities),
                 **({"max_model_len": model.max_model_len} if model.max_model_len else {}),
             }
-            for name, (model, _) in sorted(workers.models().items())
+            for name, model in sorted((there | named).items(), key=lambda each: each[0])
         }
 
     @api.get("")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": list(listed().values())}
+    async def models(key: any_key) -> dict[str, Any]:
+        return {"object": "list", "data": list(listed(key).values())}
 
     @api.get("/{name:path}")
-    async def model(name: str) -> dict[str, Any]:
-        found = listed().get(name)
+    async def model(name: str, key: any_key) -> dict[str, Any]:
+        found = listed(key).get(name)
         if found is None:
             raise NotFound(f"The model `{name[:200]}` does not exist.", param="model", code="model_not_found")
         return found

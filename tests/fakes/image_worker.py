@@ -2,10 +2,12 @@
 
 import asyncio
 import base64
+import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from core.disconnect import ClientDisconnected, until_disconnect
 
@@ -13,13 +15,15 @@ PICTURE = base64.b64encode(b"\x89PNG\r\n\x1a\n a picture").decode()
 
 
 class ImageWorker:
-    """`held` keeps its answers back while it is cleared; `status` other than 200 is a refusal."""
+    """`held` keeps its answers back while it is cleared, `partial_seen` the end of a stream until it is set; `status`
+    other than 200 is a refusal."""
 
     def __init__(self, model: str = "tiny-image") -> None:
         self.model = model
         self.status = 200
         self.held = asyncio.Event()
         self.held.set()
+        self.partial_seen = asyncio.Event()
         self.pictures: list[dict[str, Any]] = [{"b64_json": PICTURE}]
         self.received: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -60,4 +64,16 @@ class ImageWorker:
         if self.status != 200:
             error = {"message": "set to fail", "type": "server_error", "param": None, "code": None}
             return JSONResponse({"error": error}, self.status)
+        if sent.get("stream") in (True, "true"):
+            kind = "image_edit" if request.url.path.endswith("edits") else "image_generation"
+            return StreamingResponse(self._events(kind), media_type="text/event-stream")
         return JSONResponse({"created": 1, "data": self.pictures})
+
+    async def _events(self, kind: str) -> AsyncIterator[bytes]:
+        """One partial image; the whole one when `partial_seen` is set."""
+        partial = {"type": f"{kind}.partial_image", "partial_image_index": 0, **self.pictures[0]}
+        yield b"event: " + partial["type"].encode() + b"\ndata: " + json.dumps(partial).encode() + b"\n\n"
+        await self.partial_seen.wait()
+        usage = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
+        whole = {"type": f"{kind}.completed", "usage": usage, **self.pictures[0]}
+        yield b"event: " + whole["type"].encode() + b"\ndata: " + json.dumps(whole).encode() + b"\n\n"

@@ -126,7 +126,11 @@ class ChatWorker:
 async def studio_over(dsn: str, data_dir: Path, **given: Any) -> AsyncIterator[Studio]:
     """An orchestrator with these settings, whatever this machine's environment says; then it and its workers stop."""
     settings = OrchestratorSettings.load(
-        **{"data_dir": data_dir, "wan_worker_api_key": WORKER_KEY, "llm_url": None, "log_level": "warning", **given}
+        **{
+            **{"data_dir": data_dir, "wan_worker_api_key": WORKER_KEY, "llm_url": None, "log_level": "warning"},
+            "ready_probe_seconds": 0,  # a probe would be one more request at a fake that counts them
+            **given,
+        }
     )
     async with serving(create_app(settings, dsn)) as port, AsyncExitStack() as stack:
         key = (data_dir / "keys" / "local_api_key").read_text().strip()

@@ -134,7 +134,7 @@ async def test_a_guard_that_fails_is_a_refusal(migrated_dsn: str, tmp_path: Path
 def test_a_guards_address_is_a_worker_that_takes_no_alias() -> None:
     settings = OrchestratorSettings.load(guard_url="http://guard:1/v1", guard_api_key="k", llm_url=None)
     (worker,) = listed(settings)
-    announcement, rewrites = announced(worker, ["llama-guard", "other"])
+    announcement, rewrites = announced(worker, ["llama-guard", "other"], worker.abilities)
     assert (worker.key, rewrites) == ("k", {})
     assert [m.abilities for m in announcement.models] == [("moderations", "chat", "tokenize")] * 2
     assert all(not m.aliases for m in announcement.models)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import InvalidRequest
-from orchestrator.requests import peek, stored_prompt, with_model
+from orchestrator.requests import Body, peek, stored_prompt
 
 DEEP = 100_000
 
@@ -103,12 +103,12 @@ REWRITTEN: dict[str, tuple[bytes, bytes]] = {
 
 @pytest.mark.parametrize(("body", "wanted"), REWRITTEN.values(), ids=REWRITTEN.keys())
 def test_only_the_model_is_rewritten(body: bytes, wanted: bytes) -> None:
-    assert with_model(body, "NEW") == wanted
+    assert Body(body).with_text("model", "NEW").sent == wanted
 
 
 def test_a_body_too_deep_to_rewrite_is_refused() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        with_model(b'{"x":' + b"[" * DEEP + b"]" * DEEP + b',"model":"a"}', "NEW")
+        Body(b'{"x":' + b"[" * DEEP + b"]" * DEEP + b',"model":"a"}').with_text("model", "NEW")
     assert caught.value.code == "json_too_deep"
 
 
@@ -154,4 +154,4 @@ def test_any_body_keeps_every_other_byte(
     for at, key, value in models:
         before.insert(at, (key, value))
         after.insert(at, (key, json.dumps(new)))
-    assert with_model(_object(blank, before).encode(), new) == _object(blank, after).encode()
+    assert Body(_object(blank, before).encode()).with_text("model", new).sent == _object(blank, after).encode()

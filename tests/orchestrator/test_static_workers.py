@@ -9,7 +9,7 @@ import pytest
 
 from llm import fake_engine
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.static_workers import StaticWorker, announced, listed
+from orchestrator.static_workers import IMAGE_ABILITIES, StaticWorker, announced, listed
 from tests.fakes.image_worker import ImageWorker
 from tests.fakes.serving import serving
 from tests.fakes.studio import WORKER_KEY, ChatWorker, Studio, studio_over
@@ -18,15 +18,16 @@ from tests.fakes.wait import answers, eventually, soon
 
 pytestmark = pytest.mark.slow
 
+IMAGE = IMAGE_ABILITIES
 A, B = "http://a:1", "http://b:2/v1"
 
 LISTED: dict[str, tuple[dict[str, Any], list[StaticWorker]]] = {
     "none": ({}, []),
     "image workers": (
         {"image_worker_urls": (A, B)},
-        [StaticWorker(A, "image", "key"), StaticWorker(B, "image", "key")],
+        [StaticWorker(A, "image", "key", (), IMAGE), StaticWorker(B, "image", "key", (), IMAGE)],
     ),
-    "a pool": ({"interface_shorts_worker_urls": (A,)}, [StaticWorker(A, "image", "key", ("shorts",))]),
+    "a pool": ({"interface_shorts_worker_urls": (A,)}, [StaticWorker(A, "image", "key", ("shorts",), IMAGE)]),
     "one worker in several pools": (
         {
             "image_worker_urls": (A,),
@@ -34,13 +35,23 @@ LISTED: dict[str, tuple[dict[str, Any], list[StaticWorker]]] = {
             "interface_chat1to1_worker_urls": (A,),
             "interface_scenes_worker_urls": (B,),
         },
-        [StaticWorker(A, "image", "key", ("profile", "chat1to1")), StaticWorker(B, "image", "key", ("scenes",))],
+        [
+            StaticWorker(A, "image", "key", ("profile", "chat1to1"), IMAGE),
+            StaticWorker(B, "image", "key", ("scenes",), IMAGE),
+        ],
     ),
     "a selfie worker": ({"interface_selfie_feature_worker_urls": (A,)}, [StaticWorker(A, "selfie", "key")]),
-    "a foreign server never gets the worker key": ({"llm_url": B}, [StaticWorker(B, "chat", None)]),
+    "a foreign server never gets the worker key": (
+        {"llm_url": B},
+        [StaticWorker(B, "chat", None, aliases=(("qwen_instruct", None), ("qwen_base", None)))],
+    ),
     "a foreign server with its own key and model": (
         {"llm_url": B, "llm_api_key": "own", "llm_model": "big"},
-        [StaticWorker(B, "chat", "own", model="big")],
+        [StaticWorker(B, "chat", "own", aliases=(("qwen_instruct", "big"), ("qwen_base", "big")))],
+    ),
+    "a foreign server whose abilities are declared": (
+        {"llm_url": B, "llm_abilities": ("chat",)},
+        [StaticWorker(B, "chat", None, (), ("chat",), (("qwen_instruct", None), ("qwen_base", None)))],
     ),
 }
 
@@ -74,7 +85,7 @@ async def test_any_openai_server_can_be_the_chat_worker(migrated_dsn: str, tmp_p
             recipe = {"prompt": {"id": "chat_conversation"}, "messages": [{"role": "user", "content": "hello"}]}
             assert (await soon(studio.post("/v1/chat/completions", recipe))).status_code == 200
         worker = ChatWorker(f"http://127.0.0.1:{port}")
-        sent = [request["body"]["model"] for request in await worker.received()]
+        sent = [request["body"]["model"] for request in await worker.received() if request["body"]]
         await worker.http.aclose()
         assert sent == ["llama", "llama", "other", "llama"]
 
@@ -95,7 +106,8 @@ MODELS: dict[str, tuple[list[str], str | None, list[str]]] = {
 
 @pytest.mark.parametrize(("there", "model", "wanted"), MODELS.values(), ids=MODELS.keys())
 def test_the_models_of_a_foreign_server(there: list[str], model: str | None, wanted: list[str]) -> None:
-    announcement, rewrites = announced(StaticWorker(A, "chat", None, model=model), there)
+    aliases = (("qwen_instruct", model), ("qwen_base", model))
+    announcement, rewrites = announced(StaticWorker(A, "chat", None, aliases=aliases), there, ("chat",))
     assert sorted(name for served in announcement.models for name in (served.id, *served.aliases)) == wanted
     assert set(rewrites.values()) <= {served.id for served in announcement.models[:1]}
     assert {name for served in announcement.models for name in served.aliases} == set(rewrites)
@@ -103,7 +115,7 @@ def test_the_models_of_a_foreign_server(there: list[str], model: str | None, wan
 
 @pytest.mark.parametrize("root", ["http://a:1", "http://[fd00::7]:1/x~y", "https://a/" + "long/" * 60 + "end"])
 def test_any_address_gives_an_id(root: str) -> None:
-    announcement, _ = announced(StaticWorker(root + "/v1/", "image", None), ["m"])
+    announcement, _ = announced(StaticWorker(root + "/v1/", "image", None), ["m"], ("images",))
     assert announcement.id.startswith("static:")
     assert str(announcement.url) == root + ("/" if root.count("/") == 2 else "")
 
@@ -132,7 +144,7 @@ async def test_what_is_no_server_is_not_used_and_named_once(
         urls = tuple(str(upstream.url) for upstream in upstreams)
         studio = await stack.enter_async_context(studio_over(migrated_dsn, tmp_path, image_worker_urls=urls))
         await eventually(lambda: all(len(upstream.received) > 1 for upstream in upstreams), "a second question")
-        assert caplog.text.count("static worker does not answer") == len(urls)
+        assert caplog.text.count("worker does not answer") == len(urls)
         with pytest.raises(openai.InternalServerError) as caught:
             await studio.sdk().images.generate(prompt="an apple")
         assert (caught.value.status_code, caught.value.code) == (503, "no_worker")

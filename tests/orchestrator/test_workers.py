@@ -125,8 +125,9 @@ async def test_an_announcement_that_is_wrong_is_refused(studio: Studio) -> None:
     assert await workers(studio) == []
 
 
-async def test_only_the_worker_key_speaks_for_workers(studio: Studio) -> None:
-    for key, status in ((studio.key, 403), ("wrong", 401)):
+async def test_only_operators_keys_speak_for_workers(studio: Studio) -> None:
+    callers = (await studio.post("/v1/keys", {"name": "an app", "scopes": ["chat"]})).json()["secret"]
+    for key, status in ((callers, 403), ("wrong", 401)):
         assert (await studio.post("/v1/workers", {"id": "w"}, key=key)).status_code == status
         assert (await studio.get("/v1/workers", key=key)).status_code == status
 

@@ -1,0 +1,60 @@
+"""Names that a tenant, or everyone, gives to models. A tenant's own name goes before everyone's, and both before a
+model of that name. They reach requests with the key (auth.py), so they cost a request no look-up."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from core.db.pool import Pool
+from core.errors import InvalidRequest, NotFound
+from core.wire.workers import Name
+from prompts.store import Writer, changing
+
+MAX_ALIASES = 1000  # of one tenant, or of everyone
+
+
+class AliasTarget(BaseModel):
+    """What a name means. Names are not followed twice: `model` is one that a worker serves."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Name
+    tenant: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="None: everyone.")
+
+
+async def listed(pool: Pool, tenant: str | None = None) -> list[dict[str, Any]]:
+    """Those of this tenant and those of everyone; of all tenants where none is named."""
+    query = (
+        "select tenant, name, model from model_aliases"
+        " where %(tenant)s::text is null or tenant is null or tenant = %(tenant)s"
+        " order by tenant nulls first, name limit 10000"
+    )
+    async with pool.connection() as connection:
+        return await (await connection.execute(query, {"tenant": tenant})).fetchall()
+
+
+async def put(pool: Pool, name: str, target: AliasTarget, writer: Writer) -> dict[str, Any]:
+    """Raises InvalidRequest: no name, an unknown tenant, a name for itself, too many."""
+    async with changing(pool, writer) as connection:
+        cursor = await connection.execute(
+            "insert into model_aliases (tenant, name, model) values (%s, %s, %s)"
+            " on conflict on constraint one_alias do update set model = excluded.model returning tenant, name, model",
+            (target.tenant, name, target.model),
+        )
+        row = await cursor.fetchone()
+        count = "select count(*) as number from model_aliases where tenant is not distinct from %s"
+        there = await (await connection.execute(count, (target.tenant,))).fetchone()
+        if there is None or there["number"] > MAX_ALIASES:
+            raise InvalidRequest(f"At most {MAX_ALIASES} aliases.", code="too_many_aliases")
+    assert row is not None
+    return row
+
+
+async def remove(pool: Pool, name: str, tenant: str | None, writer: Writer) -> None:
+    """Raises NotFound."""
+    async with changing(pool, writer) as connection:
+        cursor = await connection.execute(
+            "delete from model_aliases where name = %s and tenant is not distinct from %s", (name, tenant)
+        )
+        if not cursor.rowcount:
+            raise NotFound(f"There is no alias `{name[:200]}`.", code="alias_not_found")

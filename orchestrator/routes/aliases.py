@@ -1,0 +1,36 @@
+"""/v1/aliases: an admin gives names to models, for one tenant or for everyone."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+
+from core.db.pool import Pool
+from orchestrator import aliases
+from orchestrator.aliases import AliasTarget
+from orchestrator.auth import Key, Keys
+from orchestrator.routes.access import needs
+from prompts.store import Writer
+
+
+def router(keys: Keys, pool: Pool) -> APIRouter:
+    api = APIRouter(prefix="/v1/aliases", tags=["models"])
+    admin_key = Annotated[Key, Depends(needs(keys, "admin"))]
+
+    @api.get("")
+    async def listed(_: admin_key, tenant: str | None = None) -> dict[str, Any]:
+        """Of everyone, and of this tenant; of all where none is named."""
+        return {"object": "list", "data": await aliases.listed(pool, tenant)}
+
+    @api.put("/{name:path}")
+    async def put(name: str, body: AliasTarget, admin: admin_key) -> dict[str, Any]:
+        found = await aliases.put(pool, name, body, Writer(admin.id))
+        keys.drop()
+        return found
+
+    @api.delete("/{name:path}")
+    async def remove(name: str, admin: admin_key, tenant: str | None = None) -> dict[str, Any]:
+        await aliases.remove(pool, name, tenant, Writer(admin.id))
+        keys.drop()
+        return {"tenant": tenant, "name": name, "deleted": True}
+
+    return api
