@@ -69,3 +69,4 @@ clean:
 
 docs:
 	@$(PY) -m compose.settings_doc
+	@$(PY) -m compose.metrics_doc
