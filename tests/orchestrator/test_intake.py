@@ -8,18 +8,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+import trustme
 
 from core.db.pool import Pool, open_pool
 from core.errors import Unavailable, Unprocessable
-from orchestrator.intake.commands import Commands, over_redis, over_upstash
+from orchestrator.intake.commands import Commands, QueueAwayError, over_redis, over_upstash
 from orchestrator.intake.intake import Intake, Rules
 from orchestrator.intake.job import Job, read
 from orchestrator.oversight import Caller
 from tests.fakes.redis_server import TOKEN, client, redis_server, upstash
 from tests.fakes.studio import studio_over
+from tests.fakes.tls import tls_before
 from tests.fakes.wait import answers, eventually, soon
 
 KINDS = ("list", "stream", "rest stream")
@@ -209,6 +212,29 @@ async def test_what_a_dead_consumer_held_comes_again(queue: Queue, pool: Pool) -
     async with running(queue.intake(pool)):
         (told,) = await queue.results("held")
         assert told["result"] == {"said": 1}
+
+
+@pytest.mark.parametrize("kind", ["list", "stream"])
+async def test_over_tls(kind: str, redis_url: str, pool: Pool, tmp_path: Path) -> None:
+    """rediss://, with a certificate of the operator's own authority; nothing is said to a server of another."""
+    ours, others = trustme.CA(), trustme.CA()
+    ours.cert_pem.write_to_path(tmp_path / "ca.pem")
+    port = urlsplit(redis_url).port or 0
+
+    def connect(port: int) -> AbstractAsyncContextManager[Commands]:
+        return over_redis(f"rediss://localhost:{port}/0?ssl_ca_certs={tmp_path / 'ca.pem'}")
+
+    async with tls_before(port, ours, "localhost") as encrypted, client(redis_url) as plain:
+        queue = Queue(plain, lambda: connect(encrypted), kind)
+        async with running(queue.intake(pool)):
+            for number in range(5):
+                await queue.job(f"{kind}-{number}", say=number)
+            found = await queue.results(*(f"{kind}-{number}" for number in range(5)))
+            assert [told["result"]["said"] for told in found] == list(range(5))
+    for authority, name in ((others, "localhost"), (ours, "elsewhere.test")):
+        async with tls_before(port, authority, name) as wrong, connect(wrong) as commands:
+            with pytest.raises(QueueAwayError, match="CERTIFICATE_VERIFY_FAILED"):
+                await soon(commands.run("PING"))
 
 
 @pytest.mark.slow
