@@ -50,11 +50,11 @@ class Connections:
     """One pool for all engines. `session` shares it, for a request whose answer is wanted whole."""
 
     def __init__(self, connect_seconds: float) -> None:
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds)
+        self._timeouts = functools.lru_cache(64)(_connecting)
         self._connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE_SECONDS)
         self.session = aiohttp.ClientSession(
             connector=self._connector,
-            timeout=self._timeout,
+            timeout=_connecting(connect_seconds),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
@@ -65,12 +65,14 @@ class Connections:
         """What aiohttp's connector wants to know of a request: where it goes. One serves all that go there."""
         return aiohttp.ClientRequest("GET", origin, loop=asyncio.get_running_loop())
 
-    async def send(self, method: str, url: URL, headers: Iterable[tuple[bytes, bytes]], body: bytes | None) -> Answer:
+    async def send(
+        self, method: str, url: URL, headers: Iterable[tuple[bytes, bytes]], body: bytes | None, connect_seconds: float
+    ) -> Answer:
         """Send a request and wait for the head of its answer; interim answers (1xx) are skipped.
 
         Raises what aiohttp raises: ClientError, TimeoutError, HttpProcessingError.
         """
-        connection = await self._connected(url.origin())
+        connection = await self._connected(url.origin(), self._timeouts(connect_seconds))
         try:
             protocol, transport = connection.protocol, connection.transport
             if protocol is None or transport is None:
@@ -85,17 +87,22 @@ class Connections:
             connection.close()
             raise
 
-    async def _connected(self, origin: URL) -> Connection:
+    async def _connected(self, origin: URL, timeout: aiohttp.ClientTimeout) -> Connection:
         """A connection on which nothing was said since its last answer: what an engine says beyond an answer's stated
         length would else be read as the answer to the next request, another caller's."""
         while True:
-            connection = await self._connector.connect(self._origin(origin), [], self._timeout)
+            connection = await self._connector.connect(self._origin(origin), [], timeout)
             if connection.protocol is None or not connection.protocol.should_close:
                 return connection
             connection.close()
 
     async def close(self) -> None:
         await self.session.close()
+
+
+def _connecting(seconds: float) -> aiohttp.ClientTimeout:
+    """A limit for connecting alone."""
+    return aiohttp.ClientTimeout(total=None, sock_connect=seconds)
 
 
 def _request(method: str, url: URL, headers: Iterable[tuple[bytes, bytes]], body: bytes | None) -> bytes:

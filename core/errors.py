@@ -9,6 +9,7 @@ SoundstageError
 │   ├── RequestTimeout      408
 │   ├── Conflict            409
 │   ├── PayloadTooLarge     413
+│   ├── HeadersTooLarge     431
 │   ├── ContentPolicy       422  content_policy
 │   └── Unprocessable       422                         a wrong form, on the paths that always said 422
 ├── Overloaded              429  rate_limit_error       Retry-After
@@ -110,6 +111,10 @@ class PayloadTooLarge(InvalidRequest):
     status = 413
 
 
+class HeadersTooLarge(InvalidRequest):
+    status = 431
+
+
 class ContentPolicy(InvalidRequest):
     """A refusal by policy: a reason, never an echo of what was refused."""
 
@@ -155,6 +160,7 @@ BY_STATUS: dict[int, type[SoundstageError]] = {
         RequestTimeout,
         Conflict,
         PayloadTooLarge,
+        HeadersTooLarge,
         ContentPolicy,
         Overloaded,
         Upstream,

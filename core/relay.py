@@ -46,12 +46,14 @@ SWEEP_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds. `first_byte` covers queueing and prefill (for JSON, the whole generation); `idle` each later gap."""
+    """Seconds. `first_byte` covers queueing and prefill (for JSON, the whole generation); `idle` each later gap;
+    `total` all of one answer."""
 
     connect: float = 5.0
     first_byte: float = 600.0
     idle: float = 120.0
     body: float = 60.0
+    total: float = math.inf
 
 
 class Sent(NamedTuple):
@@ -67,10 +69,11 @@ class Sent(NamedTuple):
 class _Exchange:
     """One request in flight: when it is due, and whether the sweeper ended it."""
 
-    __slots__ = ("due", "expired", "sending", "task", "until")
+    __slots__ = ("due", "expired", "idle", "sending", "task", "until")
 
-    def __init__(self, task: "asyncio.Task[Any]", due: float, until: float) -> None:
+    def __init__(self, task: "asyncio.Task[Any]", due: float, until: float, idle: float) -> None:
         self.task = task
+        self.idle = idle
         self.due = due
         self.until = until
         self.expired = False
@@ -110,20 +113,24 @@ class Relay:
         accept: Callable[[Answer], None] | None = None,
         *,
         until: float = math.inf,
+        limits: Timeouts | None = None,
     ) -> Sent:
         """Send one request and pass its answer to `send`. `accept` sees the status and headers first, and may raise.
-        `until`: when the answer must be whole, on the loop's clock.
+        `until`: when the answer must be whole, on the loop's clock. `limits`: others than the relay's own.
 
         Raises Unavailable (not connected, or closed before the first byte) and UpstreamTimeout only before anything
         was passed to `send`. Cancelling closes the connection to the engine at once.
         """
         task = asyncio.current_task()
         assert task is not None
-        exchange = _Exchange(task, min(self._loop.time() + self.timeouts.first_byte, until), until)
+        limits = limits or self.timeouts
+        now = self._loop.time()
+        until = min(until, now + limits.total)
+        exchange = _Exchange(task, min(now + limits.first_byte, until), until, limits.idle)
         self._live.add(exchange)
         answer = None
         try:
-            answer = await self._connections.send(method, url, headers, body)
+            answer = await self._connections.send(method, url, headers, body, limits.connect)
             if accept is not None:
                 accept(answer)
             return await self._pass_on(answer, exchange, send)
@@ -142,7 +149,7 @@ class Relay:
 
     async def _pass_on(self, answer: Answer, exchange: _Exchange, send: Send) -> Sent:
         """The response line and headers, then every chunk as it comes."""
-        due, idle = self._loop.time, self.timeouts.idle
+        due, idle = self._loop.time, exchange.idle
         never = NOT_RETURNED_WITHOUT_BODY if answer.status in (204, 304) else NOT_RETURNED
         headers = _end_to_end(answer.raw_headers, never)
         done, tail, more = 0, b"\n\n", True

@@ -26,6 +26,7 @@ from core.errors import (
     MethodNotAllowed,
     Overloaded,
     PayloadTooLarge,
+    RequestTimeout,
     SoundstageError,
     Unavailable,
     internal,
@@ -66,6 +67,7 @@ class Shell:
         routes: Mapping[str, Mapping[str, ASGIApp]],
         *,
         max_body: int,
+        body_seconds: float,
         max_requests: int,
         access: AccessLog,
         authorise: Callable[[Scope], None] | None,
@@ -74,6 +76,7 @@ class Shell:
         self._app = app
         self._routes = routes
         self._max_body = max_body
+        self._body_seconds = body_seconds
         self._max_requests = max_requests
         self._running = 0
         self._access = access
@@ -112,7 +115,10 @@ class Shell:
             if length > self._max_body:
                 raise _too_large(self._max_body)
             bounded = receive if length >= 0 else _bounded(receive, self._max_body)
-            await self._route(scope)(scope, bounded, reply)
+            handler = self._route(scope)
+            if handler is self._app:  # a raw handler bounds the time itself, where it reads
+                bounded = _in_time(bounded, self._body_seconds)
+            await handler(scope, bounded, reply)
         except ClientDisconnected:
             status = CLIENT_CLOSED_REQUEST
         except SoundstageError as exc:
@@ -177,6 +183,7 @@ def create_service(
         api,
         routes or {},
         max_body=settings.max_body_bytes,
+        body_seconds=settings.body_seconds,
         max_requests=settings.max_requests,
         access=access or AccessLog(name),
         authorise=authorise,
@@ -305,6 +312,26 @@ def _outcome(scope: Scope, status: int) -> str:
 
 def _stopping() -> Unavailable:
     return Unavailable("The server is stopping.", code="server_stopping", retry_after=1)
+
+
+def _in_time(receive: Receive, seconds: float) -> Receive:
+    """For who reads a body at its own pace: the whole of it must come within so long."""
+    until, whole = asyncio.get_running_loop().time() + seconds, False
+
+    async def timed() -> Message:
+        nonlocal whole
+        if whole:
+            return await receive()  # a wait for the client's leaving
+        try:
+            async with asyncio.timeout_at(until):
+                message = await receive()
+        except TimeoutError:
+            text = f"The request body did not arrive within {seconds:g} s."
+            raise RequestTimeout(text, code="body_timeout") from None
+        whole = not message.get("more_body")
+        return message
+
+    return timed
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

@@ -24,11 +24,11 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def server_config(app: ASGIApp) -> uvicorn.Config:
+def server_config(app: ASGIApp, http: type[HttpProtocol] = HttpProtocol) -> uvicorn.Config:
     """uvicorn as every service runs it."""
     return uvicorn.Config(
         app,
-        http=HttpProtocol,
+        http=http,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         lifespan="on",
         log_config=None,

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from core.db.migrate import migrate
 from core.db.pool import Pool, make_pool, opened
 from core.keys import read_or_make
-from core.relay import Relay, Timeouts
+from core.relay import Relay
 from core.service import ASGIApp, Readiness, create_service
 from orchestrator import gateway, static_workers
 from orchestrator.auth import Keys, create_key
@@ -65,6 +65,8 @@ from prompts.sources import SEED, read_folder
 
 log = logging.getLogger(__name__)
 
+READY_SECONDS = 1.5  # for the database to answer whoever asks for /readyz
+
 
 @dataclass(frozen=True)
 class Orchestrator:
@@ -80,9 +82,9 @@ class Orchestrator:
     settings: OrchestratorSettings
 
     async def ready(self) -> Readiness:
-        """The database was read lately, and of every kind of worker that is needed one can be asked."""
+        """The database answers, and of every kind of worker that is needed one can be asked."""
         usable = {w.announcement.kind for w in self.workers.usable()}
-        database = self.epoch.age < 10
+        database = await self.epoch.read_within(READY_SECONDS)
         detail = {"database": database, "workers": sorted(usable), "epoch_age_s": round(self.epoch.age, 1)}
         return Readiness(database and usable >= set(self.settings.ready_needs), detail)
 
@@ -91,7 +93,7 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     """The application over a migrated or empty database; its lifespan migrates, seeds and starts the watchers."""
     pool = make_pool(dsn)
     key = settings.wan_worker_api_key.get_secret_value() if settings.wan_worker_api_key else None
-    timeouts = Timeouts(settings.connect_seconds, settings.first_byte_seconds, settings.idle_seconds)
+    timeouts = settings.timeouts()
     keys, registry, relay = Keys(pool), Registry(pool), Relay(timeouts)
     quotas = Quotas(pool)
     workers_pool = WorkerPool(pool, key, settings.lease_seconds, settings.pool_rules())
@@ -177,7 +179,11 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     api.include_router(tenants.router(keys, pool, vault))
     api.include_router(run_routes.router(keys, pool, runs, vault, registry, recipes))
     media = Media(settings.media_domains)
-    relayed = Gateway(keys, quotas, workers_pool, relay, recipes, oversight, media, prove_tokens=settings.prove_tokens)
+    relayed = Gateway(
+        *(keys, quotas, workers_pool, relay, recipes, oversight, media),
+        prove_tokens=settings.prove_tokens,
+        limits=settings.timeouts_of_routes(),
+    )
     routes = {path: {"POST": relayed} for path in gateway.PATHS}
     return create_service("orchestrator", api, settings, routes=routes, ready=orchestrator.ready)
 

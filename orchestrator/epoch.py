@@ -28,6 +28,7 @@ class Epoch:
         self._poll_seconds = poll_seconds
         self.value = 0
         self._seen = time.monotonic()
+        self._question: asyncio.Future[bool] | None = None
 
     @property
     def age(self) -> float:
@@ -56,6 +57,21 @@ class Epoch:
             for drop in self._drop:
                 drop()
         self._seen = asked
+
+    async def read_within(self, seconds: float) -> bool:
+        """Whether the number can be read now, asked once for all who want to know at the same time. Never longer than
+        that: a question to a database that hangs is left to itself, and who comes meanwhile waits for the same one."""
+        if self._question is None or self._question.done():
+            self._question = asyncio.ensure_future(self._tried())
+        await asyncio.wait([self._question], timeout=seconds)
+        return self._question.done() and self._question.result()
+
+    async def _tried(self) -> bool:
+        try:
+            await self.read()
+        except (psycopg.Error, OSError, TimeoutError):
+            return False
+        return True
 
     async def _listen(self) -> None:
         while True:

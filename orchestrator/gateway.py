@@ -9,7 +9,7 @@ import asyncio
 import functools
 import logging
 import math
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from prometheus_client import Counter
@@ -18,7 +18,7 @@ from yarl import URL
 from core.connections import Answer
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Unavailable
-from core.relay import Relay, Sent, read_body, request_headers
+from core.relay import Relay, Sent, Timeouts, read_body, request_headers
 from core.wire.workers import Ability
 from orchestrator import costs, forms, said
 from orchestrator.auth import Key, Keys, Scope
@@ -41,6 +41,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MAX_TRIES, MAX_REACHED = 3, 2  # a request that brings workers down is let at no third one
+NO_LIMITS: Mapping[str, Timeouts] = {}
 RETRIES = Counter("soundstage_retries_total", "Requests asked of another worker, before the first byte.", ["ability"])
 
 PATHS: dict[str, tuple[Ability, Scope]] = {
@@ -84,8 +85,11 @@ class Gateway:
         media: Media,
         *,
         prove_tokens: bool = False,
+        limits: Mapping[str, Timeouts] = NO_LIMITS,
     ) -> None:
-        """`prove_tokens`: of every relayed prompt, not only where `X-Prove: tokens` asks for it."""
+        """`prove_tokens`: of every relayed prompt, not only where `X-Prove: tokens` asks for it; `limits`: other than
+        the relay's, by path."""
+        self._limits = limits
         self._media = media
         self._prove_tokens = prove_tokens
         self._keys = keys
@@ -102,7 +106,7 @@ class Gateway:
         scope["key_id"] = key.id
         key.require(wanted_scope)
         caller = caller_of(scope, key)
-        sent = await read_body(receive)
+        sent = await read_body(receive, self._relay.timeouts.body)
         self._quotas.saw(key)
         with until_disconnect(receive):
             body, found = await self._read(scope, path, sent, key)
@@ -245,7 +249,14 @@ class Gateway:
             headers = [pair for pair in headers if pair[0] != TIMEOUT_HEADER]
             headers.append((TIMEOUT_HEADER, b"%.3f" % left))
         return await self._relay.forward(
-            "POST", _target(worker.url, scope), headers, sent, send, accept, until=caller.until
+            "POST",
+            _target(worker.url, scope),
+            headers,
+            sent,
+            send,
+            accept,
+            until=caller.until,
+            limits=self._limits.get(caller.route),
         )
 
 

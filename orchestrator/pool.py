@@ -69,10 +69,6 @@ class Worker:
         """It is reached elsewhere now: what failed at its old address says nothing of the new one."""
         self.url, self.breaker = url, Breaker()
 
-    def moved(self, url: URL) -> None:
-        """It is reached elsewhere now: what failed at its old address says nothing of the new one."""
-        self.url, self.breaker = url, Breaker()
-
     def usable(self, now: float) -> bool:
         return self.open and self.live_until > now
 

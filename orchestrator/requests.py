@@ -75,7 +75,7 @@ def peek(body: bytes) -> Peek:
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise InvalidRequest("The body is not valid JSON.", code="json_invalid") from exc
     except RecursionError as exc:
-        raise _too_deep() from exc
+        raise too_deep() from exc
     if bytes(found.chat_template) not in (b"", b"null"):
         raise InvalidRequest("`chat_template` may not be sent.", param="chat_template", code="field_refused")
     return found
@@ -141,7 +141,7 @@ def with_field(body: bytes, name: str, value: str) -> bytes:
     try:
         spans = [(start, end) for key, start, end in _top_level(text) if key == name]
     except RecursionError as exc:
-        raise _too_deep() from exc
+        raise too_deep() from exc
     for start, end in reversed(spans):
         body = body[:start] + json.dumps(value).encode() + body[end:]
     return body
@@ -162,7 +162,7 @@ def _top_level(text: str) -> list[tuple[str, int, int]]:
     return found
 
 
-def _too_deep() -> InvalidRequest:
+def too_deep() -> InvalidRequest:
     return InvalidRequest("The body nests too deeply.", code="json_too_deep")
 
 

@@ -11,11 +11,12 @@ from core.canonical import read_messages, read_responses
 from core.control_tokens import COMMON, Tokens
 from core.errors import InvalidRequest
 from orchestrator.policy_floor import Subject
-from orchestrator.requests import Peek
+from orchestrator.requests import Peek, too_deep
 
 _OTHERS = ("prompt", "suffix", "tools", "documents", "chat_template_kwargs", "previous_input_messages")
 _others = attrgetter(*_OTHERS)
 _WHOLE_TEXTS = frozenset(("prompt", "suffix"))  # a completion's: the whole text for the model, the caller's own
+MAX_DEPTH = 100
 ROLES = frozenset(("system", "user", "assistant", "tool", "developer", "function"))
 _USUAL_KEYS = frozenset(("role", "type", "content", "text", "name", "parameters", "properties", "description"))
 _FILES = frozenset(("url", "image_url", "data", "file_data", "audio_url", "video_url"))
@@ -37,9 +38,16 @@ class Said:
 def read(found: Peek, tokens: Tokens = COMMON, *, responses: bool = False) -> Said:
     """Everything a body says; `responses`: a body of /v1/responses. `tokens` are the asked model's control tokens.
 
-    Raises InvalidRequest (`control_token`) where a message would forge a turn. A completion's `prompt` may hold them:
-    it is the whole text for the model, and the caller's own.
+    Raises InvalidRequest: `control_token` where a message would forge a turn, `json_too_deep`. A completion's `prompt`
+    may hold control tokens: it is the whole text for the model, and the caller's own.
     """
+    try:
+        return _read(found, tokens, responses)
+    except RecursionError as exc:
+        raise too_deep() from exc
+
+
+def _read(found: Peek, tokens: Tokens, responses: bool) -> Said:
     said = Said()
     if responses and found.input:
         messages, said.messages_sha256 = read_responses(found.input, found.instructions)
@@ -74,8 +82,13 @@ def no_forged_turn(forged: str | None, param: str) -> None:
         raise InvalidRequest(f"`{param}` holds the control token {forged!r}.", param=param, code="control_token")
 
 
-def strings(value: Any, key: str = "") -> Iterator[str]:
-    """Every string of a JSON value that a model may be shown: names of fields too, embedded files not."""
+def strings(value: Any, key: str = "", depth: int = 0) -> Iterator[str]:
+    """Every string of a JSON value that a model may be shown: names of fields too, embedded files not.
+
+    Raises InvalidRequest where it nests deeper than MAX_DEPTH: each level hands on all that is below it.
+    """
+    if depth > MAX_DEPTH:
+        raise too_deep()
     if isinstance(value, str):
         if not (key in _FILES and value.startswith("data:")) and not (key == "role" and value in ROLES):
             yield value
@@ -83,10 +96,10 @@ def strings(value: Any, key: str = "") -> Iterator[str]:
         for name, inner in value.items():
             if name not in _USUAL_KEYS and name not in _FILES:
                 yield name
-            yield from strings(inner, name)
+            yield from strings(inner, name, depth + 1)
     elif isinstance(value, list):
         for inner in value:
-            yield from strings(inner, key)
+            yield from strings(inner, key, depth + 1)
 
 
 def _collect(value: Any, said: Said) -> None:

@@ -1,10 +1,12 @@
 """The orchestrator's settings."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from core.relay import Timeouts
 from core.settings import CommaList, Settings
 from core.wire.workers import Ability
 from orchestrator.pools import Rules
@@ -12,6 +14,17 @@ from orchestrator.routing import Strategy
 
 _QUEUE = "The same as QUEUE_MAX, for the image workers of this pool."
 _POOL = "Static workers of the pool, besides those that register themselves."
+
+
+class RouteLimits(BaseModel):
+    """What differs for a route; what is left out is as for all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    connect: float | None = Field(None, gt=0)
+    first_byte: float | None = Field(None, gt=0)
+    idle: float | None = Field(None, gt=0)
+    total: float | None = Field(None, gt=0)
 
 
 class OrchestratorSettings(Settings):
@@ -85,6 +98,12 @@ class OrchestratorSettings(Settings):
     connect_seconds: float = Field(5.0, gt=0, description="Longest wait for a connection to a worker.")
     first_byte_seconds: float = Field(600.0, gt=0, description="Longest wait for the first byte of an answer.")
     idle_seconds: float = Field(120.0, gt=0, description="Longest gap between two pieces of an answer.")
+    total_seconds: float = Field(3600.0, gt=0, description="Longest that one relayed answer may take.")
+    route_limits: dict[str, RouteLimits] = Field(
+        {},
+        description="Other limits for single routes, in seconds, as JSON or a TOML table:"
+        ' `{"/v1/embeddings": {"connect": 1, "first_byte": 30, "idle": 10, "total": 60}}`.',
+    )
     pipeline_seconds: float = Field(900.0, gt=0, description="Longest a pipeline may take.")
     profile_strength_max: float = Field(
         0.75, gt=0, le=1, description="Farthest that an avatar drawn from a selfie may go from it."
@@ -128,6 +147,19 @@ class OrchestratorSettings(Settings):
         if unknown := sorted(set(names) - set(get_args(Ability))):
             raise ValueError(f"unknown: {', '.join(unknown)}; there are {', '.join(get_args(Ability))}")
         return names
+
+    def timeouts(self) -> Timeouts:
+        """The limits of every relayed request."""
+        return Timeouts(
+            self.connect_seconds, self.first_byte_seconds, self.idle_seconds, self.body_seconds, self.total_seconds
+        )
+
+    def timeouts_of_routes(self) -> dict[str, Timeouts]:
+        """Those of single routes, by their paths."""
+        return {
+            path: replace(self.timeouts(), **limits.model_dump(exclude_none=True))
+            for path, limits in self.route_limits.items()
+        }
 
     def pool_rules(self) -> Rules:
         """How requests get places at workers."""
