@@ -1,0 +1,177 @@
+"""The three ways to call a pipeline, over one run: wait for its answer, follow its events, or leave it to work on."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.responses import Response
+
+from core.disconnect import ClientDisconnected, until_disconnect
+from core.errors import Conflict, InvalidRequest, NotFound
+from orchestrator.blobs import Blobs
+from orchestrator.jobs import store
+from orchestrator.jobs.events import Hub
+from orchestrator.jobs.plain import as_error, kept_error, plain
+from orchestrator.jobs.runs import Runs
+from orchestrator.jobs.store import End, JobStore, Wanted, Way
+from orchestrator.jobs.webhooks import refuse_private
+from orchestrator.oversight import Caller
+from orchestrator.pipelines.base import Asked
+from orchestrator.pipelines.calls import Events
+from orchestrator.pipelines.flow import Event
+from orchestrator.pipelines.showing import Shown
+
+HEARTBEAT_SECONDS = 10.0
+_KEY = re.compile(r"[\x21-\x7e]{1,255}").fullmatch
+
+
+class JobDesk:
+    """Takes what callers ask of pipelines. `pipeline_seconds` is the longest that somebody waits, `job_seconds` the
+    longest that a background job queues and runs."""
+
+    def __init__(
+        self, runs: Runs, jobs: JobStore, hub: Hub, blobs: Blobs, *, pipeline_seconds: float, job_seconds: float
+    ) -> None:
+        self._runs = runs
+        self._jobs = jobs
+        self._hub = hub
+        self._blobs = blobs
+        self._pipeline_seconds = pipeline_seconds
+        self._job_seconds = job_seconds
+
+    async def answer(
+        self, http: Request, name: str, asked: Asked, caller: Caller, held: Mapping[str, bytes] | None = None
+    ) -> Response:
+        """A run of the pipeline `name`, in the way that the body asks for. `held` stays in this process's memory."""
+        wanted = self._wanted(http, name, asked, caller)
+        await refuse_private(wanted.webhook)
+        if wanted.way == "background" and not held:
+            job_id = await self._runs.enqueue(wanted)
+        else:
+            job_id = await self._runs.begin(wanted, held or {})
+        if wanted.way == "background":
+            return await self._accepted(http, job_id, caller)
+        if wanted.way == "stream":
+            return self.stream(http, await self._jobs.one(job_id, caller.key.id), last_seen(http))
+        return await self._waited(http, job_id, wanted)
+
+    def _wanted(self, http: Request, name: str, asked: Asked, caller: Caller) -> Wanted:
+        if asked.stream and asked.background:
+            raise InvalidRequest("Ask for `stream` or `background`, not both.", param="background", code="both_ways")
+        if asked.webhook is not None and not asked.background:
+            raise InvalidRequest("`webhook` goes with `background`.", param="webhook", code="webhook_not_background")
+        way: Way = "stream" if asked.stream else "background" if asked.background else "wait"
+        longest = self._job_seconds if way == "background" else self._pipeline_seconds
+        seconds = min(longest, caller.until - asyncio.get_running_loop().time())
+        return Wanted(
+            pipeline=name,
+            caller=caller,
+            request=plain(asked.model_dump(mode="json")),
+            way=way,
+            seconds=max(0.0, seconds),
+            priority=asked.priority,
+            idempotency_key=_idempotency_key(http),
+            webhook=str(asked.webhook) if asked.webhook is not None else None,
+        )
+
+    # -- the three ways -------------------------------------------------------------------------------------------
+
+    async def _accepted(self, http: Request, job_id: str, caller: Caller) -> Response:
+        row = await self._jobs.one(job_id, caller.key.id)
+        where = {"location": f"/v1/jobs/{job_id}", **_named(job_id)}
+        return JSONResponse(await self.shown(http, row), 202, headers=where)
+
+    async def _waited(self, http: Request, job_id: str, wanted: Wanted) -> Response:
+        """The answer, or its error. Who leaves ends the run, unless a key lets them come back for it."""
+        try:
+            with until_disconnect(http.receive):
+                how = await self._runs.ended_here(job_id) or await self._ended(job_id, wanted.caller.key.id)
+        except ClientDisconnected:
+            if wanted.idempotency_key is None:
+                left = Conflict("The caller left.", code="caller_left")
+                await self._runs.cancel(job_id, End("cancelled", None, kept_error(left)))
+            raise
+        if how.error is not None:
+            raise as_error(how.error)
+        answer = await self._showing(http, wanted.request).of(how.answer)
+        return JSONResponse(answer, headers=_named(job_id))
+
+    async def _ended(self, job_id: str, key_id: str) -> End:
+        """How a run ended that is carried out elsewhere, or was long ago."""
+        row = await self._jobs.one(job_id, key_id)
+        if row["ended_at"] is None:
+            async for _ in self._hub.follow(job_id, row["events"], HEARTBEAT_SECONDS):
+                pass
+            row = await self._jobs.one(job_id, key_id)
+        return End(row["state"], row["answer"], row["error"])
+
+    def stream(self, http: Request, row: Mapping[str, Any], after: int) -> Response:
+        """A run's events after that number, as server-sent events up to the last one."""
+        over = row["ended_at"] is not None and after >= row["events"]
+        events = nothing() if over else self._hub.follow(row["id"], after, HEARTBEAT_SECONDS)
+        answer = Events(seen(events), self._showing(http, row["request"]))
+        answer.headers.update(_named(row["id"]))
+        return answer
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def _showing(self, http: Request, asked: Mapping[str, Any]) -> Shown:
+        return Shown(self._blobs, str(http.base_url), as_url=asked.get("response_format") == "url")
+
+    async def shown(self, http: Request, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A job as the API gives it: with its pictures, or with their names alone where their time is over."""
+        found = store.shown(row)
+        if found.get("result") is not None:
+            with contextlib.suppress(NotFound):
+                found["result"] = await self._showing(http, row["request"]).of(found["result"])
+        return found
+
+    async def page(self, http: Request, row: Mapping[str, Any], after: int) -> dict[str, Any]:
+        """The events after that number, as many as are read at once."""
+        found, showing = await self._jobs.events(row["id"], after), self._showing(http, row["request"])
+        data = [{"type": e["name"], "sequence_number": e["number"], **await showing.of(e["data"])} for e in found]
+        last = found[-1]["number"] if found else after
+        return {"object": "list", "data": data, "has_more": last < row["events"], "last": last, "state": row["state"]}
+
+
+async def nothing() -> AsyncGenerator[Event | None, None]:
+    """No events: everything was seen."""
+    for event in ():
+        yield event
+
+
+async def seen(events: AsyncGenerator[Event | None, None]) -> AsyncGenerator[Event | None, None]:
+    """The events, with something to read before the first one comes."""
+    yield None
+    async with contextlib.aclosing(events):
+        async for event in events:
+            yield event
+
+
+def _named(job_id: str) -> dict[str, str]:
+    return {"x-job-id": job_id}
+
+
+def last_seen(http: Request) -> int:
+    """From `Last-Event-ID`, as a browser sends it when it connects again."""
+    given = http.headers.get("last-event-id", "0")
+    if not (given.isascii() and given.isdigit() and len(given) < 10):
+        raise InvalidRequest("Last-Event-ID is the id of an event.", param="Last-Event-ID", code="invalid_event_id")
+    return int(given)
+
+
+def _idempotency_key(http: Request) -> str | None:
+    given = http.headers.get("idempotency-key")
+    if given is None:
+        return None
+    if not _KEY(given):
+        raise InvalidRequest(
+            "Idempotency-Key is 1 to 255 visible ASCII characters.",
+            param="Idempotency-Key",
+            code="invalid_idempotency_key",
+        )
+    return given

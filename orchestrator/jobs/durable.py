@@ -1,0 +1,108 @@
+"""A run on the durable engine: each step's result is kept, its events are told, its errors can be raised again."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from dbos import DBOS
+from prometheus_client import Counter, Histogram
+
+from core.errors import Overloaded, SoundstageError, Unavailable, internal
+from orchestrator.jobs.events import Teller, Told
+from orchestrator.jobs.plain import as_error, kept_error, plain, where
+from orchestrator.jobs.store import Taken
+from orchestrator.pipelines.flow import COMPLETED, STARTED, current_step, of_memory, step_key, within
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+STEPS = Histogram(
+    "soundstage_pipeline_step_seconds",
+    "Seconds that a step of a pipeline took.",
+    ["pipeline", "step", "outcome"],
+    buckets=SECONDS,
+)
+RETRIES = Counter("soundstage_pipeline_step_retries_total", "Steps done again in place.", ["pipeline", "step", "why"])
+LOST_TRIES = 2  # of a step whose worker died under it, where somebody waits
+PAUSES = (0.5, 30.0)  # seconds; least and longest wait before a background job asks a full pool again
+
+
+class Durable:
+    """The Flow that pipelines run on. What it promises is in orchestrator/pipelines/flow.py."""
+
+    def __init__(self, taken: Taken, teller: Teller, held: Mapping[str, bytes]) -> None:
+        self.id = taken.id
+        self.tokens = self.image_steps = 0
+        self._taken = taken
+        self._teller = teller
+        self._held = held
+        self._told: dict[str, int] = {}
+        self._raised: dict[str, SoundstageError] = {}
+
+    async def step(self, name: str, do: Callable[[str], Awaitable[T]]) -> T:
+        await self._tell(f"{name}/{STARTED}", STARTED, {"step": name})
+        kept: dict[str, Any] = await DBOS.run_step_async({"name": name}, self._do, name, do)
+        if "error" in kept:
+            raise self._raised.get(name) or as_error(kept["error"])
+        result: T = kept["result"]
+        self._count(result)
+        await self._tell(f"{name}/{COMPLETED}", COMPLETED, {"step": name, "result": result})
+        return result
+
+    async def emit(self, event: str, data: Mapping[str, Any]) -> None:
+        key = f"{current_step()}/{event}"
+        number = self._told[key] = self._told.get(key, 0) + 1
+        await self._tell(f"{key}/{number}", event, data)
+
+    def held(self, name: str) -> bytes:
+        return of_memory(self._held, name)
+
+    async def _tell(self, key: str, event: str, data: Mapping[str, Any]) -> None:
+        await self._teller.tell(Told(self.id, key, event, plain(data)))
+
+    def _count(self, result: Any) -> None:
+        cost = result.get("cost") if isinstance(result, dict) else None
+        if isinstance(cost, dict):
+            self.tokens += int(cost.get("tokens") or 0)
+            self.image_steps += int(cost.get("image_steps") or 0)
+
+    async def _do(self, name: str, do: Callable[[str], Awaitable[Any]]) -> dict[str, Any]:
+        """What is kept of the step. An error is kept too: taken up again, the run ends as it would have ended."""
+        began, outcome, label = time.perf_counter(), "cancelled", name.partition(".")[0]
+        try:
+            with within(name):
+                result = await self._patiently(do, name)
+            outcome = "completed"
+            return {"result": plain(result)}
+        except SoundstageError as exc:
+            outcome = "refused" if exc.status == 422 else "failed"
+            self._raised[name] = exc
+            return {"error": kept_error(exc)}
+        except Exception as exc:  # noqa: BLE001 - a bug of ours: the run fails by itself, not its process
+            outcome = "failed"
+            log.error("a step failed", extra={"job": self.id, "step": name, **where(exc)})
+            return {"error": kept_error(internal())}
+        finally:
+            STEPS.labels(self._taken.pipeline, label, outcome).observe(time.perf_counter() - began)
+
+    async def _patiently(self, do: Callable[[str], Awaitable[Any]], name: str) -> Any:
+        """A background job comes again where a pool is full or empty, until its deadline; with everyone, a step whose
+        worker died under it is asked of another. The key is the same, so a worker that had finished repeats nothing."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return await do(step_key(self.id, name))
+            except (Overloaded, Unavailable) as exc:
+                lost = exc.code == "engine_unavailable"
+                if self._taken.way != "background" and not (lost and tries < LOST_TRIES):
+                    raise
+                RETRIES.labels(self._taken.pipeline, name.partition(".")[0], "lost" if lost else "full").inc()
+                least, longest = PAUSES
+                await asyncio.sleep(
+                    0 if lost and tries < LOST_TRIES else min(longest, max(least, exc.retry_after or 0))
+                )

@@ -1,0 +1,109 @@
+"""The parts that jobs are made of, wired together: one `Jobs` for each process."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+from dbos import DBOS
+from fastapi import APIRouter
+
+from core.db.pool import Pool
+from core.keys import read_or_make
+from orchestrator.auth import Keys
+from orchestrator.jobs.desk import JobDesk
+from orchestrator.jobs.events import Ear, Hub, Teller
+from orchestrator.jobs.queues import Queues
+from orchestrator.jobs.recovery import Reaper
+from orchestrator.jobs.runs import Runs
+from orchestrator.jobs.store import JobStore
+from orchestrator.jobs.webhooks import Webhooks
+from orchestrator.pipelines.base import Pipeline, Studio
+from orchestrator.routes import jobs
+from orchestrator.settings import OrchestratorSettings
+from orchestrator.workers import WorkerPool
+from prompts.registry import DATABASE_AWAY
+
+log = logging.getLogger(__name__)
+
+PURGE_SECONDS = 600.0
+PURGED_AT_ONCE = 500
+
+
+class Jobs:
+    """Enter it on the loop that serves; its `watchers` run for as long as it is entered."""
+
+    def __init__(
+        self,
+        settings: OrchestratorSettings,
+        dsn: str,
+        pool: Pool,
+        studio: Studio,
+        pipelines: Mapping[str, Pipeline],
+        workers: WorkerPool,
+    ) -> None:
+        self._days = settings.jobs_days
+        self.store = JobStore(pool, settings.jobs_queue_max)
+        self._teller = Teller(pool)
+        hub = Hub(self.store)
+        self.runs = Runs(dsn, self.store, self._teller, hub, studio, pipelines)
+        self._ear = Ear(dsn, hub, self.runs.cancel_here)
+        self._reaper = Reaper(dsn, self.runs, settings.jobs_grace_seconds)
+        self._queues = Queues(pool, self.runs, workers, settings.jobs_at_once)
+        given = settings.webhook_secret
+        secret = given.get_secret_value() if given else read_or_make(settings.data_dir / "keys" / "webhook_secret")
+        self.webhooks = Webhooks(pool, secret)
+        self.desk = JobDesk(
+            self.runs,
+            self.store,
+            hub,
+            studio.blobs,
+            pipeline_seconds=settings.pipeline_seconds,
+            job_seconds=settings.job_seconds,
+        )
+
+    async def __aenter__(self) -> "Jobs":
+        async with AsyncExitStack() as stack:
+            self._held = await self._reaper.hold()
+            stack.push_async_callback(self._held.close)
+            await stack.enter_async_context(self.runs)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def router(self, keys: Keys) -> APIRouter:
+        """What callers ask of jobs."""
+        return jobs.router(keys, self.desk, self.store, self.runs, self.webhooks)
+
+    def watchers(self) -> list[Coroutine[Any, Any, None]]:
+        """Each runs until it is cancelled."""
+        return [
+            self._teller.write(),
+            self._ear.listen(),
+            self._reaper.watch(self._held),
+            self._queues.tend(),
+            self.webhooks.run(),
+            self.purge(),
+        ]
+
+    async def purge(self) -> None:
+        """Let go of runs that ended longer ago than is kept, now and then."""
+        while True:
+            try:
+                while await self.purge_once(self._days) == PURGED_AT_ONCE:
+                    pass
+            except DATABASE_AWAY as exc:
+                log.warning("old jobs not purged; trying again", extra={"reason": str(exc)})
+            await asyncio.sleep(PURGE_SECONDS)
+
+    async def purge_once(self, days: float) -> int:
+        """How many were let go: their texts, results and events, and the finished steps in the durable engine."""
+        old = await self.store.old(days, PURGED_AT_ONCE)
+        if old:
+            await DBOS.delete_workflows_async(old)
+            await self.store.forget(old)
+            log.info("old jobs purged", extra={"jobs": len(old)})
+        return len(old)

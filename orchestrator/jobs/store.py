@@ -1,0 +1,262 @@
+"""The table of jobs: one row for each run of a pipeline, whoever waits for it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from core.canonical import sha256
+from core.db.pool import Pool
+from core.errors import Conflict, NotFound, Overloaded, Unavailable
+from orchestrator.jobs.plain import told_error
+from orchestrator.oversight import Caller
+
+State = Literal["queued", "running", "completed", "failed", "cancelled"]
+Way = Literal["wait", "stream", "background"]
+ENDED: frozenset[State] = frozenset(("completed", "failed", "cancelled"))
+EVENTS = 200  # read at once
+FULL_SECONDS = 30.0
+
+_SHOWN = (
+    "id, pipeline, state, way, priority, request, answer, error, tokens, image_steps, attempts, events, webhook_state,"
+    " created_at, started_at, ended_at"
+)
+_INSERT = """
+insert into jobs (id, pipeline, tenant, key_id, way, priority, caller, request, request_sha256, idempotency_key,
+                  webhook, webhook_state, deadline_at)
+values (%(id)s, %(pipeline)s, %(tenant)s, %(key_id)s, %(way)s, %(priority)s, %(caller)s, %(request)s, %(sha256)s,
+        %(idempotency_key)s, %(webhook)s, %(webhook_state)s, now() + make_interval(secs => %(seconds)s))
+on conflict (key_id, idempotency_key) where idempotency_key is not null do nothing
+"""
+_OPEN = """
+select count(*) as open from (
+    select from jobs where tenant = %s and ended_at is null and way = 'background' limit %s) counted
+"""
+_BEGIN = """
+update jobs set state = 'running', attempts = attempts + 1, started_at = coalesce(started_at, now())
+ where id = %s and ended_at is null
+returning id, pipeline, tenant, key_id, way, caller, request, webhook, attempts,
+          extract(epoch from deadline_at - now())::float8 as seconds_left
+"""
+_LIST = "select {shown} from jobs where key_id = %(key)s{filters} order by created_at desc, id desc limit %(limit)s"
+
+
+def new_job_id() -> str:
+    return "job_" + os.urandom(12).hex()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a run is asked for."""
+
+    pipeline: str
+    caller: Caller
+    request: Mapping[str, Any]
+    way: Way
+    seconds: float  # until it is given up
+    priority: int = 0
+    idempotency_key: str | None = None
+    webhook: str | None = None
+
+    @property
+    def request_sha256(self) -> str:
+        """Of what decides the answer: the same key with another one is a mistake of the caller's."""
+        called = ("stream", "background", "webhook", "priority")
+        return sha256([self.pipeline, {k: v for k, v in self.request.items() if k not in called}])
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A run that was begun, or begun again: what its process needs of it."""
+
+    id: str
+    pipeline: str
+    tenant: str
+    key_id: str
+    way: Way
+    caller: Mapping[str, Any]
+    request: Mapping[str, Any]
+    webhook: str | None
+    attempts: int
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ended."""
+
+    state: State
+    answer: Mapping[str, Any] | None
+    error: Mapping[str, Any] | None
+    tokens: int = 0
+    image_steps: int = 0
+
+    @property
+    def event(self) -> tuple[str, Mapping[str, Any]]:
+        """The last event: its name and data."""
+        if self.error is not None:
+            return "error", {"error": told_error(self.error)}
+        return "pipeline.completed", self.answer or {}
+
+
+@asynccontextmanager
+async def connected(pool: Pool) -> Any:
+    """A connection. Raises Unavailable where the database is away."""
+    try:
+        async with pool.connection() as connection:
+            yield connection
+    except psycopg.OperationalError as exc:
+        raise Unavailable("The database does not answer.", code="database_unavailable", retry_after=2) from exc
+
+
+class JobStore:
+    """Reads and writes jobs. Whose they are is checked by every read for a caller."""
+
+    def __init__(self, pool: Pool, queue_max: int = 5000) -> None:
+        self._pool = pool
+        self._queue_max = queue_max
+
+    async def add(self, job_id: str, wanted: Wanted, enqueue: tuple[str, Sequence[Any]] | None = None) -> str:
+        """Keep a new run, with `enqueue` in the same transaction; the id of the one that is kept: another's, where
+        its idempotency key was used before. Raises Conflict where that was for something else."""
+        row = {
+            "id": job_id,
+            "pipeline": wanted.pipeline,
+            "tenant": wanted.caller.key.tenant,
+            "key_id": wanted.caller.key.id,
+            "way": wanted.way,
+            "priority": wanted.priority,
+            "caller": Jsonb(kept_caller(wanted.caller)),
+            "request": Jsonb(wanted.request),
+            "sha256": wanted.request_sha256,
+            "idempotency_key": wanted.idempotency_key,
+            "webhook": wanted.webhook,
+            "webhook_state": "waiting" if wanted.webhook else None,
+            "seconds": wanted.seconds,
+        }
+        async with connected(self._pool) as connection:
+            if enqueue is None:
+                made = (await connection.execute(_INSERT, row)).rowcount
+            else:
+                await self._room(connection, row["tenant"])
+                async with connection.transaction():
+                    made = (await connection.execute(_INSERT, row)).rowcount
+                    if made:
+                        await connection.execute(*enqueue)
+            if made:
+                return job_id
+            query = "select id, request_sha256 from jobs where key_id = %s and idempotency_key = %s"
+            found = await (await connection.execute(query, (row["key_id"], wanted.idempotency_key))).fetchone()
+        if found is None:
+            raise Conflict("The run of this Idempotency-Key was just purged: send it again.", code="idempotency_purged")
+        if found["request_sha256"] != wanted.request_sha256:
+            raise Conflict(
+                "This Idempotency-Key was used for another request.",
+                param="Idempotency-Key",
+                code="idempotency_key_reused",
+            )
+        return str(found["id"])
+
+    async def _room(self, connection: Any, tenant: str) -> None:
+        """Raises Overloaded where the tenant has as many background jobs as it may."""
+        row = await (await connection.execute(_OPEN, (tenant, self._queue_max))).fetchone()
+        if row["open"] >= self._queue_max:
+            message = f"There are {self._queue_max} jobs of yours that have not ended."
+            raise Overloaded(message, code="jobs_full", retry_after=FULL_SECONDS)
+
+    async def begin(self, job_id: str) -> Taken | None:
+        """Note that it runs now; None where it has ended, or was purged."""
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(_BEGIN, (job_id,))).fetchone()
+        return Taken(**row) if row else None
+
+    async def end(self, job_id: str, how: End) -> bool:
+        """Whether it had not ended before."""
+        name, data = how.event
+        answer, error = (None if one is None else Jsonb(one) for one in (how.answer, how.error))
+        given = (job_id, how.state, answer, error, name, Jsonb(data), how.tokens, how.image_steps)
+        async with self._pool.connection() as connection:
+            query = "select end_job(%s, %s, %s::jsonb, %s::jsonb, %s, %s, %s, %s) as ended"
+            row = await (await connection.execute(query, given)).fetchone()
+        return bool(row and row["ended"])
+
+    async def one(self, job_id: str, key_id: str | None) -> dict[str, Any]:
+        """As a caller sees it; `key_id` None: an admin's look. Raises NotFound where it is not the key's."""
+        query = f"select {_SHOWN} from jobs where id = %s and (key_id = %s or %s)"  # noqa: S608 - a constant
+        async with connected(self._pool) as connection:
+            row = await (await connection.execute(query, (job_id, key_id, key_id is None))).fetchone()
+        if row is None:
+            raise NotFound("There is no such job.", code="job_not_found")
+        return dict(row)
+
+    async def listed(
+        self, key_id: str, *, state: State | None, pipeline: str | None, after: str | None, limit: int
+    ) -> list[dict[str, Any]]:
+        """The newest first, without their answers; `after` is the last id of the page before."""
+        filters = " and state = %(state)s" if state else ""
+        filters += " and pipeline = %(pipeline)s" if pipeline else ""
+        if after:
+            filters += " and (created_at, id) < (select created_at, id from jobs where id = %(after)s)"
+        query = _LIST.format(shown=_SHOWN.replace(" request, answer,", ""), filters=filters)
+        given = {"key": key_id, "state": state, "pipeline": pipeline, "after": after, "limit": limit}
+        async with connected(self._pool) as connection:
+            rows = await (await connection.execute(query.encode(), given)).fetchall()
+        return [dict(row) for row in rows]
+
+    async def events(self, job_id: str, after: int) -> list[dict[str, Any]]:
+        """The next events after that number, at most `EVENTS`: {number, name, data, at}."""
+        query = "select number, name, data, at from job_events where job = %s and number > %s order by number limit %s"
+        async with self._pool.connection() as connection:
+            rows = await (await connection.execute(query, (job_id, after, EVENTS))).fetchall()
+        return [dict(row) for row in rows]
+
+    async def old(self, days: float, most: int) -> list[str]:
+        """Ids of runs that ended longer ago."""
+        query = "select id from jobs where ended_at < now() - %s * interval '1 day' order by ended_at limit %s"
+        async with self._pool.connection() as connection:
+            rows = await (await connection.execute(query, (days, most))).fetchall()
+        return [row["id"] for row in rows]
+
+    async def forget(self, job_ids: Sequence[str]) -> None:
+        """Let go of runs, with their texts and events."""
+        async with self._pool.connection() as connection:
+            await connection.execute("delete from jobs where id = any(%s)", (list(job_ids),))
+
+    async def cancelled_of(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of these that have ended otherwise than by their own run."""
+        query = "select id from jobs where id = any(%s) and state = 'cancelled'"
+        async with self._pool.connection() as connection:
+            rows = await (await connection.execute(query, (list(job_ids),))).fetchall()
+        return {row["id"] for row in rows}
+
+
+def kept_caller(caller: Caller) -> dict[str, Any]:
+    """What a run is judged by, also when another process takes it up. No secret is in it."""
+    return {
+        "request_id": caller.request_id,
+        "route": caller.route,
+        "session": caller.session,
+        "asked_tier": caller.asked_tier,
+        "max_tier": caller.key.max_tier,
+        "scopes": sorted(caller.key.scopes),
+    }
+
+
+def shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A job as the API gives it."""
+    made = {name: _time(row[name]) for name in ("created_at", "started_at", "ended_at")}
+    given = {name: row[name] for name in ("id", "pipeline", "state", "way", "priority", "attempts", "webhook_state")}
+    last = {"last_event": row["events"], "cost": {"tokens": row["tokens"], "image_steps": row["image_steps"]}}
+    error = None if row["error"] is None else told_error(row["error"])
+    whole = {"result": row["answer"]} if "answer" in row else {}
+    return {"object": "job", **given, **made, **last, "error": error, **whole}
+
+
+def _time(at: datetime | None) -> int | None:
+    """Seconds since the epoch, as OpenAI gives times."""
+    return None if at is None else int(at.timestamp())
