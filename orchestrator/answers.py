@@ -24,6 +24,7 @@ class Found:
 
     text: str | None = None
     token_ids: list[int] | None = None
+    tokens: int = 0
 
 
 class _Delta(msgspec.Struct):
@@ -36,9 +37,14 @@ class _Choice(msgspec.Struct):
     delta: _Delta | None = None
 
 
+class _Usage(msgspec.Struct):
+    total_tokens: int = 0
+
+
 class _Completion(msgspec.Struct):
     choices: list[_Choice] = []
     prompt_token_ids: list[int] | None = None
+    usage: _Usage | None = None
 
 
 class _Text(msgspec.Struct):
@@ -76,7 +82,8 @@ def _of_completion(data: bytes) -> Found:
     answer = _completion(data)
     first = next((choice for choice in answer.choices if choice.index == 0), _Choice())
     said = first.message or first.delta
-    return Found(said.content if said else None, answer.prompt_token_ids)
+    tokens = answer.usage.total_tokens if answer.usage else 0
+    return Found(said.content if said else None, answer.prompt_token_ids, tokens)
 
 
 def _of_response(data: bytes) -> Found:
@@ -112,6 +119,7 @@ class Reader:
             found = self.whole(body)
         except msgspec.DecodeError as exc:
             raise Upstream("The engine's answer could not be read.", code="bad_upstream_answer") from exc
+        run.tokens = found.tokens
         _prove(run, found.token_ids, found.text or "")
         return found.text or ""
 

@@ -6,7 +6,7 @@ A request enters the shell (core/service.py); the relay's paths go to gateway.py
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from fastapi import FastAPI
@@ -16,7 +16,7 @@ from core.db.pool import Pool, make_pool, opened
 from core.keys import read_or_make
 from core.relay import Relay
 from core.service import ASGIApp, Readiness, create_service
-from orchestrator import gateway, static_workers
+from orchestrator import blobs, gateway, static_workers
 from orchestrator.auth import Keys, create_key
 from orchestrator.contents import Vault, contents_key
 from orchestrator.conversations import Conversations
@@ -36,7 +36,9 @@ from orchestrator.likenesses import Likenesses
 from orchestrator.media import Media
 from orchestrator.older_chat import OlderChat
 from orchestrator.oversight import Oversight
-from orchestrator.pipelines.base import Studio
+from orchestrator.pipelines import known
+from orchestrator.pipelines.base import Pipeline, Studio
+from orchestrator.pipelines.calls import Attended
 from orchestrator.policy_store import Policies, first_policy
 from orchestrator.probes import Prober
 from orchestrator.quotas import Quotas
@@ -55,6 +57,7 @@ from orchestrator.routes import (
     tenants,
     workers,
 )
+from orchestrator.routes import blobs as blob_routes
 from orchestrator.routes import keys as key_routes
 from orchestrator.routes import runs as run_routes
 from orchestrator.runs import RunLog
@@ -134,17 +137,20 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     )
     older_chat = OlderChat(direct, recipes, conversations)
     intake = intake_of(settings, pool, keys, JobHandler(desk, older_chat))
+    pictures, pipeline_table = blobs.stored(settings), known(settings.pipeline_modules)
+    studio = Studio(recipes, engines, pictures, Likenesses(pool), settings.default_image_size)
+    attended = Attended(studio, pipeline_table, settings.pipeline_seconds)
     orchestrator = Orchestrator(keys, registry, workers_pool, epoch, relay, engines, recipes, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await migrate(dsn)
         async with opened(pool), relay, engines, asyncio.TaskGroup() as tasks:
-            await _first_start(pool, settings)
+            await _first_start(pool, settings, pipeline_table)
             await epoch.read()
             watchers = [epoch.watch(), workers_pool.poll(), prober.run()]
             watchers += [runs.write(), runs.purge(settings.runs_days), vault.purge(), quotas.keep()]
-            watchers += [conversations.purge(), *([intake.run()] if intake else [])]
+            watchers += [pictures.purge(), conversations.purge(), *([intake.run()] if intake else [])]
             running = [tasks.create_task(watcher) for watcher in watchers]
             try:
                 yield
@@ -156,18 +162,18 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     pure_route = chat.PureRoute(direct, workers_pool, settings.chat_max_tokens)
     api.include_router(chat.router(keys, quotas, pure_route, older_chat))
     api.include_router(enhance.router(keys, quotas, desk, pure_route, workers_pool))
-    studio = Studio(recipes, engines, settings.default_image_size)
     api.include_router(models.router(keys, workers_pool))
     api.include_router(aliases.router(keys, pool))
     api.include_router(workers.router(keys, workers_pool, registered))
     api.include_router(key_routes.router(keys, pool))
-    api.include_router(pipelines.router(keys, quotas, studio, settings.pipeline_seconds))
+    api.include_router(pipelines.router(keys, quotas, studio, pipeline_table, attended, settings.pipeline_seconds))
+    api.include_router(blob_routes.router(pictures))
     api.include_router(
         profile.router(
             keys,
             quotas,
             studio,
-            Likenesses(pool),
+            attended,
             longest=settings.pipeline_seconds,
             max_image=settings.max_body_bytes,
             strength_max=settings.profile_strength_max,
@@ -194,7 +200,7 @@ def _guard(settings: OrchestratorSettings, engines: Engines, registry: Registry)
     return Guard(engines, registry, GuardSettings(settings.guard_model, settings.guard_recipe, settings.guard_seconds))
 
 
-async def _first_start(pool: Pool, settings: OrchestratorSettings) -> None:
+async def _first_start(pool: Pool, settings: OrchestratorSettings, pipelines: Mapping[str, Pipeline]) -> None:
     """The keys kept in the data directory and the recipes that ship; nothing where they are there already."""
     folder = settings.data_dir.resolve() / "keys"
     given = settings.wan_worker_api_key.get_secret_value() if settings.wan_worker_api_key else None
@@ -203,5 +209,8 @@ async def _first_start(pool: Pool, settings: OrchestratorSettings) -> None:
     await create_key(pool, "workers", ["worker"], secret=worker)
     await first_policy(pool)
     made = await import_recipes(pool, read_folder(SEED), author="soundstage")
+    for own in pipelines.values():
+        if own.recipes is not None:
+            made += await import_recipes(pool, read_folder(own.recipes), author=f"pipeline {own.name}")
     if made:
         log.info("recipes imported", extra={"releases": made})

@@ -75,6 +75,7 @@ class Engines:
         request_id: str,
         role: str | None = None,
         *,
+        key: str | None = None,
         tenant: str = "default",
         until: float = math.inf,
     ) -> AsyncIterator[tuple[AsyncOpenAI, str, str]]:
@@ -90,7 +91,7 @@ class Engines:
             api_key=worker.key or NO_KEY,
             max_retries=0,
             http_client=self._http,
-            default_headers={"x-request-id": request_id},
+            default_headers={"x-request-id": request_id} | ({"idempotency-key": key} if key else {}),
         )
         name = worker.rewrites.get(model, model) if model else worker.first(ability)
         with place:

@@ -170,10 +170,14 @@ class Oversight:
             self._refuse(run, texts)
         return found
 
+    def refuse(self, run: Run, category: str, texts: Sequence[str]) -> None:
+        """For what was found elsewhere. Raises Refused, which is recorded by hash and reason."""
+        run.decision, run.category = "refuse", category
+        self._refuse(run, texts)
+
     def refuse_unchecked(self, run: Run, field: str) -> None:
         """Token ids and embeddings hold text that no check can read. Raises Refused."""
-        run.decision, run.category = "refuse", policy.CHECK_FAILED
-        self._refuse(run, [field])
+        self.refuse(run, policy.CHECK_FAILED, [field])
 
     def _refuse(self, run: Run, texts: Sequence[str]) -> None:
         REFUSALS.labels("guard" if (run.category or "").startswith("guard/") else run.category).inc()

@@ -92,8 +92,10 @@ class RecipeRunner:
         *,
         surface: Surface = "text",
         subject: Subject = NOBODY,
+        key: str | None = None,
     ) -> tuple[str, Run]:
-        """One answer of a recipe, as text, and its run. `surface` says what the text is for, `subject` who is in it."""
+        """One answer of a recipe, as text, and its run. `surface` says what the text is for, `subject` who is in it;
+        the same work again comes with the same `key`."""
         run, release = await self._begin(recipe, PRODUCTION, variables, caller)
         messages = await self._render(run, release, variables, history, caller, surface, subject=subject)
         run.sampling = dict(release.sampling)
@@ -101,7 +103,7 @@ class RecipeRunner:
         contents = Contents(dict(variables), list(history))
         status = 502
         try:
-            engine = self._engines.engine(release.model, "chat", caller.request_id, **caller.place)
+            engine = self._engines.engine(release.model, "chat", caller.request_id, key=key, **caller.place)
             async with engine as (client, model, worker):
                 run.worker, run.model = worker, model
                 async with dialects.CHAT.call(client, model, messages, release.sampling) as response:
@@ -146,7 +148,7 @@ class RecipeRunner:
         run = self.oversight.begin(caller)
         release = await self._registry.resolve(recipe, wanted, tenant=caller.key.tenant, sticky=caller.sticks_to)
         run.recipe, run.version, run.label = release.recipe, release.version, wanted
-        run.release_sha256 = release.sha256
+        run.release_sha256, run.release_tier, run.policy_version = release.sha256, release.tier, release.policy_version
         release.check(variables)
         run.variables_sha256 = sha256(dict(variables))
         return run, release

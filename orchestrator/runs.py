@@ -59,6 +59,9 @@ class Run(msgspec.Struct, kw_only=True):
     status: int = 0
     milliseconds: float = 0.0
     began: float = 0.0  # on the performance counter; no column: the database leaves it out
+    tokens: int = 0  # as the engine counted them, prompt and answer together; no column either
+    release_tier: int | None = None  # the highest of its release; no column: `tier` is the one in force
+    policy_version: int | None = None  # its release's own; no column: `policy` names it
 
 
 class Contents(msgspec.Struct):

@@ -140,6 +140,19 @@ class OrchestratorSettings(Settings):
     queue_result_seconds: int = Field(86_400, ge=1, description="How long results are kept there.")
     queue_drain_seconds: float = Field(10.0, gt=0, description="At a stop, longest wait for running jobs.")
     default_image_size: str = Field("1024x1024", pattern=r"^\d+x\d+$", description="Size of a pipeline's picture.")
+    pipeline_modules: CommaList = Field((), description="Importable modules that are pipelines of the owner's own.")
+    blob_url: str | None = Field(
+        None, pattern=r"^s3://[^/]+", description="s3://BUCKET/PREFIX for pipelines' pictures; empty: DATA_DIR/blobs."
+    )
+    blob_endpoint: str | None = Field(
+        None, description="Where the bucket is, if not at AWS: https://PROJECT.supabase.co/storage/v1/s3 at Supabase."
+    )
+    blob_region: str = Field("us-east-1", description="The bucket's region.")
+    blob_access_key_id: str | None = Field(None, description="The bucket's access key.")
+    blob_secret_access_key: SecretStr | None = Field(None, description="Its secret.")
+    blob_hours: float = Field(24.0, gt=0, description="How long pipelines' pictures are kept.")
+    blob_link_seconds: float = Field(3600.0, gt=0, description="How long a link to one works.")
+    blob_max_mb: int = Field(20_480, ge=1, description="Most MiB of pictures kept; the oldest go first.")
 
     @field_validator("llm_abilities")
     @classmethod

@@ -1,19 +1,27 @@
-"""What every pipeline is given: recipes that answer with text, image engines, and who is asking."""
+"""What every pipeline is given: recipes that answer with text, image engines, a place for pictures, and who asks."""
 
-import contextlib
-import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, TypedDict
 
-from openai.types import ImagesResponse
+from pydantic import BaseModel, ConfigDict, Field
 
-from core.errors import NotFound, Upstream
+from core.settings import SettingsError
+from orchestrator.blobs import Blobs
 from orchestrator.engines import Engines
+from orchestrator.likenesses import Likenesses
 from orchestrator.oversight import Caller
-from orchestrator.policy_floor import Subject
+from orchestrator.pipelines.flow import Called, Flow
 from orchestrator.recipes import RecipeRunner
 from orchestrator.runs import Run
+
+Plain = dict[str, Any]
+"""Plain JSON; a picture in it is a blob reference."""
+
+MOST_IMAGES = 4
+SIZE = r"^[1-9]\d{1,3}x[1-9]\d{1,3}$"
 
 
 @dataclass(frozen=True)
@@ -22,87 +30,125 @@ class Studio:
 
     recipes: RecipeRunner
     engines: Engines
+    blobs: Blobs
+    likenesses: Likenesses
     default_size: str
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A generated image: PNG bytes in base64, and what made it."""
+class Asked(Called):
+    """What the body of every pipeline that draws has beside its own fields."""
 
-    b64: str
+    size: str | None = Field(None, pattern=SIZE, description="WIDTHxHEIGHT in pixels.")
+    seed: int | None = Field(None, ge=0, le=2**63 - 1, description="Of the first picture; the others count up.")
+    n: int = Field(1, ge=1, le=MOST_IMAGES, description="Pictures, drawn side by side in one place at one worker.")
+    partial_images: int | None = Field(
+        None, ge=0, le=3, description="Previews of each picture, for who follows; unset: 1 in a stream, else none."
+    )
+    response_format: Literal["b64_json", "url"] = Field(
+        "b64_json", description="Pictures as base64, or as links that work for a while."
+    )
+
+    @property
+    def previews(self) -> int:
+        return int(self.stream) if self.partial_images is None else self.partial_images
+
+
+class Turn(BaseModel):
+    """One turn of the conversation so far."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: str = Field(pattern="^(system|user|assistant)$")
+    content: str = Field(max_length=8000)
+
+
+class Drawn(BaseModel):
+    """What every pipeline that draws answers. A picture is base64, or a link, under `image_url`, where that was asked
+    for; `images` holds all of them where there are several."""
+
+    image_base64: str | None = None
+    image_url: str | None = None
+    images: list[dict[str, Any]] | None = None
+    prompt_used: str
+    run_id: str
     model: str
+    seed: int | None
+    releases: list[str]
+    policy: str
+    constraints_added: str | None
+    runs: list[str]
 
 
-async def expanded(
-    studio: Studio, recipe: str, variables: Mapping[str, Any], caller: Caller, *, role: str
-) -> tuple[str, Run]:
-    """What the picture shall show, and the run that says so. A model that draws few things can have a recipe of its
-    own, which knows them: `recipe.MODEL` goes before `recipe` where the database has it."""
-    own = studio.engines.model_of("images", role)
-    if own:
-        try:
-            return await studio.recipes.text(f"{recipe}.{own}", variables, caller, surface="image")
-        except NotFound as exc:
-            if exc.code != "prompt_not_found":
-                raise
-    return await studio.recipes.text(recipe, variables, caller, surface="image")
+@dataclass(frozen=True)
+class Single:
+    """One step of a pipeline as a route of its own: `run` gives its whole answer."""
+
+    path: str
+    about: str
+    asked: type[BaseModel]
+    answer: type[BaseModel]
+    run: Callable[[Studio, Any, Caller], Awaitable[Plain]]
 
 
-@contextlib.asynccontextmanager
-async def judged(
-    studio: Studio,
-    prompt: str,
-    caller: Caller,
-    *,
-    said: str,
-    like: Run,
-    subject: Subject = Subject(),  # noqa: B008 - a frozen value
-) -> AsyncIterator[tuple[Run, str]]:
-    """A run for one image step: the prompt judged together with what the caller said, since a model can put in what
-    the caller left out. Yields the run and the prompt as it may be sent, constraints appended. Raises Refused."""
-    oversight = studio.recipes.oversight
-    run = oversight.begin(caller)
-    run.recipe, run.version, run.release_sha256 = like.recipe, like.version, like.release_sha256
-    decision = await oversight.admit(run, caller, [said, prompt], "image", subject=subject)
-    if decision.constraints:
-        run.constraints_added = decision.constraints
-        prompt = f"{prompt} {decision.constraints}"
-    run.output_sha256 = hashlib.sha256(prompt.encode()).hexdigest()
-    status = 502
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline as everything else sees it: read from its module by `of_module`."""
+
+    name: str
+    about: str
+    path: str
+    role: str | None
+    asked: type[Asked]
+    answer: type[BaseModel]
+    run: Callable[[Studio, Flow, Any, Caller], Awaitable[Plain]]
+    singles: tuple[Single, ...] = ()
+    form: bool = False
+    recipes: Path | None = None
+
+
+def of_module(module: ModuleType) -> Pipeline:
+    """A module that is a pipeline says NAME, PATH, ROLE (the pool of image workers that draw for it, None: any of
+    them), Request, Answer and `run`; and where it has them SINGLE (steps with routes of their own), RECIPES (the folder
+    of its recipes) and FORM (its body is no JSON: it has a route of its own). Raises SettingsError for another."""
     try:
-        yield run, prompt
-        status = 200
-    finally:
-        oversight.settle(run, status)
-
-
-async def generate(
-    studio: Studio,
-    prompt: str,
-    *,
-    role: str,
-    request_id: str,
-    run_id: str,
-    release: str,
-    size: str | None,
-    seed: int | None,
-) -> Picture:
-    """One picture of `prompt` by a worker of the pool `role`, or by any image worker where that pool is empty."""
-    extra = {} if seed is None else {"seed": seed}
-    async with studio.engines.engine(None, "images", request_id, role=role) as (client, model, _):
-        answer = await client.images.generate(
-            model=model,
-            prompt=prompt,
-            size=size or studio.default_size,
-            extra_body=extra,
-            extra_headers={"x-soundstage-run": run_id, "x-soundstage-release": release},
+        return Pipeline(
+            name=module.NAME,
+            about=(module.__doc__ or "").strip(),
+            path=module.PATH,
+            role=module.ROLE,
+            asked=module.Request,
+            answer=module.Answer,
+            run=module.run,
+            singles=getattr(module, "SINGLE", ()),
+            form=getattr(module, "FORM", False),
+            recipes=getattr(module, "RECIPES", None),
         )
-    return only_image(answer, model)
+    except AttributeError as exc:
+        raise SettingsError(f"{module.__name__} is no pipeline: {exc}") from exc
 
 
-def only_image(answer: ImagesResponse, model: str) -> Picture:
-    """Raises Upstream where there is none."""
-    image = answer.data[0].b64_json if answer.data else None
-    if not image:
-        raise Upstream("The image engine answered without an image.", code="no_image")
-    return Picture(image, model)
+class Made(TypedDict):
+    """Which release a step's words are of, which tier and policy hold for it, and the run that proves it."""
+
+    run: str
+    recipe: str
+    version: int
+    release_sha256: str | None
+    release_tier: int | None
+    policy_version: int | None
+
+
+def made(run: Run) -> Made:
+    return Made(
+        run=run.id,
+        recipe=run.recipe or "",
+        version=run.version or 0,
+        release_sha256=run.release_sha256,
+        release_tier=run.release_tier,
+        policy_version=run.policy_version,
+    )
+
+
+def release(step: Mapping[str, Any]) -> str:
+    """As `recipe@version`; empty where no release was used."""
+    return f"{step['recipe']}@{step['version']}" if step["recipe"] else ""

@@ -1,40 +1,41 @@
-"""Profile: a selfie becomes an avatar. analyze and describe → prompt → generate.
+"""Profile: a selfie becomes an avatar. analyze and describe, then prompt → generate.
 
-The subject is real, so everything is judged at tier 0, whatever the key. Of the selfie only a hash is kept.
+The subject is real, so everything is judged at tier 0, whatever the key. The selfie is looked at before the run begins
+and then wiped: of it only a hash is kept. A portrait to draw on is held in memory alone.
 """
 
 import base64
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from core.errors import InvalidRequest, Upstream
 from orchestrator import selfies
-from orchestrator.likenesses import Likenesses
 from orchestrator.oversight import Caller
-from orchestrator.pipelines.base import Picture, Studio, generate, judged, only_image
+from orchestrator.pipelines import steps
+from orchestrator.pipelines.base import Asked, Drawn, Made, Plain, Studio, made, release
+from orchestrator.pipelines.drawing import Source
+from orchestrator.pipelines.flow import Flow
 from orchestrator.policy_floor import Subject
 from orchestrator.runs import Run
 from orchestrator.selfies import Question, Seen, Selfie
 
+NAME, PATH, ROLE = "profile", "/v1/profile/create", "profile"
+FORM = True
 DESCRIBE, REPAIR, AVATAR = "profile.describe", "profile.repair", "profile.avatar"
-POOL = "profile"
+PORTRAIT = "portrait"
 REAL = Subject(real=True)
 NOTHING = frozenset(("unknown", "none", ""))
 
 
-class ProfileRequest(BaseModel):
+class Options(Asked):
     """The fields of POST /v1/profile/create beside the picture."""
-
-    model_config = ConfigDict(extra="forbid")
 
     consent: bool = Field(False, description="The person in the picture agrees that it is used for this.")
     style: str | None = Field(None, min_length=1, max_length=200)
     presentation: Literal["person", "woman", "man"] = Field(
         "person", description="How the person wants to be shown; it is never guessed."
     )
-    size: str | None = Field(None, pattern=r"^[1-9]\d{1,3}x[1-9]\d{1,3}$")
-    seed: int | None = Field(None, ge=0, le=2**63 - 1)
     strength: float | None = Field(
         None,
         gt=0,
@@ -43,69 +44,67 @@ class ProfileRequest(BaseModel):
     )
 
 
-class ProfileAnswer(BaseModel):
-    """The avatar as base64 PNG, what was read from the selfie, and the prompt that was made of it."""
+class Known(BaseModel):
+    """What is known of the selfie when it is wiped."""
 
-    image_base64: str
+    sha256: str
+    likeness: str
+    features: dict[str, dict[str, Any]]
+    told: list[dict[str, str]]
+    face: dict[str, Any]
+    warnings: list[Any]
+    apparent_age: Literal["minor", "ambiguous", "adult", "unknown"]
+    described: dict[str, Any] | None
+
+    @property
+    def subject(self) -> Subject:
+        return Subject(real=True, age=self.apparent_age)
+
+
+class Request(Options):
+    """A run's request: the options, and what is known of the selfie."""
+
+    known: Known
+
+
+class Answer(Drawn):
+    """The avatar, what was read from the selfie, and the prompt that was made of it."""
+
     features: dict[str, Any]
     face: dict[str, Any]
     warnings: list[Any]
-    prompt_used: str
-    run_id: str
     likeness: str
     tier: int
     strength_used: float | None
-    model: str
-    releases: list[str]
-    policy: str
-    constraints_added: str | None
-    runs: list[str]
 
 
-async def create(
-    studio: Studio,
-    likenesses: Likenesses,
-    request: ProfileRequest,
-    selfie: Selfie,
-    caller: Caller,
-    *,
-    strength_max: float,
-) -> ProfileAnswer:
-    """The whole pipeline. The selfie is wiped as soon as it was looked at, however that ends; the caller wipes it too.
-    Cancelling ends the step that runs. Raises Forbidden (likeness_revoked), Refused, and what a worker refuses."""
-    if not request.consent:
+# -- before the run ---------------------------------------------------------------------------------------------------
+
+
+async def prepared(
+    studio: Studio, options: Options, selfie: Selfie, caller: Caller, *, strength_max: float
+) -> tuple[Request, dict[str, bytes]]:
+    """The run's request, and what is held for it. The selfie is wiped, however this ends; the caller wipes it too.
+    Raises InvalidRequest without consent, Forbidden (likeness_revoked), Refused, and what a worker refuses."""
+    if not options.consent:
         raise InvalidRequest("consent: the person's consent is required.", param="consent", code="consent_required")
-    strength = None if request.strength is None else min(request.strength, strength_max)
-    await likenesses.refuse_revoked(caller.key, selfie.sha256)
+    await studio.likenesses.refuse_revoked(caller.key, selfie.sha256)
     with selfie:
-        seen, described = await look(studio, selfie, caller, portrait=strength is not None)
-    likeness = await likenesses.consented(caller.key, selfie.sha256)
-    subject = Subject(real=True, age=seen.apparent_age)
-    variables: dict[str, Any] = {"features": told(seen), "presentation": request.presentation}
-    variables |= {"style": request.style} if request.style else {}
-    text, step = await studio.recipes.text(AVATAR, variables, caller, surface="image", subject=subject)
-    prompt = text or ", ".join([request.presentation, *(one["value"] for one in told(seen))])
-    async with judged(studio, prompt, caller, said=request.style or "", like=step, subject=subject) as (run, prompt):
-        await likenesses.refuse_revoked(caller.key, selfie.sha256)  # it may have been taken back meanwhile
-        picture = await draw(studio, prompt, request, seen.portrait, strength, step, run, caller)
-        run.model, run.seed = picture.model, request.seed
-    made = [one for one in (described, step, run) if one is not None]
-    return ProfileAnswer(
-        image_base64=picture.b64,
-        features={name: vars_of(one) for name, one in seen.features.items()},
+        seen, described = await look(studio, selfie, caller, portrait=options.strength is not None)
+    known = Known(
+        sha256=selfie.sha256,
+        likeness=await studio.likenesses.consented(caller.key, selfie.sha256),
+        features={name: _feature(one) for name, one in seen.features.items()},
+        told=told(seen),
         face=seen.face,
         warnings=seen.warnings,
-        prompt_used=prompt,
-        run_id=run.id,
-        likeness=likeness,
-        tier=run.tier,
-        strength_used=strength,
-        model=picture.model,
-        releases=[f"{one.recipe}@{one.version}" for one in made if one is not run],
-        policy=run.policy,
-        constraints_added=run.constraints_added,
-        runs=[one.id for one in made],
+        apparent_age=seen.apparent_age,
+        described=dict(made(described)) if described else None,
     )
+    portrait = options.strength is not None and seen.portrait is not None
+    strength = min(options.strength or 0.0, strength_max) if portrait else None
+    request = Request(**{**options.model_dump(), "strength": strength}, known=known)
+    return request, {PORTRAIT: base64.b64decode(seen.portrait or "")} if portrait else {}
 
 
 async def look(studio: Studio, selfie: Selfie, caller: Caller, *, portrait: bool) -> tuple[Seen, Run | None]:
@@ -139,45 +138,64 @@ def told(seen: Seen) -> list[dict[str, str]]:
     return [{"name": name.replace("_", " ")[:40], "value": value[:80]} for name, value in shown][:40]
 
 
-async def draw(
-    studio: Studio,
-    prompt: str,
-    request: ProfileRequest,
-    portrait: str | None,
-    strength: float | None,
-    step: Run,
-    run: Run,
-    caller: Caller,
-) -> Picture:
-    """The avatar: from nothing, or from the portrait that the selfie worker cut out and cleaned."""
-    release = f"{step.recipe}@{step.version}"
-    if strength is None or portrait is None:
-        return await generate(
-            studio,
-            prompt,
-            role=POOL,
-            request_id=caller.request_id,
-            run_id=run.id,
-            release=release,
-            size=request.size,
-            seed=request.seed,
-        )
-    extra: dict[str, Any] = {"strength": strength} | ({} if request.seed is None else {"seed": request.seed})
-    async with studio.engines.engine(None, "image_edits", caller.request_id, POOL, **caller.place) as (
-        client,
-        model,
-        _,
-    ):
-        answer = await client.images.edit(
-            image=("portrait.jpg", base64.b64decode(portrait), "image/jpeg"),
-            model=model,
-            prompt=prompt,
-            size=request.size or studio.default_size,
-            extra_body=extra,
-            extra_headers={"x-soundstage-run": run.id, "x-soundstage-release": release},
-        )
-    return only_image(answer, model)
-
-
-def vars_of(feature: selfies.Feature) -> dict[str, Any]:
+def _feature(feature: selfies.Feature) -> dict[str, Any]:
     return {"value": feature.value, "confidence": feature.confidence, "source": feature.source}
+
+
+# -- the run ----------------------------------------------------------------------------------------------------------
+
+
+async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> Plain:
+    """prompt → generate. Cancelling ends the step that runs. Raises Forbidden where the consent was taken back
+    meanwhile, Conflict (input_gone) where the portrait went with the process that held it, and Refused."""
+    known = request.known
+    words = await flow.step("prompt", lambda key: _prompt(studio, request, caller, key))
+
+    async def draw(key: str) -> steps.Pictures:
+        await studio.likenesses.refuse_revoked(caller.key, known.sha256)  # it may have been taken back meanwhile
+        start = None if request.strength is None else Source(flow.held(PORTRAIT), request.strength)
+        return await steps.generate(
+            studio,
+            flow,
+            key,
+            words["prompt"],
+            request,
+            caller,
+            role=ROLE,
+            said=request.style or "",
+            like=words,
+            subject=known.subject,
+            source=start,
+        )
+
+    pictures = await flow.step("generate", draw)
+    before = [one for one in (known.described, words) if one is not None]
+    return {
+        **steps.drawn_answer(pictures),
+        "features": known.features,
+        "face": known.face,
+        "warnings": known.warnings,
+        "likeness": known.likeness,
+        "tier": pictures["tier"],
+        "strength_used": request.strength,
+        "releases": [release(one) for one in before],
+        "runs": [*(one["run"] for one in before), pictures["run"]],
+    }
+
+
+class Words(Made):
+    """The avatar's prompt."""
+
+    prompt: str
+    cost: steps.Cost
+
+
+async def _prompt(studio: Studio, request: Request, caller: Caller, key: str) -> Words:
+    features = request.known.told
+    variables: dict[str, Any] = {"features": features, "presentation": request.presentation}
+    variables |= {"style": request.style} if request.style else {}
+    text, run = await studio.recipes.text(
+        AVATAR, variables, caller, surface="image", subject=request.known.subject, key=key
+    )
+    prompt = text or ", ".join([request.presentation, *(one["value"] for one in features)])
+    return Words(**made(run), prompt=prompt, cost=steps.Cost(tokens=run.tokens, image_steps=0))

@@ -22,18 +22,21 @@ def needs(keys: Keys, scope: Scope | None = None) -> Callable[[Request], Awaitab
     return caller
 
 
-def metered(keys: Keys, quotas: Quotas, scope: Scope, *, images: int = 0) -> Callable[[Request], AsyncIterator[Key]]:
-    """The same for a route that works: it counts against the limits of the key and its tenant, pictures only where
-    they were made."""
+def metered(
+    keys: Keys, quotas: Quotas, scope: Scope, *, images: Callable[[Request], Awaitable[int]] | None = None
+) -> Callable[[Request], AsyncIterator[Key]]:
+    """The same for a route that works: it counts against the limits of the key and its tenant; so many `images` as the
+    request asks for only where they were made."""
 
     async def caller(request: Request) -> AsyncIterator[Key]:
         key = await needs(keys, scope)(request)
         quotas.saw(key)
-        entry = await quotas.enter(key, Needs(1, 0, images)) if key.limited else None
+        asked = Needs(1, 0, await images(request) if images is not None and key.limited else 0)
+        entry = await quotas.enter(key, asked) if key.limited else None
         used = Needs(1)
         try:
             yield key
-            used = Needs(1, 0, images)
+            used = asked
         finally:
             if entry is not None:
                 entry.leave(used)

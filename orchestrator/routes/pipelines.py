@@ -1,38 +1,74 @@
-"""The pipelines' public routes."""
+"""The pipelines' public routes: one for each of the table, and one for each step that stands alone."""
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Annotated, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
 
 from core.disconnect import until_disconnect
 from core.errors import UpstreamTimeout
 from orchestrator.auth import Key, Keys
 from orchestrator.oversight import caller_of
-from orchestrator.pipelines import chat1to1
-from orchestrator.pipelines.base import Studio
+from orchestrator.pipelines.base import MOST_IMAGES, Pipeline, Plain, Single, Studio
+from orchestrator.pipelines.calls import Desk
 from orchestrator.quotas import Quotas
 from orchestrator.routes.access import metered
 
 T = TypeVar("T")
 
 
-def router(keys: Keys, quotas: Quotas, studio: Studio, longest: float) -> APIRouter:
+def router(
+    keys: Keys, quotas: Quotas, studio: Studio, pipelines: Mapping[str, Pipeline], desk: Desk, longest: float
+) -> APIRouter:
     api = APIRouter(tags=["pipelines"])
-    pipelines_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines", images=1))]
-
-    @api.post("/v1/chat/1to1/imagegen")
-    async def imagegen(body: chat1to1.ImageRequest, request: Request, key: pipelines_key) -> chat1to1.ImageAnswer:
-        """A picture for a chat message, with a caption: expand → generate → caption."""
-        work = chat1to1.imagegen(studio, body, caller_of(request.scope, key))
-        return await attended(request, work, longest)
-
+    drawing_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines", images=asked_images))]
+    telling_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines"))]
+    for pipeline in pipelines.values():
+        if not pipeline.form:
+            _add(api, pipeline.path, pipeline.answer, _whole(pipeline, desk, drawing_key), pipeline.about)
+        for single in pipeline.singles:
+            _add(api, single.path, single.answer, _single(single, studio, telling_key, longest), single.about)
     return api
 
 
+def _add(api: APIRouter, path: str, answer: Any, route: Callable[..., Any], about: str) -> None:
+    api.add_api_route(path, route, methods=["POST"], response_model=answer, description=about, name=path)
+
+
+def _whole(pipeline: Pipeline, desk: Desk, key_type: Any) -> Callable[..., Awaitable[Response]]:
+    async def route(body: Any, request: Request, key: Key) -> Response:
+        return await desk.answer(request, pipeline.name, body, caller_of(request.scope, key))
+
+    route.__annotations__ |= {"body": pipeline.asked, "key": key_type}
+    return route
+
+
+def _single(single: Single, studio: Studio, key_type: Any, longest: float) -> Callable[..., Awaitable[Plain]]:
+    async def route(body: Any, request: Request, key: Key) -> Plain:
+        return await attended(request, single.run(studio, body, caller_of(request.scope, key)), longest)
+
+    route.__annotations__ |= {"body": single.asked, "key": key_type}
+    return route
+
+
+async def asked_images(request: Request) -> int:
+    """How many pictures a body asks for; what is wrong with it is said later."""
+    try:
+        n = msgspec.json.decode(await request.body(), type=_Count).n
+    except (msgspec.DecodeError, RecursionError):
+        return 1
+    return min(max(1, n), MOST_IMAGES)
+
+
+class _Count(msgspec.Struct):
+    n: int = 1
+
+
 async def attended(request: Request, work: Awaitable[T], longest: float) -> T:
-    """Run a pipeline while its caller waits: it ends when the caller leaves, or after `longest` seconds."""
+    """Work while its caller waits: it ends when the caller leaves, or after `longest` seconds."""
     try:
         with until_disconnect(request.receive):
             async with asyncio.timeout(longest):

@@ -5,23 +5,24 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 
 from core.disconnect import ClientDisconnected
 from core.errors import InvalidRequest
 from core.form import Field, Form, read_form
 from core.service import from_validation
 from orchestrator.auth import Key, Keys
-from orchestrator.likenesses import Likenesses
 from orchestrator.oversight import caller_of
 from orchestrator.pipelines import profile
 from orchestrator.pipelines.base import Studio
+from orchestrator.pipelines.calls import Desk
 from orchestrator.quotas import Quotas
 from orchestrator.routes.access import metered
 from orchestrator.routes.pipelines import attended
 from orchestrator.selfies import FORM_SECONDS, Selfie
 
 OPTION_BYTES = 4096
-OPTIONS = profile.ProfileRequest.model_fields
+OPTIONS = profile.Options.model_fields
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -32,7 +33,7 @@ BODY: dict[str, Any] = {
                     "required": ["image", "consent"],
                     "properties": {
                         "image": {"type": "string", "format": "binary", "description": "The selfie."},
-                        **profile.ProfileRequest.model_json_schema()["properties"],
+                        **profile.Options.model_json_schema()["properties"],
                     },
                 }
             }
@@ -45,37 +46,43 @@ def router(
     keys: Keys,
     quotas: Quotas,
     studio: Studio,
-    likenesses: Likenesses,
+    desk: Desk,
     *,
     longest: float,
     max_image: int,
     strength_max: float,
 ) -> APIRouter:
     api = APIRouter(tags=["pipelines"])
-    pipelines_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines", images=1))]
+    pipelines_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines", images=_one))]
     fields = {"image": Field(max_image, file=True, required=True)}
     fields |= {name: Field(OPTION_BYTES) for name in OPTIONS}
 
-    @api.post("/v1/profile/create", openapi_extra=BODY)
-    async def create(request: Request, key: pipelines_key) -> profile.ProfileAnswer:
+    @api.post(profile.PATH, openapi_extra=BODY, response_model=profile.Answer)
+    async def create(request: Request, key: pipelines_key) -> Response:
         """An avatar of the person in a selfie: analyze → describe → prompt → generate. Nothing of the picture stays."""
         form = await _form(request, fields)
         with Selfie(form.pop("image")) as selfie:
             asked, caller = _options(form), caller_of(request.scope, key)
-            work = profile.create(studio, likenesses, asked, selfie, caller, strength_max=strength_max)
-            return await attended(request, work, longest)
+            look = profile.prepared(studio, asked, selfie, caller, strength_max=strength_max)
+            prepared, held = await attended(request, look, longest)
+        return await desk.answer(request, profile.NAME, prepared, caller, held)
 
     @api.get("/v1/likenesses/{likeness}")
     async def one(likeness: str, key: pipelines_key) -> dict[str, Any]:
         """What is kept of a selfie: its hash, and when its person consented."""
-        return await likenesses.one(key, likeness)
+        return await studio.likenesses.one(key, likeness)
 
     @api.delete("/v1/likenesses/{likeness}")
     async def revoke(likeness: str, key: pipelines_key) -> dict[str, Any]:
         """Take the consent back: the picture is refused from now on."""
-        return await likenesses.revoke(key, likeness)
+        return await studio.likenesses.revoke(key, likeness)
 
     return api
+
+
+async def _one(_: Request) -> int:
+    """The form is not read yet; several pictures of one run count as one."""
+    return 1
 
 
 async def _form(request: Request, fields: dict[str, Field]) -> Form:
@@ -85,11 +92,11 @@ async def _form(request: Request, fields: dict[str, Field]) -> Form:
         raise ClientDisconnected from exc
 
 
-def _options(form: Form) -> profile.ProfileRequest:
+def _options(form: Form) -> profile.Options:
     """Raises InvalidRequest with the field's name."""
     try:
         texts = {name: value.decode() for name, value in form.items()}
-        return profile.ProfileRequest.model_validate_strings(texts)
+        return profile.Options.model_validate_strings(texts)
     except UnicodeDecodeError as exc:
         raise InvalidRequest("A field is not UTF-8.", code="invalid_value") from exc
     except ValidationError as exc:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 from openai import AsyncOpenAI
@@ -12,12 +12,15 @@ from core.service import ASGIApp
 from llm import fake_engine
 from orchestrator.app import create_app
 from orchestrator.settings import OrchestratorSettings
+from tests.fakes.drawing_worker import DrawingWorker
 from tests.fakes.image_worker import ImageWorker
 from tests.fakes.proving_worker import ProvingWorker
+from tests.fakes.scripted_worker import ScriptedWorker
 from tests.fakes.selfie_worker import SelfieWorker
 from tests.fakes.serving import serving
 from tests.fakes.wait import soon
 
+W = TypeVar("W", bound=ImageWorker)
 WORKER_KEY = "the-worker-key"
 CHAT_ABILITIES = ("chat", "completions", "responses", "embeddings", "tokenize")
 
@@ -80,9 +83,22 @@ class Studio:
         assert answer.status_code == 200, answer.text
         return worker
 
+    async def scripted_worker(self, worker_id: str = "scripted") -> ScriptedWorker:
+        """A chat worker that says what it is told to, started and registered."""
+        worker = ScriptedWorker()
+        answer = await self.register(worker_id, await self.serve(worker.app()))
+        assert answer.status_code == 200, answer.text
+        return worker
+
     async def image_worker(self, worker_id: str = "image-1", **announced: Any) -> ImageWorker:
         """A fake image worker, started and registered."""
-        worker = ImageWorker()
+        return await self._drawing(ImageWorker(), worker_id, **announced)
+
+    async def drawing_worker(self, worker_id: str = "image-1", **announced: Any) -> DrawingWorker:
+        """One that draws several pictures and shows previews."""
+        return await self._drawing(DrawingWorker(), worker_id, **announced)
+
+    async def _drawing(self, worker: W, worker_id: str, **announced: Any) -> W:
         url = await self.serve(worker.app())
         models = [{"id": worker.model, "abilities": ["images", "image_edits"]}]
         answer = await self.register(worker_id, url, **{"kind": "image", "models": models, **announced})

@@ -1,0 +1,128 @@
+"""How a run is called by who waits for it or follows it, over a flow in memory."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, Protocol
+
+import msgspec
+from fastapi import Request
+from starlette.responses import Response
+
+from core.disconnect import until_disconnect
+from core.errors import InvalidRequest, SoundstageError, UpstreamTimeout
+from core.service import Receive, Scope, Send
+from orchestrator.oversight import Caller
+from orchestrator.pipelines import flow
+from orchestrator.pipelines.base import Asked, Pipeline, Plain, Studio
+from orchestrator.pipelines.showing import Shown
+from orchestrator.runs import new_run_id
+
+HEARTBEAT_SECONDS = 10.0
+COMPLETED, ERROR = "pipeline.completed", "error"
+SSE = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+class Desk(Protocol):
+    """Where every route brings its runs."""
+
+    async def answer(
+        self, http: Request, name: str, asked: Asked, caller: Caller, held: Mapping[str, bytes] | None = None
+    ) -> Response: ...
+
+
+class Attended:
+    """Runs that live as long as somebody waits for them: nothing of them outlives the process."""
+
+    def __init__(self, studio: Studio, pipelines: Mapping[str, Pipeline], longest: float) -> None:
+        self._studio, self._pipelines, self._longest = studio, pipelines, longest
+
+    async def answer(
+        self, http: Request, name: str, asked: Asked, caller: Caller, held: Mapping[str, bytes] | None = None
+    ) -> Response:
+        """The answer, or its events. The run ends when the caller leaves, or after the longest time it may take."""
+        if asked.background:
+            raise InvalidRequest("There are no jobs here.", param="background", code="no_jobs")
+        run = _Told(new_run_id(), held)
+
+        def work() -> Awaitable[Plain]:
+            return self._run(self._pipelines[name], run, asked, caller)
+
+        shown = Shown(self._studio.blobs, str(http.base_url), as_url=asked.response_format == "url")
+        if asked.stream:
+            return Events(_events(run, work), shown)
+        with until_disconnect(http.receive):
+            return Response(msgspec.json.encode(await shown.of(await work())), media_type="application/json")
+
+    async def _run(self, pipeline: Pipeline, run: flow.Plain, asked: Asked, caller: Caller) -> Plain:
+        try:
+            async with asyncio.timeout(self._longest):
+                return await pipeline.run(self._studio, run, asked, caller)
+        except TimeoutError:
+            why = f"The pipeline took longer than {self._longest:g} s."
+            raise UpstreamTimeout(why, code="pipeline_timeout") from None
+
+
+class _Told(flow.Plain):
+    """A run whose events are told to one who follows."""
+
+    def __init__(self, run_id: str, held: Mapping[str, bytes] | None = None) -> None:
+        super().__init__(run_id, held)
+        self.news: asyncio.Queue[flow.Event | None] = asyncio.Queue()
+
+    async def emit(self, event: str, data: Mapping[str, Any]) -> None:
+        await super().emit(event, data)
+        self.news.put_nowait(self.events[-1])
+
+
+async def _events(run: _Told, work: Callable[[], Awaitable[Plain]]) -> AsyncGenerator[flow.Event | None, None]:
+    """What happens in the run, the answer or the error at the end, and None now and then where nothing happens."""
+
+    async def all_of_it() -> None:
+        try:
+            await run.emit(COMPLETED, await work())
+        except SoundstageError as exc:
+            await run.emit(ERROR, exc.envelope())
+        finally:
+            run.news.put_nowait(None)
+
+    running = asyncio.ensure_future(all_of_it())
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    event = await run.news.get()
+            except TimeoutError:
+                yield None
+                continue
+            if event is None:
+                await running
+                return
+            yield event
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+class Events(Response):
+    """Server-sent events, pictures shown in them; a client that leaves ends what makes them."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[flow.Event | None, None], shown: Shown) -> None:
+        super().__init__(headers=SSE)
+        del self.headers["content-length"]
+        self._events, self._shown = events, shown
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._events):
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            with until_disconnect(receive):
+                async for event in self._events:
+                    body = b": running\n\n" if event is None else await self._frame(event)
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+    async def _frame(self, event: flow.Event) -> bytes:
+        data = {"type": event.name, "sequence_number": event.number, **await self._shown.of(dict(event.data))}
+        return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.number, event.name.encode(), msgspec.json.encode(data))

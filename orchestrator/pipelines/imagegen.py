@@ -1,0 +1,51 @@
+"""Imagegen: any prompt becomes a picture that everyone may see. clean → judge at tier 0 → generate."""
+
+import re
+import unicodedata
+
+from pydantic import Field
+
+from core.control_tokens import COMMON
+from core.errors import InvalidRequest
+from orchestrator.oversight import Caller
+from orchestrator.pipelines import steps
+from orchestrator.pipelines.base import Asked, Drawn, Plain, Studio
+from orchestrator.pipelines.flow import Flow
+from orchestrator.policy import GENERAL
+
+NAME, PATH, ROLE = "imagegen", "/v1/imagegen", None
+_MARKUP = re.compile(r"<[^<>]{0,200}>|https?://\S+")
+_SPACE = re.compile(r"\s+")
+
+
+class Request(Asked):
+    """The body of POST /v1/imagegen."""
+
+    prompt: str = Field(min_length=1, max_length=4000)
+
+
+class Answer(Drawn):
+    """The picture, and the prompt as it was drawn."""
+
+
+async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> Plain:
+    prompt = cleaned(request.prompt)
+    if not prompt:
+        raise InvalidRequest("prompt: nothing is left of it.", param="prompt", code="empty_prompt")
+    pictures = await flow.step(
+        "generate",
+        lambda key: steps.generate(
+            studio, flow, key, prompt, request, caller, role=ROLE, said=request.prompt, tier=GENERAL
+        ),
+    )
+    return steps.drawn_answer(pictures)
+
+
+def cleaned(prompt: str) -> str:
+    """The words alone: no markup, no addresses, no invisible or control characters, nothing that a model reads as
+    structure, one space between words."""
+    seen = "".join(
+        character if unicodedata.category(character)[0] != "C" else " " if character.isspace() else ""
+        for character in unicodedata.normalize("NFC", prompt)
+    )
+    return _SPACE.sub(" ", COMMON.neutralised(_MARKUP.sub(" ", seen))).strip()

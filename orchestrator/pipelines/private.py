@@ -1,0 +1,31 @@
+"""Private: the caller's own prompt becomes a picture, under the tier of their key. judge → generate.
+
+What is hard is refused; what is soft gets the policy's constraints appended, visibly. At tier 2 nothing is softened.
+"""
+
+from pydantic import Field
+
+from orchestrator.oversight import Caller
+from orchestrator.pipelines import steps
+from orchestrator.pipelines.base import Asked, Drawn, Plain, Studio
+from orchestrator.pipelines.flow import Flow
+
+NAME, PATH, ROLE = "private", "/v1/chat/private/imagegen", "chat1to1"
+
+
+class Request(Asked):
+    """The body of POST /v1/chat/private/imagegen."""
+
+    prompt: str = Field(min_length=1, max_length=4000)
+
+
+class Answer(Drawn):
+    """The picture, and the prompt as it was drawn."""
+
+
+async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> Plain:
+    pictures = await flow.step(
+        "generate",
+        lambda key: steps.generate(studio, flow, key, request.prompt, request, caller, role=ROLE),
+    )
+    return steps.drawn_answer(pictures)

@@ -1,0 +1,16 @@
+"""Shorts: a message becomes one vertical frame, clothed by its recipe, with a caption. expand → generate → caption."""
+
+from orchestrator.oversight import Caller
+from orchestrator.pipelines.base import Plain, Studio
+from orchestrator.pipelines.flow import Flow
+from orchestrator.pipelines.story import Answer, Request, Told, expand_alone, tell
+
+__all__ = ["Answer", "Request"]
+
+NAME, PATH, ROLE = "shorts", "/v1/chat/shorts/generate", "shorts"
+EXPAND = "shorts.expand"
+SINGLE = (expand_alone("/v1/chat/shorts/expand", Told, EXPAND, ROLE),)
+
+
+async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> Plain:
+    return await tell(studio, flow, request, request.variables(), caller, recipe=EXPAND, role=ROLE)

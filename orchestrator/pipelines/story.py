@@ -1,0 +1,116 @@
+"""A message becomes a picture with a caption: expand → generate → caption. What 1:1, shorts and scenes have in common.
+
+At most one engine works for a run at any time: the pictures of one run share one place at one worker, and the caption
+is asked for as soon as they are there.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator.oversight import Caller
+from orchestrator.pipelines import steps
+from orchestrator.pipelines.base import Asked, Drawn, Plain, Single, Studio, release
+from orchestrator.pipelines.flow import Flow
+
+
+class Told(BaseModel):
+    """A message, and what was said before it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    message: str = Field(min_length=1, max_length=4000)
+    context: str | None = Field(None, max_length=8000)
+
+    def variables(self) -> dict[str, Any]:
+        return {name: value for name, value in (("message", self.message), ("context", self.context)) if value}
+
+
+class Request(Asked, Told):
+    """The body of shorts and scenes."""
+
+
+class Answer(Drawn):
+    """The picture, its caption, the prompt that the expansion made, and the message in at most 25 words."""
+
+    caption: str
+    caption_source: str
+    message_used: str
+    safety: str
+    expansion: str
+
+
+class ExpandAnswer(BaseModel):
+    """What the picture would show."""
+
+    expanded_prompt: str
+    message_used: str
+    safety: str
+    expansion: str
+    release: str
+    run_id: str
+
+
+async def tell(
+    studio: Studio,
+    flow: Flow,
+    asked: Asked,
+    variables: Mapping[str, Any],
+    caller: Caller,
+    *,
+    recipe: str,
+    role: str,
+) -> Plain:
+    """The whole pipeline. Cancelling it ends the step that runs, wherever it runs. Raises Refused before any GPU work
+    for what was asked, and again for what the expansion made of it."""
+    message = variables["message"]
+    expanded = await flow.step(
+        "expand", lambda key: steps.expand(studio, recipe, variables, caller, role=role, key=key)
+    )
+    pictures = await flow.step(
+        "generate",
+        lambda key: steps.generate(
+            studio,
+            flow,
+            key,
+            expanded["prompt"],
+            asked,
+            caller,
+            role=role,
+            said=message,
+            like=expanded,
+            tier=expanded["release_tier"],
+        ),
+    )
+    captioned = await flow.step(
+        "caption",
+        lambda key: steps.caption_anyway(studio, pictures["prompt"], expanded["message"], caller, key=key),
+    )
+    return {
+        **steps.drawn_answer(pictures, expanded, captioned),
+        "caption": captioned["caption"],
+        "caption_source": captioned["source"],
+        "message_used": expanded["message"],
+        "safety": expanded["safety"],
+        "expansion": expanded["source"],
+    }
+
+
+def expand_alone(path: str, asked: type[BaseModel], recipe: str, role: str) -> Single:
+    """The first step as a route of its own. `asked` has variables()."""
+
+    async def run(studio: Studio, asked: Any, caller: Caller) -> Plain:
+        found = await steps.expand(studio, recipe, asked.variables(), caller, role=role, last=True)
+        return {
+            "expanded_prompt": found["prompt"],
+            "message_used": found["message"],
+            "safety": found["safety"],
+            "expansion": found["source"],
+            "release": release(found),
+            "run_id": found["run"],
+        }
+
+    return Single(
+        path, "What the picture for a message would show, judged; nothing is drawn.", asked, ExpandAnswer, run
+    )

@@ -1,0 +1,389 @@
+"""The pipelines that tell a message, and those that take a prompt: what each step is given, gives and refuses."""
+
+import asyncio
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from core.db.pool import open_pool
+from orchestrator.auth import create_key
+from orchestrator.pipelines import PIPELINES
+from tests.fakes.drawing_worker import PREVIEW, SEED, picture
+from tests.fakes.scripted_worker import CAPTION, expansion
+from tests.fakes.studio import Studio
+from tests.fakes.wait import eventually
+
+STORIES = {
+    "chat1to1": ("/v1/chat/1to1/imagegen", "/v1/chat/1to1/expand"),
+    "shorts": ("/v1/chat/shorts/generate", "/v1/chat/shorts/expand"),
+    "scenes": ("/v1/chat/scenes/generate", "/v1/chat/scenes/expand"),
+}
+OWN_PROMPT = ("/v1/chat/private/imagegen", "/v1/imagegen")
+LONG = (
+    "Hello you, I had such a long day with so many meetings and no lunch at all, anyway could you please draw a red"
+    " sailboat on a calm lake at dusk for me, that would be lovely"
+)
+
+
+@pytest.fixture
+async def adult_key(studio: Studio, migrated_dsn: str) -> str:
+    """A key of the highest tier, with a recorded age assurance."""
+    async with open_pool(migrated_dsn, size=1) as pool:
+        key = await create_key(pool, "adult", ["pipelines"])
+        async with pool.connection() as connection:
+            await connection.execute("update api_keys set max_tier = 2, age_assured_at = now() where name = 'adult'")
+            await connection.execute("update tenants set max_tier = 2 where id = 'default'")
+    return key
+
+
+def test_the_table_lists_every_pipeline_once() -> None:
+    assert set(PIPELINES) == {"chat1to1", "shorts", "scenes", "private", "imagegen", "profile"}
+    paths = [p.path for p in PIPELINES.values()] + [one.path for p in PIPELINES.values() for one in p.singles]
+    assert len(paths) == len(set(paths))
+
+
+@pytest.mark.parametrize("name", STORIES)
+async def test_one_call_gives_prompt_shortened_message_and_verdict(studio: Studio, name: str) -> None:
+    chat, image = await studio.scripted_worker(), await studio.drawing_worker(roles=[name])
+    other = await studio.drawing_worker("image-2", roles=["another"])
+    chat.expand = expansion("a red sailboat on a calm lake, dusk", "a red sailboat on a calm lake at dusk")
+    answer = await studio.post(STORIES[name][0], {"message": LONG, "context": "we like boats", "size": "64x64"})
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert {key: told[key] for key in ("prompt_used", "message_used", "safety", "expansion", "caption")} == {
+        "prompt_used": "a red sailboat on a calm lake, dusk",
+        "message_used": "a red sailboat on a calm lake at dusk",
+        "safety": "safe",
+        "expansion": "model",
+        "caption": CAPTION,
+    }
+    assert told["releases"] == [f"{name}.expand@1", "caption@1"]
+    assert (told["image_base64"], told["seed"], told["images"]) == (picture(0), SEED, None)
+    assert (len(chat.received), len(image.received), len(other.received)) == (2, 1, 0)
+    schema = chat.asked(caption=False)[0]["response_format"]["json_schema"]["schema"]
+    assert set(schema["required"]) == {"intent", "prompt", "safety"}
+    assert chat.asked(caption=True)[0]["messages"][-1]["content"] == (
+        f"Seen: {told['prompt_used']}\nIt answers this message: {told['message_used']}\n".strip()
+    )
+    headers = image.headers[0]
+    assert (headers["x-soundstage-release"], headers["x-soundstage-tenant"]) == (f"{name}.expand@1", "default")
+    assert headers["idempotency-key"].endswith(":generate")
+
+
+@pytest.mark.parametrize("name", STORIES)
+async def test_the_first_step_stands_alone(studio: Studio, name: str) -> None:
+    chat = await studio.scripted_worker()
+    answer = await studio.post(STORIES[name][1], {"message": "a boat"})
+    assert answer.json() | {"run_id": ""} == {
+        "expanded_prompt": "a red boat on a lake",
+        "message_used": "a boat",
+        "safety": "safe",
+        "expansion": "model",
+        "release": f"{name}.expand@1",
+        "run_id": "",
+    }
+    chat.expand = expansion("a zzexplicit scene")
+    assert (await studio.post(STORIES[name][1], {"message": "a boat"})).json()["error"]["code"] == "sexual/explicit"
+
+
+async def test_the_caption_stands_alone(studio: Studio) -> None:
+    await studio.scripted_worker()
+    answer = await studio.post("/v1/chat/1to1/caption", {"prompt": "a red boat on a lake"})
+    assert answer.json() | {"run_id": ""} == {
+        "caption": CAPTION,
+        "caption_source": "model",
+        "release": "caption@1",
+        "run_id": "",
+    }
+
+
+CANNOT = {
+    "no JSON": "A red boat.",
+    "cut off": '{"intent": "a boat", "prompt": "a red',
+    "another verdict": expansion("a boat", safety="maybe"),
+    "no prompt": expansion(""),
+    "nothing": "",
+}
+
+
+async def test_where_the_model_cannot_the_message_itself_is_drawn(studio: Studio) -> None:
+    chat, image = await studio.scripted_worker(), await studio.drawing_worker()
+    for what, chat.expand in CANNOT.items():
+        told = (await studio.post(STORIES["chat1to1"][0], {"message": LONG})).json()
+        assert (told["expansion"], told["prompt_used"]) == ("message", told["message_used"]), what
+        assert len(told["message_used"].split()) <= 25
+        assert "red sailboat" in image.received[-1]["prompt"]
+
+
+async def test_a_model_that_shortens_to_something_else_is_not_believed(studio: Studio) -> None:
+    chat, _ = await studio.scripted_worker(), await studio.drawing_worker()
+    for intent in ("a grey cat under the table", " ".join(LONG.split()[:26]), ""):
+        chat.expand = expansion("a red sailboat", intent)
+        told = (await studio.post(STORIES["shorts"][0], {"message": LONG})).json()
+        assert "red sailboat" in told["message_used"]
+        assert told["expansion"] == "model"
+
+
+# -- captions ---------------------------------------------------------------------------------------------------------
+
+NINE = "Nine words are one too few for this caption."
+SIXTEEN = "One two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen."
+UNFIT = "A dancer, quite zzsuggestive in her pose, waves to all of her friends."
+CAPTIONS: dict[str, tuple[list[str], str, int]] = {
+    "good at once": ([CAPTION], "model", 1),
+    "too short, then good": ([NINE, CAPTION], "model", 2),
+    "too long, then good": ([SIXTEEN, CAPTION], "model", 2),
+    "not for everyone, then good": ([UNFIT, CAPTION], "model", 2),
+    "too short twice": ([NINE, NINE, CAPTION], "fallback", 2),
+    "not for everyone twice": ([UNFIT, UNFIT, CAPTION], "fallback", 2),
+    "two lines": (["Some words\nand so on it goes to ten words here.", NINE], "fallback", 2),
+}
+
+
+async def test_captions_have_ten_to_fifteen_words_and_are_fit_for_everyone(studio: Studio) -> None:
+    chat, _ = await studio.scripted_worker(), await studio.drawing_worker()
+    for what, (chat.captions, source, asked) in CAPTIONS.items():
+        chat.received.clear()
+        told = (await studio.post(STORIES["scenes"][0], {"message": "a boat"})).json()
+        assert (told["caption_source"], len(chat.asked(caption=True))) == (source, asked), what
+        assert 10 <= len(told["caption"].split()) <= 15
+        assert told["caption"] not in (UNFIT, NINE, SIXTEEN)
+        if source == "fallback":
+            assert told["releases"][-1] == "caption.fallback@1"
+
+
+async def test_an_engine_that_cannot_tell_takes_nothing_from_the_picture(studio: Studio) -> None:
+    chat, image = await studio.scripted_worker(), await studio.drawing_worker()
+
+    def fails_afterwards(_: dict[str, Any]) -> str:
+        chat.status = 500
+        return expansion("a red boat")
+
+    chat.expand = fails_afterwards
+    told = (await studio.post(STORIES["chat1to1"][0], {"message": "a boat"})).json()
+    assert (told["caption_source"], told["image_base64"]) == ("fallback", picture(0))
+    alone = await studio.post("/v1/chat/1to1/caption", {"prompt": "a boat"})
+    assert (alone.status_code, len(image.received)) == (502, 1)
+
+
+# -- several pictures, previews, links --------------------------------------------------------------------------------
+
+
+async def test_several_pictures_take_one_place(studio: Studio) -> None:
+    await studio.scripted_worker()
+    image = await studio.drawing_worker(capacity=1)
+    told = (await studio.post(STORIES["chat1to1"][0], {"message": "a boat", "n": 3, "seed": 5})).json()
+    assert [one["image_base64"] for one in told["images"]] == [picture(at) for at in range(3)]
+    assert [one["seed"] for one in told["images"]] == [SEED, SEED + 1, SEED + 2]
+    assert told["image_base64"] == picture(0)
+    assert [(sent["n"], sent["seed"]) for sent in image.received] == [(3, 5)]
+
+
+async def test_a_stream_tells_each_step_and_shows_previews(studio: Studio) -> None:
+    await studio.scripted_worker()
+    image = await studio.drawing_worker()
+    body = {"message": "a boat", "stream": True, "partial_images": 2, "n": 2}
+    events = []
+    async with studio.http.stream("POST", STORIES["shorts"][0], json=body, headers=bearer(studio)) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        async for line in answer.aiter_lines():
+            if line.startswith("data: "):
+                events.append(json.loads(line[6:]))
+            if sum(event["type"].endswith("partial_image") for event in events) == 4:
+                image.seen.set()  # the pictures come only when the previews were here
+    kinds = [(event["type"], event.get("step") or event.get("partial_image_index")) for event in events]
+    partial = "image_generation.partial_image"
+    assert kinds == [
+        ("pipeline.step.started", "expand"),
+        ("pipeline.step.completed", "expand"),
+        ("pipeline.step.started", "generate"),
+        *((partial, index) for index in (0, 0, 1, 1)),
+        ("pipeline.step.completed", "generate"),
+        ("pipeline.step.started", "caption"),
+        ("pipeline.step.completed", "caption"),
+        ("pipeline.completed", None),
+    ]
+    assert [event["sequence_number"] for event in events] == list(range(1, len(events) + 1))
+    assert {event["b64_json"] for event in events if event["type"] == partial} == {PREVIEW}
+    drawn = events[7]["result"]
+    assert [one["image_base64"] for one in drawn["images"]] == [picture(0), picture(1)]
+    assert drawn["cost"] == {"tokens": 0, "image_steps": 8}
+    assert events[1]["result"]["cost"] == {"tokens": 7, "image_steps": 0}
+    assert events[-1]["image_base64"] == picture(0)
+    assert events[-1]["caption"] == CAPTION
+
+
+def bearer(studio: Studio) -> dict[str, str]:
+    return {"authorization": f"Bearer {studio.key}"}
+
+
+async def test_an_error_is_an_event_once_the_stream_has_begun(studio: Studio) -> None:
+    await studio.scripted_worker()
+    image = await studio.drawing_worker()
+    image.status = 500
+    answer = await studio.post(STORIES["scenes"][0], {"message": "a boat", "stream": True, "partial_images": 0})
+    last = answer.text.strip().split("\n\n")[-1]
+    assert "event: error" in last
+    assert json.loads(last.split("data: ")[1])["error"]["code"] == "engine_failed"
+
+
+async def test_a_link_instead_of_base64(studio: Studio) -> None:
+    await studio.scripted_worker()
+    await studio.drawing_worker()
+    body = {"message": "a boat", "response_format": "url", "n": 2}
+    told = (await studio.post(STORIES["chat1to1"][0], body)).json()
+    assert "image_base64" not in told
+    for at, url in enumerate(one["image_url"] for one in told["images"]):
+        found = await studio.http.get(url)  # no key: the signature is one
+        assert (found.status_code, found.headers["content-type"]) == (200, "image/png")
+        assert found.content == base64.b64decode(picture(at))
+    forged = await studio.http.get(told["image_url"][:-4] + "0000")
+    assert (forged.status_code, forged.json()["error"]["code"]) == (403, "invalid_signature")
+
+
+async def test_one_engine_at_a_time(studio: Studio) -> None:
+    chat, image = await studio.scripted_worker(), await studio.drawing_worker()
+    most = 0
+
+    def count(_: dict[str, Any]) -> str:
+        nonlocal most
+        most = max(most, chat.running + image.running)
+        return expansion("a red boat")
+
+    chat.expand = count
+    image.held.clear()
+    waiting = asyncio.ensure_future(studio.post(STORIES["chat1to1"][0], {"message": "a boat"}))
+    await eventually(lambda: image.running, "the picture's start")
+    assert (most, chat.running, len(chat.asked(caption=True))) == (1, 0, 0)
+    image.held.set()
+    assert (await waiting).status_code == 200
+
+
+# -- policy at each step ----------------------------------------------------------------------------------------------
+
+BLOCKED: dict[str, tuple[str, str, str]] = {
+    "the message": ("a zzexplicit boat", expansion("a boat"), "sexual/explicit"),
+    "the expansion": ("a boat", expansion("a zzexplicit scene"), "sexual/explicit"),
+    "both together": ("she is 12 years old", expansion("a zzsuggestive dancer"), "sexual/minors"),
+    "the shortened message": (LONG, expansion("a boat", "a red sailboat, zzexplicit"), "sexual/explicit"),
+    "an expansion as text": ("a boat", "a zzexplicit scene", "sexual/explicit"),
+    "the model's verdict": ("a boat", expansion("a boat", safety="unsafe"), "model/unsafe"),
+}
+
+
+@pytest.mark.parametrize("name", STORIES)
+async def test_what_is_blocked_goes_no_further(studio: Studio, name: str) -> None:
+    chat, image = await studio.scripted_worker(), await studio.drawing_worker()
+    for what, (message, chat.expand, category) in BLOCKED.items():
+        chat.received.clear()
+        answer = await studio.post(STORIES[name][0], {"message": message})
+        if what == "an expansion as text":  # it was to be JSON: the message itself is drawn, and that is harmless
+            assert (answer.status_code, answer.json()["expansion"]) == (200, "message")
+            image.received.clear()
+            continue
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, category), (what, answer.text)
+        assert len(chat.received) == (0 if what == "the message" else 1), what
+        assert image.received == [], what
+        run = (await studio.get(f"/v1/runs/{answer.headers['x-run-id']}")).json()
+        assert (run["decision"], run["category"], run["status"]) == ("refuse", category, 422), what
+
+
+async def test_what_is_soft_is_constrained_visibly(studio: Studio) -> None:
+    chat, image = await studio.scripted_worker(), await studio.drawing_worker()
+    chat.expand = expansion("a woman, zznudity")
+    told = (await studio.post(STORIES["shorts"][0], {"message": "surprise me"})).json()
+    assert told["constraints_added"].startswith("Everyone shown is an adult and fully clothed")
+    assert image.received[0]["prompt"] == told["prompt_used"] == f"a woman, zznudity {told['constraints_added']}"
+
+
+async def test_a_recipes_tier_holds_for_its_picture_whatever_the_key(studio: Studio, adult_key: str) -> None:
+    chat, image = await studio.scripted_worker(), await studio.drawing_worker()
+    chat.expand = expansion("a woman, zznudity")
+    told = (await studio.post(STORIES["scenes"][0], {"message": "surprise me"}, key=adult_key)).json()
+    assert told["constraints_added"]
+    chat.expand = expansion("a zzexplicit scene of two adults")
+    answer = await studio.post(STORIES["scenes"][0], {"message": "surprise me"}, key=adult_key)
+    assert (answer.status_code, len(image.received)) == (422, 1)
+
+
+PRIVATE: list[tuple[str, bool, int, str | None]] = [
+    ("a lighthouse", False, 200, None),
+    ("a zznudity portrait of a woman", False, 200, "softened"),
+    ("a zznudity portrait of a woman", True, 200, None),
+    ("a zzexplicit painting of two adults", False, 422, "sexual/explicit"),
+    ("a zzexplicit painting of two adults", True, 200, None),
+    ("a child, zznudity", True, 422, "sexual/minors"),
+    ("my neighbour, zznudity", True, 422, "sexual/real_person"),
+]
+
+
+async def test_private_blocks_what_is_hard_and_constrains_what_is_soft(studio: Studio, adult_key: str) -> None:
+    image = await studio.drawing_worker()
+    for prompt, adult, status, found in PRIVATE:
+        image.received.clear()
+        key = adult_key if adult else None
+        answer = await studio.post("/v1/chat/private/imagegen", {"prompt": prompt}, key=key)
+        assert answer.status_code == status, (prompt, adult, answer.text)
+        if status == 422:
+            assert (answer.json()["error"]["code"], image.received) == (found, [])
+            continue
+        told = answer.json()
+        assert (told["constraints_added"] is not None) == (found == "softened")
+        sent = prompt + (f" {told['constraints_added']}" if found else "")
+        assert (image.received[0]["prompt"], told["prompt_used"], told["releases"]) == (sent, sent, [])
+
+
+async def test_imagegen_is_for_everyone_whatever_the_key(studio: Studio, adult_key: str) -> None:
+    image = await studio.drawing_worker()
+    for prompt in ("a zzsuggestive dancer", "a zznudity portrait of a woman"):
+        told = (await studio.post("/v1/imagegen", {"prompt": prompt}, key=adult_key)).json()
+        assert told["constraints_added"], prompt
+    answer = await studio.post("/v1/imagegen", {"prompt": "a zzexplicit painting of two adults"}, key=adult_key)
+    assert (answer.status_code, len(image.received)) == (422, 2)
+
+
+DIRTY = {
+    "  a  red\n\tboat ": "a red boat",
+    "a red\u200b boat\u0007": "a red boat",
+    "<b>a red boat</b> https://example.org/x.png": "a red boat",
+    "a boat <|im_start|>system": "a boat system",
+    "a boat </s> [INST] x": "a boat [ INST] x",
+}
+
+
+async def test_imagegen_cleans_its_prompt(studio: Studio) -> None:
+    image = await studio.drawing_worker()
+    for prompt, clean in DIRTY.items():
+        assert (await studio.post("/v1/imagegen", {"prompt": prompt})).json()["prompt_used"] == clean
+        assert image.received[-1]["prompt"] == clean
+    answer = await studio.post("/v1/imagegen", {"prompt": "<b> </b>"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "too many": ({"n": 5}, "n"),
+    "none": ({"n": 0}, "n"),
+    "no size": ({"size": "big"}, "size"),
+    "too many previews": ({"stream": True, "partial_images": 4}, "partial_images"),
+    "another format": ({"response_format": "jpeg"}, "response_format"),
+    "an unknown field": ({"surprise": 1}, "surprise"),
+}
+
+
+@pytest.mark.parametrize("path", [*(paths[0] for paths in STORIES.values()), *OWN_PROMPT])
+async def test_bad_input_is_named_and_reaches_no_engine(studio: Studio, path: str) -> None:
+    chat, image = await studio.scripted_worker(), await studio.drawing_worker()
+    own = {"prompt": "a boat"} if path in OWN_PROMPT else {"message": "a boat"}
+    for what, (fields, param) in BAD.items():
+        answer = await studio.post(path, {**own, **fields})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), (what, answer.text)
+    missing = await studio.post(path, {})
+    assert (missing.status_code, missing.json()["error"]["param"]) == (400, next(iter(own)))
+    assert (chat.received, image.received) == ([], [])
+
+
+async def test_who_may_not(studio: Studio) -> None:
+    for path in (*(path for paths in STORIES.values() for path in paths), *OWN_PROMPT, "/v1/chat/1to1/caption"):
+        assert (await studio.post(path, {"message": "x"}, key="wrong")).status_code == 401, path
