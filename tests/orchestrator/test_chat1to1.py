@@ -50,7 +50,7 @@ async def test_a_model_with_a_recipe_of_its_own_is_described_to_by_that(studio: 
     answer = await studio.post(PATH, {"message": "a red apple", "persona": "Ada", "context": "we met at sea"})
     assert answer.json()["releases"] == ["chat1to1.expand.zimage-tiny-icons@1", "caption@1"]
     expand = (await chat.received())[0]["body"]
-    assert "apple" in expand["structured_outputs"]["regex"]
+    assert "apple" in expand["response_format"]["json_schema"]["schema"]["properties"]["prompt"]["pattern"]
     assert expand["messages"][-1]["content"] == "Message: a red apple"
     assert image.headers[0]["x-soundstage-release"] == "chat1to1.expand.zimage-tiny-icons@1"
 
