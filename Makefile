@@ -64,6 +64,12 @@ tiny-model:
 lock:
 	@$(PY) compose/lock.py
 
+# Looks at this machine and the studio on it, and says what to do.
+.PHONY: doctor
+doctor:
+	@test -x $(PY) || $(PYTHON) compose/install.py app
+	@exec $(PY) -m orchestrator doctor
+
 clean:
 	rm -rf .venv .venv-vllm data
 

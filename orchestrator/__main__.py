@@ -16,7 +16,7 @@ from core.db.embedded import DatabaseError, embedded_postgres
 from core.db.migrate import MigrationError
 from core.serving import bind, serve_on
 from core.settings import SettingsError
-from orchestrator import keys_cli, names_cli
+from orchestrator import backup, doctor, keys_cli, names_cli
 from orchestrator.settings import OrchestratorSettings
 
 
@@ -27,13 +27,19 @@ def main() -> None:
     commands.add_parser("settings", help="every setting with its value, secrets masked")
     keys_cli.add_commands(commands)
     names_cli.add_commands(commands)
+    doctor.add_command(commands)
+    backup.add_commands(commands)
     given = parser.parse_args()
+    if given.command == "doctor":
+        sys.exit(doctor.run(given))
     try:
         settings = OrchestratorSettings.load()
     except SettingsError as exc:
         sys.exit(f"settings: {exc}")
     if given.command == "keys":
         sys.exit(keys_cli.run(given, settings))
+    if given.command in backup.COMMANDS:
+        sys.exit(backup.run(given, settings))
     if given.command in names_cli.COMMANDS:
         sys.exit(names_cli.run(given, settings))
     if given.command == "settings":

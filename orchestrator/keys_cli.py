@@ -65,7 +65,7 @@ def told(
     """Ask the orchestrator and print its answer, lists by these columns. The exit status, as `run` gives it."""
     url = (given.url or f"http://127.0.0.1:{settings.port}").rstrip("/") + path
     try:
-        headers = {"authorization": f"Bearer {given.key or _local_key(settings)}"}
+        headers = {"authorization": f"Bearer {given.key or local_key(settings)}"}
         with httpx2.Client(headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False) as client:
             answer = ask(client, url, given)
     except KeyError as exc:
@@ -85,7 +85,8 @@ def _fail(why: str) -> int:
     return 1
 
 
-def _local_key(settings: OrchestratorSettings) -> str:
+def local_key(settings: OrchestratorSettings) -> str:
+    """SOUNDSTAGE_API_KEY, else the key that the orchestrator of this DATA_DIR made. Raises OSError."""
     given = os.environ.get("SOUNDSTAGE_API_KEY")
     return given or (settings.data_dir.resolve() / "keys" / "local_api_key").read_text().strip()
 
