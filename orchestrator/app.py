@@ -150,7 +150,7 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
             await epoch.read()
             watchers = [epoch.watch(), workers_pool.poll(), prober.run()]
             watchers += [runs.write(), runs.purge(settings.runs_days), vault.purge(), quotas.keep()]
-            watchers += [pictures.purge(), conversations.purge(), *([intake.run()] if intake else [])]
+            watchers += [quotas.slots.keep(), pictures.purge(), conversations.purge(), *([intake.run()] if intake else [])]
             running = [tasks.create_task(watcher) for watcher in watchers]
             try:
                 yield

@@ -23,7 +23,7 @@ class Limits(BaseModel):
     requests_per_minute: int | None = Field(default=None, ge=1, le=10**12)
     tokens_per_minute: int | None = Field(default=None, ge=1, le=10**12)
     images_per_minute: int | None = Field(default=None, ge=1, le=10**12)
-    concurrent: int | None = Field(default=None, ge=1, le=10**6, description="Requests at once, at each orchestrator.")
+    concurrent: int | None = Field(default=None, ge=1, le=10**6, description="Requests at once.")
     budget_tokens: int | None = Field(default=None, ge=0, le=10**15)
     budget_days: int | None = Field(default=None, ge=1, le=366)
 

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import re
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from core.db.pool import Pool
 from core.errors import Unavailable
 from orchestrator.auth import Key
 from orchestrator.limits import Limits, Measure, Needs, Quota, RateLimited, TooManyAtOnce
+from orchestrator.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Quotas:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._held: dict[tuple[str, Quota], _Held] = {}
-        self._running: Counter[str] = Counter()
+        self.slots = Slots(pool)
         self._seen: dict[str, float] = {}
 
     async def enter(self, key: Key, needs: Needs) -> "Entry":
@@ -58,7 +58,7 @@ class Quotas:
         with contextlib.ExitStack() as undo:
             undo.callback(entry.leave, Needs(0))
             for owner, whose, limits in _owners(key):
-                self._admit(entry, owner, whose, limits)
+                await self._admit(entry, owner, whose, limits)
                 for quota in limits.quotas():
                     if amount := needs.of(quota.measure):
                         held = await self._take(owner, whose, quota, amount)
@@ -66,18 +66,12 @@ class Quotas:
             undo.pop_all()
         return entry
 
-    def _admit(self, entry: "Entry", owner: str, whose: str, limits: Limits) -> None:
+    async def _admit(self, entry: "Entry", owner: str, whose: str, limits: Limits) -> None:
         if limits.concurrent is None:
             return
-        if self._running[owner] >= limits.concurrent:
+        if not await self.slots.enter(owner, limits.concurrent):
             raise TooManyAtOnce(limits.concurrent, whose)
-        self._running[owner] += 1
         entry.running.append(owner)
-
-    def left(self, owner: str) -> None:
-        self._running[owner] -= 1
-        if not self._running[owner]:
-            del self._running[owner]
 
     async def _take(self, owner: str, whose: str, quota: Quota, amount: int) -> _Held:
         held = self._held.setdefault((owner, quota), _Held())
@@ -180,7 +174,7 @@ class Entry:
             if abs(held.until - until) < 1:  # of a period that is over nothing comes back
                 held.left += amount - used.of(quota.measure)
         for owner in self.running:
-            self._quotas.left(owner)
+            self._quotas.slots.leave(owner)
         self.taken, self.running = [], []
 
     def headers(self) -> list[tuple[bytes, bytes]]:
