@@ -1,11 +1,12 @@
 """/memory/*, /model/info and /debug/model: what is loaded, what it takes, measured; and the hand on the switch."""
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict
+from fastapi import FastAPI, Request
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from core.errors import NotFound
+from core.errors import NotFound, Unprocessable
+from core.service import from_validation
 from llm import device
 from llm.catalogue import Role
 from llm.device import GB
@@ -16,6 +17,7 @@ from llm.supervisor import Supervisor
 from llm.weights import Weights, weights
 
 Which = Literal["instruct", "base", "all"]
+T = TypeVar("T", bound=BaseModel)
 
 
 class LoadRequest(BaseModel):
@@ -46,16 +48,18 @@ def add_memory_routes(api: FastAPI, settings: ChatWorkerSettings, supervisor: Su
     async def status() -> dict[str, Any]:
         return await _status(supervisor)
 
-    @api.post("/memory/load")
-    async def load(asked: LoadRequest) -> dict[str, Any]:
+    @api.post("/memory/load", openapi_extra=_body(LoadRequest))
+    async def load(request: Request) -> dict[str, Any]:
         """What is loaded when it is done; 409 with the figures where it does not fit."""
+        asked = _parsed(LoadRequest, await request.body())
         for engine in _engines(supervisor, asked.which):
             await supervisor.residency.load(engine, force=asked.force)
         return {"success": True, **await _status(supervisor)}
 
-    @api.post("/memory/unload")
-    async def unload(asked: UnloadRequest) -> dict[str, Any]:
+    @api.post("/memory/unload", openapi_extra=_body(UnloadRequest))
+    async def unload(request: Request) -> dict[str, Any]:
         """What is loaded when it is done: the engine sleeps where it can, else it has stopped."""
+        asked = _parsed(UnloadRequest, await request.body())
         for engine in _engines(supervisor, asked.which):
             await supervisor.residency.unload(engine)
         return {"success": True, **await _status(supervisor)}
@@ -96,6 +100,19 @@ def add_memory_routes(api: FastAPI, settings: ChatWorkerSettings, supervisor: Su
             "stats": stats(supervisor, counters),
             "engines": {e.model.id: _detail(supervisor, e) for e in supervisor.engines},
         }
+
+
+def _body(kind: type[BaseModel]) -> dict[str, Any]:
+    """For the docs page: what `_parsed` reads."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}}
+
+
+def _parsed(kind: type[T], body: bytes) -> T:
+    """Raises InvalidRequest where it is no JSON, Unprocessable, which names the field, where its form is wrong."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as exc:
+        raise from_validation(exc.errors(), Unprocessable) from exc
 
 
 async def _status(supervisor: Supervisor) -> dict[str, Any]:

@@ -64,10 +64,10 @@ def add_self_report(api: FastAPI, settings: ChatWorkerSettings, supervisor: Supe
 
     @api.get("/health")
     async def health() -> dict[str, Any]:
-        loaded = [engine for engine in supervisor.engines if engine.state == "ready"]
+        serves = any(map(supervisor.residency.serves, supervisor.engines))
         return {
-            "status": "healthy" if loaded else "starting",
-            "model_loaded": bool(loaded),
+            "status": "healthy" if serves else "starting",
+            "model_loaded": any(map(is_ready, supervisor.engines)),
             "uptime": round(time.monotonic() - counters.started, 3),
             "stats": stats(supervisor, counters),
             "worker_type": WORKER_TYPE,
@@ -83,7 +83,7 @@ def add_self_report(api: FastAPI, settings: ChatWorkerSettings, supervisor: Supe
         ready = next((engine for engine in supervisor.engines if engine.state == "ready"), None)
         return {
             "worker_type": WORKER_TYPE,
-            "model": ready.model.id if ready else None,
+            "model": (ready or supervisor.engines[0]).model.id,
             "capabilities": CAPABILITIES,
             "models_loaded": {
                 "instruct_loaded": is_ready(instruct),
@@ -117,7 +117,7 @@ def stats(supervisor: Supervisor, counters: Counters) -> dict[str, int]:
 
 
 def _models(supervisor: Supervisor) -> dict[str, dict[str, Any]]:
-    """Ready models by every name they answer to, in OpenAI's shape."""
+    """Those that answer, or would be loaded, by every name they answer to, in OpenAI's shape."""
     return {
         name: {
             "id": name,
@@ -125,10 +125,10 @@ def _models(supervisor: Supervisor) -> dict[str, dict[str, Any]]:
             "created": 0,
             "owned_by": "soundstage",
             "root": engine.model.id,
-            "max_model_len": engine.model.max_model_len,
+            "max_model_len": engine.limits.max_model_len,
         }
         for engine in supervisor.engines
-        if engine.state == "ready"
+        if supervisor.residency.serves(engine)
         for name in engine.model.names
     }
 

@@ -89,7 +89,10 @@ async def test_a_pinned_model_stays(tmp_path: Path) -> None:
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "model_pinned")
         missing = await post(worker, "/memory/load", which="base")
         assert (missing.status_code, missing.json()["error"]["param"]) == (404, "which")
-        assert (await post(worker, "/memory/load", which="both")).status_code == 400
+        for path in ("/memory/load", "/memory/unload"):
+            for wrong, param in (({"which": "both"}, "which"), ({}, "which"), ({"which": "all", "more": 1}, "more")):
+                refused = await post(worker, path, **wrong)
+                assert (refused.status_code, refused.json()["error"]["param"]) == (422, param), refused.text
         assert (await worker.chat()).status_code == 200
 
 
@@ -139,7 +142,7 @@ async def test_fifty_random_switches_under_traffic_lose_no_request(tight: ChatWo
 async def test_running_requests_end_before_their_model_gives_way(tight: ChatWorker) -> None:
     await tight.chat(model="small")
     engine = tight.engines()["small"]
-    await engine.behave(first_token_seconds=0.3)
+    await engine.behave(first_token_seconds=1.0)
     slow = asyncio.ensure_future(tight.chat(model="small"))
 
     async def running() -> bool:
