@@ -50,7 +50,7 @@ def main() -> None:
     sock = bind(settings.host, settings.port)
     try:
         _run(serve(settings, sock))
-    except (DatabaseError, MigrationError) as exc:
+    except (DatabaseError, MigrationError, SettingsError) as exc:
         sys.exit(str(exc))
 
 

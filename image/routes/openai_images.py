@@ -161,7 +161,7 @@ def _event(kind: Kind, body: ImagesBody, job: Job, image: int, told: Told) -> di
     event = {"created_at": int(time.time()), "image_index": image, **_described(body, job)}
     if isinstance(told, Picture):
         completed = {"usage": _usage([told]), "seed": told.request.seed, "model": job.model}
-        proof = {"prompt_sha256": told.done.prompt_sha256}
+        proof = {"steps": told.request.own_steps, "prompt_sha256": told.done.prompt_sha256}
         return {"type": f"{kind}.completed", "b64_json": told.b64, **event, **completed, **proof}
     index, file = told
     b64 = base64.b64encode(file).decode()

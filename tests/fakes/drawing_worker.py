@@ -32,11 +32,11 @@ class DrawingWorker(ImageWorker):
             return answer
         images = range(int(sent.get("n", 1)))
         if sent.get("stream"):
-            return StreamingResponse(self._events(images, int(sent["partial_images"])), media_type="text/event-stream")
+            return StreamingResponse(self._told(images, int(sent["partial_images"])), media_type="text/event-stream")
         data = [{"b64_json": picture(at), "seed": SEED + at} for at in images]
         return JSONResponse({"created": 1, "data": data, "steps": 4})
 
-    async def _events(self, images: range, previews: int) -> AsyncIterator[bytes]:
+    async def _told(self, images: range, previews: int) -> AsyncIterator[bytes]:
         for index in range(previews):
             for at in images:
                 told = {"b64_json": PREVIEW, "partial_image_index": index, "image_index": at}

@@ -66,7 +66,7 @@ async def test_a_stream_of_several_images_tells_each_in_its_own_order(client: op
         told[extra["image_index"]].append((event.type.removeprefix("image_generation."), index))
         if event.type == "image_generation.completed":
             finals[extra["seed"]] = picture(event.b64_json).tobytes()
-            assert event.usage.output_tokens == 16  # its own
+            assert (event.usage.output_tokens, extra["steps"]) == (16, 6)  # its own
     expected = [("partial_image", 0), ("partial_image", 1), ("completed", None)]
     assert told == {0: expected, 1: expected, 2: expected}
     plain = await client.images.generate(prompt="a boat", size="64x64", n=3, extra_body={"seed": 5, "steps": 6})

@@ -10,10 +10,12 @@ import pytest
 from core.db.pool import open_pool
 from orchestrator.auth import create_key
 from orchestrator.pipelines import PIPELINES
+from orchestrator.policy_floor import Subject
 from tests.fakes.drawing_worker import PREVIEW, SEED, picture
 from tests.fakes.scripted_worker import CAPTION, expansion
 from tests.fakes.studio import Studio
 from tests.fakes.wait import eventually
+from tests.orchestrator.policy_cases import STEPS
 
 STORIES = {
     "chat1to1": ("/v1/chat/1to1/imagegen", "/v1/chat/1to1/expand"),
@@ -288,6 +290,28 @@ async def test_what_is_blocked_goes_no_further(studio: Studio, name: str) -> Non
         assert image.received == [], what
         run = (await studio.get(f"/v1/runs/{answer.headers['x-run-id']}")).json()
         assert (run["decision"], run["category"], run["status"]) == ("refuse", category, 422), what
+
+
+TABLE = [step for step in STEPS if step.tier <= 1 and step.subject == Subject() and "test/" not in str(step)]
+
+
+async def test_the_table_of_two_steps(studio: Studio) -> None:
+    """tests/orchestrator/policy_cases.py, as far as it needs no rules of an operator's, over the whole pipeline."""
+    chat, image = await studio.scripted_worker(), await studio.drawing_worker()
+    assert len(TABLE) >= 10
+    for step in TABLE:
+        chat.received.clear()
+        image.received.clear()
+        chat.expand = expansion(step.expanded)
+        tier = {"x-content-tier": str(step.tier)}
+        answer = await studio.post(STORIES["chat1to1"][0], {"message": step.said}, headers=tier)
+        drawn = step.second != "refuse"
+        assert (answer.status_code, len(image.received)) == ((200, 1) if drawn else (422, 0)), (step, answer.text)
+        assert bool(chat.received) == (step.first != "refuse"), step
+        if drawn:
+            assert (answer.json()["constraints_added"] is not None) == (step.second == "soft"), step
+        else:
+            assert answer.json()["error"]["code"] == step.category, step
 
 
 async def test_what_is_soft_is_constrained_visibly(studio: Studio) -> None:

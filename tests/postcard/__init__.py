@@ -1,0 +1,47 @@
+"""Postcard: a place becomes a picture that everyone may see. expand → generate."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from orchestrator.oversight import Caller
+from orchestrator.pipelines import steps
+from orchestrator.pipelines.base import Asked, Drawn, Plain, Studio
+from orchestrator.pipelines.flow import Flow
+
+NAME, PATH, ROLE = "postcard", "/v1/postcards", "scenes"
+RECIPES = Path(__file__).with_name("recipes")
+
+
+class Request(Asked):
+    """The body of POST /v1/postcards."""
+
+    place: str = Field(min_length=1, max_length=200)
+
+
+class Answer(Drawn):
+    """The picture, and the prompt that the expansion made."""
+
+
+async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> Plain:
+    variables = {"message": request.place}
+    words = await flow.step(
+        "expand",
+        lambda key: steps.expand(studio, "postcard.expand", variables, caller, role=ROLE, key=key),
+    )
+    pictures = await flow.step(
+        "generate",
+        lambda key: steps.generate(
+            studio,
+            flow,
+            key,
+            words["prompt"],
+            request,
+            caller,
+            role=ROLE,
+            said=request.place,
+            like=words,
+            tier=words["release_tier"],
+        ),
+    )
+    return steps.drawn_answer(pictures, words)
