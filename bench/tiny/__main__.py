@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from bench.tiny import classifier
-from bench.tiny.score import CHANCE, Score, drawn_by, score
+from bench.tiny.score import CHANCE, SIZES, Score, drawn_by, score, score_at
 from bench.tiny.speed import SIDE, STEPS, TOGETHER, Speed, speed
 from image import tiny_untrained
 from image.settings import TRAINED
@@ -55,6 +55,11 @@ def scored(asked: argparse.Namespace, trained: Any) -> dict[str, Any]:
     judge = classifier.train(asked.work / "judge.pt", painter)
     seen = classifier.accuracy(judge, painter)
     scores = [told(score(part, judge, drawn_by(trained), asked.pictures)) for part in CHANCE]
+    sizes = {}
+    for height, width in SIZES:
+        right = score_at(height, width, judge, drawn_by(trained, STEPS, height, width), asked.pictures // 2)
+        sizes[f"{width}x{height}"] = right
+        print(f"{width}x{height}: {right:.1%}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         untrained = pipeline(tiny_untrained.ensure(Path(folder) / tiny_untrained.MODEL))
         without = [told(score(part, judge, drawn_by(untrained), asked.pictures // 4)) for part in CHANCE]
@@ -62,6 +67,8 @@ def scored(asked: argparse.Namespace, trained: Any) -> dict[str, Any]:
         "model": asked.model.name,
         "judge": asdict(seen),
         "scores": [asdict(one) for one in scores],
+        "sizes": sizes,
+        "pictures_of_a_size": asked.pictures // 2,
         "untrained": [asdict(one) for one in without],
         "chance": CHANCE,
     }
@@ -102,6 +109,9 @@ def page(report: dict[str, Any], timed: Speed) -> str:
     lines += [
         "",
         "Held out: training never saw that thing on that colour, or those two things together.",
+        "",
+        f"Trained names on canvases of other sizes, {report['pictures_of_a_size']} pictures each:",
+        ", ".join(f"{size} {right:.0%}" for size, right in report["sizes"].items()) + ".",
         "",
         f"One picture alone takes {timed.alone:.2f} s of wall time, {timed.cpu_alone:.2f} s of CPU.",
         f"{TOGETHER} at once through the step engine take {timed.together:.2f} s and {timed.cpu_together:.2f} s:",

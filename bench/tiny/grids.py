@@ -6,13 +6,14 @@ Nothing is picked: the first scenes that a seed gives, and one seed each.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from bench.tiny.__main__ import pipeline
 from bench.tiny.classifier import NOUNS
-from bench.tiny.score import TOGETHER, Draw, drawn_by
+from bench.tiny.score import SIZES, TOGETHER, Draw, drawn_by
 from image.settings import TRAINED
 from image.tiny import prompts, scenes
 from image.tiny.scenes import Kind, Scene
@@ -42,10 +43,27 @@ def main() -> None:
     save(asked.out / "tiny-model-held-out.png", draw, [prompts.tell_plainly(scene) for scene in things])
     save(asked.out / "tiny-model-avatars.png", draw, [prompts.tell_plainly(scene) for scene in people])
     save(asked.out / "tiny-model-strip.png", draw, STRIP)
+    save_sizes(asked.out / "tiny-model-sizes.png", pipeline(asked.model))
     lines = ["# Prompts of the grids", "", "Row by row, left to right."]
     for title, shown in (("Held-out combinations", things), ("Avatars", people)):
         lines += ["", f"## {title}", "", *(f"1. {prompts.tell_plainly(scene)}" for scene in shown)]
     (asked.out / "tiny-model-prompts.md").write_text("\n".join(lines) + "\n")
+
+
+def save_sizes(file: Path, drawing: Any) -> None:
+    """The first prompts of the strip on canvases of other sizes, side by side."""
+    from PIL import Image
+
+    drawn = [
+        drawn_by(drawing, height=height, width=width)([told], at)[0]
+        for at, (told, (height, width)) in enumerate(zip(STRIP, SIZES, strict=True))
+    ]
+    sheet = Image.new("RGB", (sum(one.shape[1] for one in drawn) + 8 * len(drawn), max(one.shape[0] for one in drawn)))
+    left = 0
+    for one in drawn:
+        sheet.paste(Image.fromarray((one * 255).round().astype(np.uint8)), (left, 0))
+        left += one.shape[1] + 8
+    sheet.save(file, optimize=True)
 
 
 def never_trained(kind: Kind, count: int, seed: int) -> list[Scene]:

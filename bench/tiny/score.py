@@ -8,13 +8,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from bench.tiny.classifier import COLOURS, NOUNS, Judge, views
 from image.tiny import prompts, scenes
+from image.tiny.pictures import SIDE
 from image.tiny.scenes import Scene
 
 Draw = Callable[[Sequence[str], int], np.ndarray[Any, Any]]
-"""Prompts and a seed to pictures: N by 128 by 128 by 3, 0 to 1."""
+"""Prompts and a seed to pictures: N by height by width by 3, 0 to 1."""
 Part = Literal["trained names", "held out: thing + colour", "held out: thing + thing"]
 CHANCE: dict[Part, float] = {
     "trained names": 1 / len(NOUNS),
@@ -22,6 +24,8 @@ CHANCE: dict[Part, float] = {
     "held out: thing + thing": 1 / len(NOUNS) / (len(NOUNS) - 1),
 }
 TOGETHER = 8
+SIZES = ((64, 64), (96, 96), (128, 192), (192, 128), (192, 192), (256, 256), (96, 256), (240, 144))
+"""Height and width of canvases other than the native one."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +64,43 @@ def score(part: Part, judge: Judge, draw: Draw, count: int) -> Score:
     return Score(part, share, (share * (1 - share) / count) ** 0.5, count)
 
 
+def score_at(height: int, width: int, judge: Judge, draw: Draw, count: int) -> float:
+    """Share of trained names that the judge sees in the middle of a canvas, scaled to what it knows."""
+    asked = examination("trained names", count)
+    right: list[bool] = []
+    for first in range(0, count, TOGETHER):
+        group = asked[first : first + TOGETHER]
+        pictures = draw([prompts.tell_plainly(scene) for scene in group], first)
+        shown = [_middle(picture) for picture in pictures]
+        right += [_shows(judge, one, scene, "trained names") for one, scene in zip(shown, group, strict=True)]
+    return float(np.mean(right))
+
+
+def _middle(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The square in the middle of a picture, SIDE by SIDE."""
+    height, width, _ = picture.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = torch.from_numpy(picture[top : top + side, left : left + side]).permute(2, 0, 1)[None]
+    scaled = functional.interpolate(square, size=(SIDE, SIDE), mode="bilinear", antialias=True)
+    return scaled[0].permute(1, 2, 0).numpy()
+
+
 def _shows(judge: Judge, picture: np.ndarray[Any, Any], scene: Scene, part: Part) -> bool:
     concepts, colours = judge.says(views(picture, len(scene.things)))
     coloured = "colour" not in part or set(colours) == {scene.background}
     return tuple(concepts) == scene.things and coloured
 
 
-def drawn_by(pipeline: Any, steps: int = 8) -> Draw:
+def drawn_by(pipeline: Any, steps: int = 8, height: int = SIDE, width: int = SIDE) -> Draw:
     """By a stock diffusers pipeline, guidance off."""
 
     def draw(texts: Sequence[str], seed: int) -> np.ndarray[Any, Any]:
         generators = [torch.Generator().manual_seed(seed + i) for i in range(len(texts))]
         drawn: np.ndarray[Any, Any] = pipeline(
             list(texts),
-            height=128,
-            width=128,
+            height=height,
+            width=width,
             num_inference_steps=steps,
             guidance_scale=0.0,
             generator=generators,

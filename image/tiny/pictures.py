@@ -20,10 +20,10 @@ from image.tiny.scenes import Person, Scene, Style
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SIDE = 128
+SIDE, HALF = 128, 64  # pixels of the native canvas, and of the least one
+CELL = 16  # pixels to an image token's side
 PACKAGES: dict[Style, str] = {"flat": "@iconify-json/noto", "3d": "@iconify-json/fluent-emoji"}
-ONE, TWO = 104, 58  # pixels of an icon's side, alone and beside another, on a canvas of SIDE
-LARGE = 208  # what icons of other sizes are made from
+ONE, TWO = 104, 58  # pixels of an icon's side, alone and beside another
 _HAIR = {
     "long": "long",
     "bob": "bobCut",
@@ -39,7 +39,7 @@ _HAIR = {
 
 
 class Painter:
-    """Holds every icon at the sizes that scenes need most; avatars are put together when asked for."""
+    """Holds every icon at the two sizes that scenes need; avatars are put together when asked for."""
 
     def __init__(self, icons: dict[tuple[Style, str, int], np.ndarray[Any, Any]]) -> None:
         self._icons = icons
@@ -48,7 +48,7 @@ class Painter:
     @classmethod
     def load(cls, folder: Path) -> Painter:
         """From a folder that holds the npm packages of `PACKAGES` as they were packed, or a cache made before."""
-        cache = folder / "icons-3.npz"  # at three sizes
+        cache = folder / "icons.npz"
         if not cache.is_file():
             rendered: dict[str, Any] = _render_all(folder)
             np.savez_compressed(cache, **rendered)
@@ -57,31 +57,40 @@ class Painter:
         return cls(icons)
 
     def paint(self, scene: Scene, height: int = SIDE, width: int = SIDE) -> np.ndarray[Any, Any]:
-        """Height by width by 3. A scene fills the canvas: one thing its middle, two a half each, a person stands on
-        its lower edge."""
+        """Height by width by 3, multiples of CELL.
+
+        What is shown keeps its size: a larger canvas has more background around it, by whole image tokens; on one
+        whose shorter side is below SIDE a thing is as large as beside another. Raises ValueError where it does not
+        fit: below HALF, or two things in less than SIDE across.
+        """
+        layer = self._layer(scene, small=min(height, width) < SIDE)
+        down, across = (height - layer.shape[0]) // CELL, (width - layer.shape[1]) // CELL
+        if down < 0 or across < 0:
+            raise ValueError("the canvas is too small for the scene")
+        top, left = (down if scene.person else down // 2) * CELL, across // 2 * CELL
         ground = np.array(scenes.BACKGROUNDS[scene.background], np.float32) / 255
         canvas = np.broadcast_to(ground, (height, width, 3)).copy()
-        if scene.person:
-            side = min(height, width)
-            _put(canvas, self._avatar(scene.person, side), height - side // 2, width // 2)
-            return canvas
-        centres: tuple[int, ...]
-        if len(scene.things) == 1:
-            size, centres = round(ONE / SIDE * min(height, width)), (width // 2,)
-        else:
-            size, centres = round(2 * TWO / SIDE * min(height, width // 2)), (width // 4, 3 * width // 4)
-        for word, centre in zip(scene.things, centres, strict=True):
-            _put(canvas, self._sized(scene.style, word, size), height // 2, centre)
+        part = canvas[top : top + layer.shape[0], left : left + layer.shape[1]]
+        part *= 1 - layer[..., 3:]
+        part += layer[..., :3]
         return canvas
 
-    def _sized(self, style: Style, word: str, size: int) -> np.ndarray[Any, Any]:
-        """An icon, 0 to 1, at any size."""
-        icon = self._icons.get((style, word, size))
-        return _scaled(self._icons[style, word, LARGE], size) if icon is None else icon.astype(np.float32) / 255
+    def _layer(self, scene: Scene, *, small: bool) -> np.ndarray[Any, Any]:
+        """What stands before the background, 0 to 1: SIDE by SIDE by 4, or HALF high where it is small."""
+        high = HALF if small else SIDE
+        if scene.person:
+            return self._avatar(scene.person, high)
+        layer = np.zeros((high, high * len(scene.things) if small else SIDE, 4), np.float32)
+        size = ONE if len(scene.things) == 1 and not small else TWO
+        each = layer.shape[1] // len(scene.things)
+        for place, word in enumerate(scene.things):
+            top, left = (high - size) // 2, place * each + (each - size) // 2
+            layer[top : top + size, left : left + size] = self._icons[scene.style, word, size] / np.float32(255)
+        return layer
 
     def icon(self, style: Style, word: str) -> np.ndarray[Any, Any]:
         """An icon at its larger size: ONE by ONE by 4, 0 to 1."""
-        return self._sized(style, word, ONE)
+        return self._icons[style, word, ONE].astype(np.float32) / 255
 
     def _avatar(self, person: Person, side: int) -> np.ndarray[Any, Any]:
         from dicebear import Avatar  # type: ignore[import-not-found, unused-ignore]
@@ -107,23 +116,6 @@ class Painter:
         return _rasterise(Avatar(self._avatars, options).to_string(), side).astype(np.float32) / 255
 
 
-def _put(canvas: np.ndarray[Any, Any], layer: np.ndarray[Any, Any], down: int, across: int) -> None:
-    """`layer`, a square, with its centre there."""
-    size = layer.shape[0]
-    top, left = down - size // 2, across - size // 2
-    part = canvas[top : top + size, left : left + size]
-    part *= 1 - layer[..., 3:]
-    part += layer[..., :3]
-
-
-def _scaled(icon: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
-    """uint8 of any size to `size` by `size` by 4, 0 to 1."""
-    from PIL import Image
-
-    bands = [Image.fromarray(icon[..., i]).resize((size, size), Image.Resampling.LANCZOS) for i in range(4)]
-    return np.stack([np.asarray(band, np.float32) for band in bands], axis=-1) / 255
-
-
 def _avatar_style() -> Any:
     from dicebear import Style as AvatarStyle  # type: ignore[import-not-found, unused-ignore]
 
@@ -136,7 +128,7 @@ def _render_all(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
         icons = _icon_set(folder, package)
         for thing in scenes.things():
             drawing = _svg(icons, thing.icon)
-            for size in (ONE, TWO, LARGE):
+            for size in (ONE, TWO):
                 rendered[f"{style}/{thing.word}/{size}"] = _rasterise(drawing, size)
     return rendered
 

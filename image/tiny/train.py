@@ -21,14 +21,13 @@ from image.tiny.fast import TEXT_TOKENS, Fast
 from image.tiny.latents import CHANNELS, PATCH, LatentSpace
 from image.tiny.learning import Learner, Pace, run
 from image.tiny.muon import Muon
-from image.tiny.pictures import SIDE, Painter
+from image.tiny.pictures import CELL, HALF, SIDE, Painter
 
 if TYPE_CHECKING:
     from image.tiny.scenes import Kind, Scene
 
 _KINDS: tuple[Kind, ...] = ("one", "two", "person")
-LEAST, MOST = 64, 256  # pixels of a canvas's side; any multiple of CELL between them
-CELL = 16  # pixels to an image token's side
+MOST = 256  # pixels of a canvas's side; any multiple of CELL from HALF on
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class Trainer:
         rng = np.random.default_rng([plan.seed, step])
         height, width = self._canvas(step)
         count = max(1, round(plan.batch * _length(SIDE, SIDE) / _length(height, width)))
-        shown = [self._scene(rng) for _ in range(count)]
+        shown = [self._scene(rng, width) for _ in range(count)]
         tokens, lengths = self.tokenize([prompts.tell(rng, scene) for scene in shown])
         even = (np.arange(count) + rng.random(count)) / count  # a level from each part of the range
         sigma = torch.from_numpy(model.SHIFT * even / (1 + (model.SHIFT - 1) * even)).float()
@@ -106,7 +105,7 @@ class Trainer:
         rng = np.random.default_rng([self.plan.seed, step, 1])
         if step < self.plan.roam_from or rng.random() >= self.plan.roam:
             return SIDE, SIDE
-        height, width = (int(side) for side in rng.integers(LEAST // CELL, MOST // CELL + 1, 2) * CELL)
+        height, width = (int(side) for side in rng.integers(HALF // CELL, MOST // CELL + 1, 2) * CELL)
         return height, width
 
     def tokenize(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,8 +119,10 @@ class Trainer:
         padded = self._tokenizer(framed, padding=True, return_tensors="pt")
         return padded["input_ids"], padded["attention_mask"].sum(dim=1)
 
-    def _scene(self, rng: np.random.Generator) -> Scene:
+    def _scene(self, rng: np.random.Generator, width: int) -> Scene:
         kind = _KINDS[int(rng.choice(3, p=self.plan.shares))]
+        if width < SIDE and kind == "two":
+            kind = "one"
         if kind == "one" and rng.random() < self.plan.unknown:
             return scenes.draw_trained(rng, "one", (scenes.UNKNOWN,))
         return scenes.draw_trained(rng, kind, self._nouns)

@@ -10,7 +10,7 @@ import torch
 
 from image.tiny import autoencoder, export, fast, latents, model, muon, prompts, scenes, train, vocabulary
 from image.tiny.learning import Pace
-from image.tiny.pictures import LARGE, ONE, SIDE, TWO, Painter
+from image.tiny.pictures import CELL, ONE, SIDE, TWO, Painter
 
 SMALL = model.Sizes(width=48, heads=2, layers=1, text_layers=2, autoencoder=(8, 8, 8, 8))
 
@@ -23,7 +23,7 @@ def painter() -> Painter:
     for thing in scenes.things():
         for style in scenes.STYLES:
             colour = np.append(rng.integers(0, 255, 3), 255)
-            for size in (ONE, TWO, LARGE):
+            for size in (ONE, TWO):
                 icons[style, thing.word, size] = np.broadcast_to(colour, (size, size, 4)).astype(np.uint8)
     return Painter(icons)
 
@@ -78,20 +78,25 @@ def test_latents_give_back_the_picture(painter: Painter) -> None:
     assert np.abs(space.write(read) - pictures).mean() < 0.02
 
 
-@pytest.mark.parametrize("canvas", [(128, 128), (64, 256), (256, 96)])
-def test_a_scene_fills_its_canvas(painter: Painter, canvas: tuple[int, int]) -> None:
-    """One thing the middle of it, two a half each; the corners stay as the background is."""
-    height, width = canvas
-    alone = painter.paint(scenes.Scene("flat", "white", ("cat",)), height, width)
-    both = painter.paint(scenes.Scene("flat", "white", ("cat", "dog")), height, width)
-    assert alone.shape == both.shape == (height, width, 3)
-    assert (alone[height // 2, width // 2] < 1).any()
-    assert (both[height // 2, [width // 4, 3 * width // 4]] < 1).any(axis=1).all()
-    corners = np.ix_([0, -1], [0, -1])
-    assert (alone[corners] == 1).all()
-    assert (both[corners] == 1).all()
-    covered = (alone < 1).any(axis=2).sum()
-    assert covered == round(ONE / 128 * min(canvas)) ** 2
+@pytest.mark.parametrize("canvas", [(128, 128), (144, 256), (256, 160)])
+@pytest.mark.parametrize("things", [("cat",), ("cat", "dog")])
+def test_a_larger_canvas_shows_the_same_moved_by_whole_tokens(
+    painter: Painter, canvas: tuple[int, int], things: tuple[str, ...]
+) -> None:
+    scene = scenes.Scene("flat", "white", things)
+    native, larger = painter.paint(scene), painter.paint(scene, *canvas)
+    top, left = ((side - SIDE) // CELL // 2 * CELL for side in canvas)
+    assert (larger[top : top + SIDE, left : left + SIDE] == native).all()
+    assert (larger < 1).any(axis=2).sum() == (native < 1).any(axis=2).sum()
+
+
+def test_on_a_small_canvas_things_are_as_large_as_beside_each_other(painter: Painter) -> None:
+    alone = painter.paint(scenes.Scene("flat", "white", ("cat",)), 80, 96)
+    assert (alone < 1).any(axis=2).sum() == TWO**2
+    both = scenes.Scene("flat", "white", ("cat", "dog"))
+    assert (painter.paint(both, 64, 128) == painter.paint(both)[32:96]).all()
+    with pytest.raises(ValueError, match="too small"):
+        painter.paint(both, 64, 112)
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (12, 10), (8, 32)])
