@@ -1,6 +1,7 @@
 # Everything a person runs. `make up` and `make test` install what is missing first.
 PYTHON ?= python3
 PY := .venv/bin/python
+JOBS ?= 4
 SOURCES := core llm image vision prompts orchestrator compose bench tests
 
 .PHONY: up test check install format lint types imports unit e2e lock docs clean
@@ -36,10 +37,10 @@ imports:
 
 .PHONY: quick
 quick:
-	@exec $(PY) -m pytest -m "not e2e and not slow" -n 2
+	@exec $(PY) -m pytest -m "not e2e and not slow" -n $(JOBS)
 
 unit:
-	@exec $(PY) -m pytest -m "not e2e" -n 2
+	@exec $(PY) -m pytest -m "not e2e" -n $(JOBS)
 
 # The property tests with new examples, many of them; what fails becomes an @example and is mended.
 .PHONY: fuzz
