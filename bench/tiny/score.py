@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from bench.tiny.classifier import COLOURS, NOUNS, Judge, views
 from image.tiny import prompts, scenes
-from image.tiny.pictures import SIDE
+from image.tiny.pictures import CELL, HALF, SIDE
 from image.tiny.scenes import Scene
 
 Draw = Callable[[Sequence[str], int], np.ndarray[Any, Any]]
@@ -24,7 +23,7 @@ CHANCE: dict[Part, float] = {
     "held out: thing + thing": 1 / len(NOUNS) / (len(NOUNS) - 1),
 }
 TOGETHER = 8
-SIZES = ((64, 64), (96, 96), (128, 192), (192, 128), (192, 192), (256, 256), (96, 256), (240, 144))
+SIZES = ((64, 64), (96, 112), (128, 192), (192, 128), (192, 192), (256, 256), (80, 256), (240, 144))
 """Height and width of canvases other than the native one."""
 
 
@@ -65,7 +64,7 @@ def score(part: Part, judge: Judge, draw: Draw, count: int) -> Score:
 
 
 def score_at(height: int, width: int, judge: Judge, draw: Draw, count: int) -> float:
-    """Share of trained names that the judge sees in the middle of a canvas, scaled to what it knows."""
+    """Share of trained names that the judge sees in the middle of a canvas."""
     asked = examination("trained names", count)
     right: list[bool] = []
     for first in range(0, count, TOGETHER):
@@ -77,13 +76,12 @@ def score_at(height: int, width: int, judge: Judge, draw: Draw, count: int) -> f
 
 
 def _middle(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The square in the middle of a picture, SIDE by SIDE."""
+    """Where the painter puts what a canvas shows, SIDE by SIDE."""
     height, width, _ = picture.shape
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = torch.from_numpy(picture[top : top + side, left : left + side]).permute(2, 0, 1)[None]
-    scaled = functional.interpolate(square, size=(SIDE, SIDE), mode="bilinear", antialias=True)
-    return scaled[0].permute(1, 2, 0).numpy()
+    block = SIDE if min(height, width) >= SIDE else HALF
+    top, left = ((side - block) // CELL // 2 * CELL for side in (height, width))
+    shown = picture[top : top + block, left : left + block]
+    return shown.repeat(SIDE // block, axis=0).repeat(SIDE // block, axis=1)
 
 
 def _shows(judge: Judge, picture: np.ndarray[Any, Any], scene: Scene, part: Part) -> bool:
