@@ -16,7 +16,7 @@ from core.db.embedded import DatabaseError, embedded_postgres
 from core.db.migrate import MigrationError
 from core.serving import bind, serve_on
 from core.settings import SettingsError
-from orchestrator import backup, doctor, keys_cli, names_cli
+from orchestrator import backup, doctor, jobs_cli, keys_cli, names_cli
 from orchestrator.settings import OrchestratorSettings
 
 
@@ -27,6 +27,7 @@ def main() -> None:
     commands.add_parser("settings", help="every setting with its value, secrets masked")
     keys_cli.add_commands(commands)
     names_cli.add_commands(commands)
+    jobs_cli.add_commands(commands)
     doctor.add_command(commands)
     backup.add_commands(commands)
     given = parser.parse_args()
@@ -38,6 +39,8 @@ def main() -> None:
         sys.exit(f"settings: {exc}")
     if given.command == "keys":
         sys.exit(keys_cli.run(given, settings))
+    if given.command == "jobs":
+        sys.exit(jobs_cli.run(given, settings))
     if given.command in backup.COMMANDS:
         sys.exit(backup.run(given, settings))
     if given.command in names_cli.COMMANDS:
@@ -63,7 +66,7 @@ async def serve(settings: OrchestratorSettings, sock: socket.socket) -> None:
             dsn = settings.database_url.get_secret_value()
         else:
             dsn = await stack.enter_async_context(embedded_postgres(settings.data_dir.resolve() / "postgres"))
-        await serve_on(create_app(settings, dsn), sock)
+        await serve_on(create_app(settings, dsn), sock, settings.stop_seconds)
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -38,7 +39,7 @@ from orchestrator.older_chat import OlderChat
 from orchestrator.oversight import Oversight
 from orchestrator.pipelines import known
 from orchestrator.pipelines.base import Pipeline, Studio
-from orchestrator.pipelines.calls import Attended
+from orchestrator.pipelines.calls import Attended, Desk
 from orchestrator.policy_store import Policies, first_policy
 from orchestrator.probes import Prober
 from orchestrator.quotas import Quotas
@@ -65,6 +66,9 @@ from orchestrator.settings import OrchestratorSettings
 from orchestrator.workers import WorkerPool
 from prompts.registry import Registry, import_recipes
 from prompts.sources import SEED, read_folder
+
+if TYPE_CHECKING:
+    from orchestrator.jobs.service import Jobs
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +143,8 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     intake = intake_of(settings, pool, keys, JobHandler(desk, older_chat))
     pictures, pipeline_table = blobs.stored(settings), known(settings.pipeline_modules)
     studio = Studio(recipes, engines, pictures, Likenesses(pool), settings.default_image_size)
-    attended = Attended(studio, pipeline_table, settings.pipeline_seconds)
+    jobs = _jobs(settings, dsn, pool, studio, pipeline_table, workers_pool)
+    pipeline_desk: Desk = jobs.desk if jobs else Attended(studio, pipeline_table, settings.pipeline_seconds)
     orchestrator = Orchestrator(keys, registry, workers_pool, epoch, relay, engines, recipes, settings)
 
     @contextlib.asynccontextmanager
@@ -152,11 +157,14 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
             watchers += [runs.write(), runs.purge(settings.runs_days), vault.purge(), quotas.keep()]
             watchers += [quotas.slots.keep(), pictures.purge(), conversations.purge(), *([intake.run()] if intake else [])]
             running = [tasks.create_task(watcher) for watcher in watchers]
-            try:
-                yield
-            finally:
-                for task in running:
-                    task.cancel()
+            async with jobs or contextlib.nullcontext():
+                running += [tasks.create_task(watcher) for watcher in (jobs.watchers() if jobs else ())]
+                try:
+                    yield
+                finally:
+                    for task in running:
+                        task.cancel()
+                    await asyncio.gather(*running, return_exceptions=True)
 
     api = FastAPI(title="Soundstage", lifespan=lifespan)
     pure_route = chat.PureRoute(direct, workers_pool, settings.chat_max_tokens)
@@ -166,14 +174,16 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     api.include_router(aliases.router(keys, pool))
     api.include_router(workers.router(keys, workers_pool, registered))
     api.include_router(key_routes.router(keys, pool))
-    api.include_router(pipelines.router(keys, quotas, studio, pipeline_table, attended, settings.pipeline_seconds))
+    api.include_router(pipelines.router(keys, quotas, studio, pipeline_table, pipeline_desk, settings.pipeline_seconds))
     api.include_router(blob_routes.router(pictures))
+    if jobs:
+        api.include_router(jobs.router(keys))
     api.include_router(
         profile.router(
             keys,
             quotas,
             studio,
-            attended,
+            pipeline_desk,
             longest=settings.pipeline_seconds,
             max_image=settings.max_body_bytes,
             strength_max=settings.profile_strength_max,
@@ -192,6 +202,21 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
     )
     routes = {path: {"POST": relayed} for path in gateway.PATHS}
     return create_service("orchestrator", api, settings, routes=routes, ready=orchestrator.ready)
+
+
+def _jobs(
+    settings: OrchestratorSettings,
+    dsn: str,
+    pool: Pool,
+    studio: Studio,
+    pipeline_table: Mapping[str, Pipeline],
+    workers_pool: WorkerPool,
+) -> "Jobs | None":
+    if not settings.durable_jobs:
+        return None
+    from orchestrator.jobs.service import Jobs  # the durable engine: half a second that others need not wait
+
+    return Jobs(settings, dsn, pool, studio, pipeline_table, workers_pool)
 
 
 def _guard(settings: OrchestratorSettings, engines: Engines, registry: Registry) -> Guard | None:

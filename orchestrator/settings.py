@@ -105,6 +105,23 @@ class OrchestratorSettings(Settings):
         ' `{"/v1/embeddings": {"connect": 1, "first_byte": 30, "idle": 10, "total": 60}}`.',
     )
     pipeline_seconds: float = Field(900.0, gt=0, description="Longest a pipeline may take.")
+    durable_jobs: bool = Field(
+        True,
+        description="Keep runs of pipelines in the database: they outlive this process, and may work in the background;"
+        " false: a run lives as long as its caller waits.",
+    )
+    job_seconds: float = Field(86_400.0, gt=0, description="Longest a background job may wait and run.")
+    jobs_days: float = Field(7.0, gt=0, le=36_500, description="Days that ended jobs are kept, with what was asked.")
+    jobs_at_once: int = Field(
+        64, ge=1, le=1024, description="Most background jobs of a pool at work at once, whatever its workers declare."
+    )
+    jobs_queue_max: int = Field(5000, ge=1, description="Background jobs of one tenant that have not ended, at most.")
+    jobs_grace_seconds: float = Field(
+        5.0, gt=0, description="After an orchestrator was not there for so long, others take up its runs."
+    )
+    webhook_secret: SecretStr | None = Field(
+        None, description="What webhooks' secrets are derived from, the same on every orchestrator; empty: DATA_DIR's."
+    )
     profile_strength_max: float = Field(
         0.75, gt=0, le=1, description="Farthest that an avatar drawn from a selfie may go from it."
     )

@@ -18,7 +18,7 @@ create table jobs (
     webhook_state   text check (webhook_state in ('waiting', 'delivered', 'given_up')),
     webhook_tries   integer not null default 0,
     webhook_at      timestamptz not null default now(),
-    answer          jsonb,
+    answer          json,  -- as it was given, byte for byte
     error           jsonb,
     tokens          bigint not null default 0 check (tokens >= 0),
     image_steps     bigint not null default 0 check (image_steps >= 0),
@@ -44,8 +44,8 @@ create index jobs_webhooks on jobs (webhook_at) where webhook_state = 'waiting' 
 -- What ended stays as it ended, whoever comes late.
 create function job_has_ended() returns trigger language plpgsql as $$
 begin
-    if old.ended_at is not null and (new.state, new.answer, new.error, new.ended_at, new.events)
-                        is distinct from (old.state, old.answer, old.error, old.ended_at, old.events) then
+    if old.ended_at is not null and (new.state, new.answer::text, new.error, new.ended_at, new.events)
+                        is distinct from (old.state, old.answer::text, old.error, old.ended_at, old.events) then
         raise exception 'the job % has ended', old.id using errcode = 'restrict_violation';
     end if;
     return new;
@@ -89,7 +89,7 @@ begin
 end $$;
 
 -- End a job with its last event; false where it had ended before.
-create function end_job(of_job text, as_state text, with_answer jsonb, with_error jsonb, name text, data jsonb,
+create function end_job(of_job text, as_state text, with_answer json, with_error jsonb, name text, data jsonb,
                         used_tokens bigint, used_steps bigint) returns boolean language plpgsql as $$
 declare
     last integer;

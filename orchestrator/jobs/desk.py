@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import hashlib
+import json
 import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
@@ -71,6 +73,7 @@ class JobDesk:
             pipeline=name,
             caller=caller,
             request=plain(asked.model_dump(mode="json")),
+            request_sha256=_sha256([name, plain(asked.identity())]),
             way=way,
             seconds=max(0.0, seconds),
             priority=asked.priority,
@@ -150,6 +153,11 @@ async def seen(events: AsyncGenerator[Event | None, None]) -> AsyncGenerator[Eve
     async with contextlib.aclosing(events):
         async for event in events:
             yield event
+
+
+def _sha256(value: Any) -> str:
+    """Of plain JSON; a seed may be larger than what canonical JSON carries."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _named(job_id: str) -> dict[str, str]:

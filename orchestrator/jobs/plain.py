@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from core.errors import BY_STATUS, SoundstageError
+from core.errors import BY_STATUS, ContentPolicy, SoundstageError
 
 
 def plain(value: Any) -> Any:
@@ -30,12 +30,9 @@ def kept_error(exc: SoundstageError) -> dict[str, Any]:
 
 def as_error(kept: Mapping[str, Any]) -> SoundstageError:
     """The error again."""
-    kind = BY_STATUS.get(kept["status"], SoundstageError)
+    kind = ContentPolicy if kept["type"] == ContentPolicy.type else BY_STATUS.get(kept["status"], SoundstageError)
     given = {name: kept.get(name) for name in ("code", "param", "retry_after")}
-    error = kind(str(kept["message"]), **given)
-    if error.type != kept["type"]:
-        error.type = kept["type"]  # type: ignore[misc] - two kinds of error share a status
-    return error
+    return kind(str(kept["message"]), **given)
 
 
 def told_error(kept: Mapping[str, Any]) -> dict[str, Any]:

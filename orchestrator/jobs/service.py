@@ -93,17 +93,18 @@ class Jobs:
         """Let go of runs that ended longer ago than is kept, now and then."""
         while True:
             try:
-                while await self.purge_once(self._days) == PURGED_AT_ONCE:
+                while await purge_once(self.store, self._days) == PURGED_AT_ONCE:
                     pass
             except DATABASE_AWAY as exc:
                 log.warning("old jobs not purged; trying again", extra={"reason": str(exc)})
             await asyncio.sleep(PURGE_SECONDS)
 
-    async def purge_once(self, days: float) -> int:
-        """How many were let go: their texts, results and events, and the finished steps in the durable engine."""
-        old = await self.store.old(days, PURGED_AT_ONCE)
-        if old:
-            await DBOS.delete_workflows_async(old)
-            await self.store.forget(old)
-            log.info("old jobs purged", extra={"jobs": len(old)})
-        return len(old)
+
+async def purge_once(store: JobStore, days: float) -> int:
+    """How many were let go: their texts, results and events, and the finished steps in the durable engine."""
+    old = await store.old(days, PURGED_AT_ONCE)
+    if old:
+        await DBOS.delete_workflows_async(old)
+        await store.forget(old)
+        log.info("old jobs purged", extra={"jobs": len(old)})
+    return len(old)

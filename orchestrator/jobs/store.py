@@ -8,9 +8,8 @@ from datetime import datetime
 from typing import Any, Literal
 
 import psycopg
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Json, Jsonb
 
-from core.canonical import sha256
 from core.db.pool import Pool
 from core.errors import Conflict, NotFound, Overloaded, Unavailable
 from orchestrator.jobs.plain import told_error
@@ -57,17 +56,12 @@ class Wanted:
     pipeline: str
     caller: Caller
     request: Mapping[str, Any]
+    request_sha256: str  # of what the same key has to ask for again
     way: Way
     seconds: float  # until it is given up
     priority: int = 0
     idempotency_key: str | None = None
     webhook: str | None = None
-
-    @property
-    def request_sha256(self) -> str:
-        """Of what decides the answer: the same key with another one is a mistake of the caller's."""
-        called = ("stream", "background", "webhook", "priority")
-        return sha256([self.pipeline, {k: v for k, v in self.request.items() if k not in called}])
 
 
 @dataclass(frozen=True)
@@ -143,7 +137,7 @@ class JobStore:
             if enqueue is None:
                 made = (await connection.execute(_INSERT, row)).rowcount
             else:
-                await self._room(connection, row["tenant"])
+                await self._room(connection, wanted.caller.key.tenant)
                 async with connection.transaction():
                     made = (await connection.execute(_INSERT, row)).rowcount
                     if made:
@@ -178,10 +172,11 @@ class JobStore:
     async def end(self, job_id: str, how: End) -> bool:
         """Whether it had not ended before."""
         name, data = how.event
-        answer, error = (None if one is None else Jsonb(one) for one in (how.answer, how.error))
+        answer = None if how.answer is None else Json(how.answer)
+        error = None if how.error is None else Jsonb(how.error)
         given = (job_id, how.state, answer, error, name, Jsonb(data), how.tokens, how.image_steps)
         async with self._pool.connection() as connection:
-            query = "select end_job(%s, %s, %s::jsonb, %s::jsonb, %s, %s, %s, %s) as ended"
+            query = "select end_job(%s, %s, %s::json, %s::jsonb, %s, %s, %s, %s) as ended"
             row = await (await connection.execute(query, given)).fetchone()
         return bool(row and row["ended"])
 

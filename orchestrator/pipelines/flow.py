@@ -59,6 +59,10 @@ class Called(BaseModel):
     webhook: AnyHttpUrl | None = Field(None, description="Told when the job has ended; with `background` alone.")
     priority: int = Field(0, ge=0, le=9, description="Of a background job among its tenant's; 9 goes first.")
 
+    def identity(self) -> dict[str, Any]:
+        """What two requests with one Idempotency-Key must have in common: not how they are called."""
+        return self.model_dump(mode="json", exclude=set(Called.model_fields))
+
 
 def step_key(run: str, step: str) -> str:
     """The idempotency key of a step's call to an engine."""

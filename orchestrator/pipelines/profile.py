@@ -66,6 +66,10 @@ class Request(Options):
 
     known: Known
 
+    def identity(self) -> dict[str, Any]:
+        """The same options for the same selfie; what a worker read from it is no part of it."""
+        return {**super().identity(), "known": self.known.sha256}
+
 
 class Answer(Drawn):
     """The avatar, what was read from the selfie, and the prompt that was made of it."""

@@ -2,41 +2,23 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
-from tests.conftest import fresh_database
 from tests.fakes.client import connected, request
 from tests.fakes.image_worker import ImageWorker
-from tests.fakes.studio import ChatWorker, Studio, studio_over
+from tests.fakes.studio import ChatWorker, Studio
 from tests.fakes.wait import answers, eventually, soon
 
 PATH = "/v1/chat/1to1/imagegen"
-ASKED = {"message": "a red apple", "seed": 7}
+ASKED = {"message": "a red apple", "seed": 7, "partial_images": 0}
 STEPS = ("expand", "generate", "caption")
 
 
-@pytest.fixture(scope="session")
-async def _engined(postgres_server: str, _seeded: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """A database in which the durable engine has made its tables: once, not for each test."""
-    async with fresh_database(postgres_server, template=_seeded) as dsn:
-        async with studio_over(dsn, tmp_path_factory.mktemp("engined"), durable_jobs=True):
-            pass
-        yield urlsplit(dsn).path[1:]
-
-
 @pytest.fixture
-async def studio(postgres_server: str, _engined: str, tmp_path: Path) -> AsyncIterator[Studio]:
-    options = {"durable_jobs": True, "jobs_grace_seconds": 0.2, "lease_seconds": 600}
-    async with (
-        fresh_database(postgres_server, template=_engined) as dsn,
-        studio_over(dsn, tmp_path, **options) as running,
-    ):
-        yield running
+def studio(durable_studio: Studio) -> Studio:
+    return durable_studio
 
 
 @pytest.fixture
