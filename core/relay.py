@@ -42,6 +42,7 @@ NOT_SENT = HOP_BY_HOP | {b"host", b"content-length", b"authorization", b"expect"
 NOT_RETURNED = HOP_BY_HOP | {b"x-request-id"}
 NOT_RETURNED_WITHOUT_BODY = NOT_RETURNED | {b"content-length"}
 SWEEP_SECONDS = 0.5
+TAIL = 2048  # bytes of an answer's last pieces that are kept for whoever counts: its usage comes last, or nearly so
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,18 @@ class Sent(NamedTuple):
     bytes: int
     complete: bool
     not_taken: bool = False
+
+
+class Passage:
+    """How an answer passed, for whoever counts: when its first and its last piece came on the loop's clock (0.0 where
+    none did), in how many pieces, and how the last of them ended."""
+
+    __slots__ = ("began", "first", "last", "pieces", "status", "tail")
+
+    def __init__(self) -> None:
+        self.began = self.first = self.last = 0.0
+        self.status = self.pieces = 0
+        self.tail = b""
 
 
 class _Exchange:
@@ -114,9 +127,11 @@ class Relay:
         *,
         until: float = math.inf,
         limits: Timeouts | None = None,
+        passage: Passage | None = None,
     ) -> Sent:
         """Send one request and pass its answer to `send`. `accept` sees the status and headers first, and may raise.
         `until`: when the answer must be whole, on the loop's clock. `limits`: others than the relay's own.
+        `passage` is filled in when the answer has passed or broken off.
 
         Raises Unavailable (not connected, or closed before the first byte) and UpstreamTimeout only before anything
         was passed to `send`. Cancelling closes the connection to the engine at once.
@@ -133,7 +148,9 @@ class Relay:
             answer = await self._connections.send(method, url, headers, body, limits.connect)
             if accept is not None:
                 accept(answer)
-            return await self._pass_on(answer, exchange, send)
+            if passage is not None:
+                passage.began, passage.status = now, answer.status
+            return await self._pass_on(answer, exchange, send, passage)
         except (aiohttp.ClientError, HttpProcessingError, TimeoutError) as exc:
             raise _unreachable(exc) from exc
         except asyncio.CancelledError:
@@ -147,25 +164,30 @@ class Relay:
             if answer is not None:
                 answer.close()  # a no-op after a whole answer: its connection went back to the pool
 
-    async def _pass_on(self, answer: Answer, exchange: _Exchange, send: Send) -> Sent:
+    async def _pass_on(self, answer: Answer, exchange: _Exchange, send: Send, passage: Passage | None) -> Sent:
         """The response line and headers, then every chunk as it comes."""
         due, idle = self._loop.time, exchange.idle
         never = NOT_RETURNED_WITHOUT_BODY if answer.status in (204, 304) else NOT_RETURNED
         headers = _end_to_end(answer.raw_headers, never)
         done, tail, more = 0, b"\n\n", True
+        first, last, pieces, before, chunk = 0.0, 0.0, 0, b"", b""
         try:
             exchange.sending = True
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             exchange.sending = False
             while more:
-                chunk = await answer.content.readany()
+                before, chunk = chunk, await answer.content.readany()
+                if not pieces:
+                    first = due()
+                pieces += 1
                 more = not answer.content.at_eof()
                 done += len(chunk)
                 tail = chunk[-4:] if len(chunk) > 3 else (tail + chunk)[-4:]
                 exchange.sending = True
                 await send({"type": "http.response.body", "body": chunk, "more_body": more})
                 exchange.sending = False
-                exchange.due = min(due() + idle, exchange.until)
+                last = due()
+                exchange.due = min(last + idle, exchange.until)
         except (aiohttp.ClientError, asyncio.CancelledError) as exc:
             if isinstance(exc, asyncio.CancelledError):
                 if not exchange.expired:
@@ -175,6 +197,10 @@ class Relay:
             if not exchange.sending and _takes_event(headers, tail):
                 await send({"type": "http.response.body", "body": error_event(exchange.expired), "more_body": False})
             return Sent(answer.status, done, complete=False, not_taken=exchange.sending)
+        finally:
+            if passage is not None:
+                passage.first, passage.last, passage.pieces = first, last, pieces
+                passage.tail = before[-TAIL:] + chunk[-TAIL:]
         return Sent(answer.status, done, complete=True)
 
     async def _sweep(self) -> None:

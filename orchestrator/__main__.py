@@ -59,6 +59,7 @@ def main() -> None:
 
 async def serve(settings: OrchestratorSettings, sock: socket.socket) -> None:
     """With DATABASE_URL on that database, else on an embedded one that lives as long as this process."""
+    from orchestrator import tracing
     from orchestrator.app import create_app  # loads everything; the other commands need little of it
 
     async with contextlib.AsyncExitStack() as stack:
@@ -66,7 +67,7 @@ async def serve(settings: OrchestratorSettings, sock: socket.socket) -> None:
             dsn = settings.database_url.get_secret_value()
         else:
             dsn = await stack.enter_async_context(embedded_postgres(settings.data_dir.resolve() / "postgres"))
-        await serve_on(create_app(settings, dsn), sock, settings.stop_seconds)
+        await serve_on(create_app(settings, dsn, tracing.from_environment()), sock, settings.stop_seconds)
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

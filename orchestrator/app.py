@@ -63,6 +63,7 @@ from orchestrator.routes import keys as key_routes
 from orchestrator.routes import runs as run_routes
 from orchestrator.runs import RunLog
 from orchestrator.settings import OrchestratorSettings
+from orchestrator.tracing import Tracing
 from orchestrator.workers import WorkerPool
 from prompts.registry import Registry, import_recipes
 from prompts.sources import SEED, read_folder
@@ -96,8 +97,11 @@ class Orchestrator:
         return Readiness(database and usable >= set(self.settings.ready_needs), detail)
 
 
-def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
-    """The application over a migrated or empty database; its lifespan migrates, seeds and starts the watchers."""
+def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None = None) -> ASGIApp:
+    """The application over a migrated or empty database; its lifespan migrates, seeds and starts the watchers.
+
+    `tracing`: makes spans of relayed requests, and is closed at the end.
+    """
     pool = make_pool(dsn)
     key = settings.wan_worker_api_key.get_secret_value() if settings.wan_worker_api_key else None
     timeouts = settings.timeouts()
@@ -128,6 +132,7 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
         refuse_mismatch=settings.proof_mismatch == "refuse",
         stale_seconds=settings.policy_stale_seconds,
         guard=guard,
+        quotas=quotas,
     )
     recipes = RecipeRunner(registry, engines, oversight)
     direct = Direct(engines, oversight)
@@ -155,7 +160,12 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
             await epoch.read()
             watchers = [epoch.watch(), workers_pool.poll(), prober.run()]
             watchers += [runs.write(), runs.purge(settings.runs_days), vault.purge(), quotas.keep()]
-            watchers += [quotas.slots.keep(), pictures.purge(), conversations.purge(), *([intake.run()] if intake else [])]
+            watchers += [
+                quotas.slots.keep(),
+                pictures.purge(),
+                conversations.purge(),
+                *([intake.run()] if intake else []),
+            ]
             running = [tasks.create_task(watcher) for watcher in watchers]
             async with jobs or contextlib.nullcontext():
                 running += [tasks.create_task(watcher) for watcher in (jobs.watchers() if jobs else ())]
@@ -165,6 +175,8 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
                     for task in running:
                         task.cancel()
                     await asyncio.gather(*running, return_exceptions=True)
+                    if tracing is not None:
+                        await asyncio.to_thread(tracing.close)
 
     api = FastAPI(title="Soundstage", lifespan=lifespan)
     pure_route = chat.PureRoute(direct, workers_pool, settings.chat_max_tokens)
@@ -199,6 +211,7 @@ def create_app(settings: OrchestratorSettings, dsn: str) -> ASGIApp:
         *(keys, quotas, workers_pool, relay, recipes, oversight, media),
         prove_tokens=settings.prove_tokens,
         limits=settings.timeouts_of_routes(),
+        tracing=tracing,
     )
     routes = {path: {"POST": relayed} for path in gateway.PATHS}
     return create_service("orchestrator", api, settings, routes=routes, ready=orchestrator.ready)

@@ -78,6 +78,7 @@ class Engines:
         key: str | None = None,
         tenant: str = "default",
         until: float = math.inf,
+        trace: str | None = None,
     ) -> AsyncIterator[tuple[AsyncOpenAI, str, str]]:
         """A client of the worker that takes this request, the model's name there, and the worker's id.
 
@@ -91,7 +92,11 @@ class Engines:
             api_key=worker.key or NO_KEY,
             max_retries=0,
             http_client=self._http,
-            default_headers={"x-request-id": request_id} | ({"idempotency-key": key} if key else {}),
+            default_headers={
+                "x-request-id": request_id,
+                **({"idempotency-key": key} if key else {}),
+                **({"traceparent": trace} if trace else {}),
+            },
         )
         name = worker.rewrites.get(model, model) if model else worker.first(ability)
         with place:

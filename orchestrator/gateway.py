@@ -18,9 +18,9 @@ from yarl import URL
 from core.connections import Answer
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Unavailable
-from core.relay import Relay, Sent, Timeouts, read_body, request_headers
+from core.relay import Passage, Relay, Sent, Timeouts, read_body, request_headers
 from core.wire.workers import Ability
-from orchestrator import costs, forms, said
+from orchestrator import costs, forms, observed, said
 from orchestrator.auth import Key, Keys, Scope
 from orchestrator.media import Media
 from orchestrator.oversight import TIMEOUT_HEADER, WORKER_HEADER, Caller, Marked, Oversight, caller_of
@@ -32,6 +32,7 @@ from orchestrator.recipes import RecipeRunner
 from orchestrator.requests import Body, Peek, affinity, peek, stored_prompt
 from orchestrator.runs import Run
 from orchestrator.selfies import peek_form
+from orchestrator.tracing import Tracing
 from orchestrator.workers import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -86,10 +87,12 @@ class Gateway:
         *,
         prove_tokens: bool = False,
         limits: Mapping[str, Timeouts] = NO_LIMITS,
+        tracing: Tracing | None = None,
     ) -> None:
         """`prove_tokens`: of every relayed prompt, not only where `X-Prove: tokens` asks for it; `limits`: other than
         the relay's, by path."""
         self._limits = limits
+        self._tracing = tracing
         self._media = media
         self._prove_tokens = prove_tokens
         self._keys = keys
@@ -100,6 +103,13 @@ class Gateway:
         self._oversight = oversight
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        if self._tracing is None:
+            await self._handle(scope, receive, send)
+            return
+        with self._tracing.request(scope):
+            await self._handle(scope, receive, send)
+
+    async def _handle(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         ability, wanted_scope = PATHS[path]
         key = await self._keys.authenticate(scope["headers"])
@@ -214,7 +224,7 @@ class Gateway:
                 run.worker = worker.id
             try:
                 with place:
-                    answered = await self._pass(worker, scope, body, found.model, caller, send, accept)
+                    answered = await self._pass(worker, scope, body, found.model, ability, caller, send, accept)
                     if not answered.complete:
                         scope["broken"] = True
                     if answered.status >= 500 or not (answered.complete or answered.not_taken):
@@ -236,11 +246,13 @@ class Gateway:
         scope: ASGIScope,
         body: Body,
         model: str | None,
+        ability: Ability,
         caller: Caller,
         send: Send,
         accept: Callable[[Answer], None],
     ) -> Sent:
         """The request to one worker and its answer back."""
+        passage = Passage()
         rewritten = worker.rewrites.get(model) if model else None
         sent = (body if rewritten is None else body.with_text("model", rewritten)).sent
         headers = request_headers(scope["headers"], scope["request_id"], worker.key)
@@ -248,16 +260,21 @@ class Gateway:
             left = max(0.0, caller.until - asyncio.get_running_loop().time())
             headers = [pair for pair in headers if pair[0] != TIMEOUT_HEADER]
             headers.append((TIMEOUT_HEADER, b"%.3f" % left))
-        return await self._relay.forward(
-            "POST",
-            _target(worker.url, scope),
-            headers,
-            sent,
-            send,
-            accept,
-            until=caller.until,
-            limits=self._limits.get(caller.route),
-        )
+        span = None if self._tracing is None else self._tracing.ask(scope, worker, ability, body.read)
+        if span is not None:
+            headers = span.carried_by(headers)
+        try:
+            answered = await self._relay.forward(
+                *("POST", _target(worker.url, scope), headers, sent, send, accept),
+                until=caller.until,
+                limits=self._limits.get(caller.route),
+                passage=passage,
+            )
+        except BaseException as exc:  # a client that leaves, too: what passed until then is counted
+            observed.count(ability, passage, span, exc)
+            raise
+        observed.count(ability, passage, span)
+        return answered
 
 
 def _target(base: URL, scope: ASGIScope) -> URL:

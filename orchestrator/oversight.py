@@ -19,6 +19,7 @@ from orchestrator.guard import Guard
 from orchestrator.policy import Decision
 from orchestrator.policy_floor import Subject, Surface
 from orchestrator.policy_store import Policies, PolicyUnavailableError, Standing
+from orchestrator.quotas import Quotas
 from orchestrator.runs import Contents, Run, RunLog, new_run_id, now
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Caller:
     asked_tier: int | None = None
     prove_tokens: bool = False
     until: float = math.inf  # when the caller has no more use for an answer, on the event loop's clock
+    trace: str | None = None  # the `traceparent` that workers are told
 
     @property
     def sticks_to(self) -> str:
@@ -71,13 +73,14 @@ class Caller:
 
     @property
     def place(self) -> "Waits":
-        """Whose turn it is to wait for a place at a worker, and until when it may."""
-        return {"tenant": self.key.tenant, "until": self.until}
+        """Whose turn it is to wait for a place at a worker, until when it may, and what it is traced as."""
+        return {"tenant": self.key.tenant, "until": self.until, "trace": self.trace}
 
 
 class Waits(TypedDict):
     tenant: str
     until: float
+    trace: str | None
 
 
 def caller_of(scope: MutableMapping[str, Any], key: Key) -> Caller:
@@ -86,6 +89,7 @@ def caller_of(scope: MutableMapping[str, Any], key: Key) -> Caller:
     in seconds."""
     asked: int | None = None
     session: str | None = None
+    trace: str | None = None
     tokens, until = False, math.inf
     for name, value in scope["headers"]:
         if name == b"x-content-tier":
@@ -94,9 +98,11 @@ def caller_of(scope: MutableMapping[str, Any], key: Key) -> Caller:
             session = value[:200].decode("latin-1")
         elif name == b"x-prove":
             tokens = value == b"tokens"
+        elif name == b"traceparent":
+            trace = value[:200].decode("latin-1")
         elif name == TIMEOUT_HEADER:
             until = asyncio.get_running_loop().time() + _seconds(value)
-    return Caller(key, scope["request_id"], scope["path"], session, asked, tokens, until)
+    return Caller(key, scope["request_id"], scope["path"], session, asked, tokens, until, trace)
 
 
 class Oversight:
@@ -111,7 +117,9 @@ class Oversight:
         refuse_mismatch: bool,
         stale_seconds: float,
         guard: Guard | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
+        self._quotas = quotas
         self.policies = policies
         self.runs = runs
         self._epoch = epoch
@@ -216,6 +224,11 @@ class Oversight:
         if run.prompt_tokens_sha256 is not None:
             found.append((b"x-prompt-tokens-sha256", run.prompt_tokens_sha256.encode()))
         return found
+
+    async def spent(self, run: Run, caller: Caller) -> None:
+        """What a run took that no relayed answer shows counts against the limits of its key and tenant."""
+        if self._quotas is not None and run.tokens and caller.key.limited:
+            await self._quotas.spend(caller.key, run.tokens)
 
     def settle(self, run: Run, status: int, contents: Contents | None = None, days: int = 0) -> None:
         """The run has ended: it is recorded, once."""

@@ -26,6 +26,10 @@ QUEUE_WAIT = Histogram(
     *("soundstage_queue_wait_seconds", "How long requests waited for a place at a worker.", ["ability"]),
     buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
+QUEUE_POSITION = Histogram(
+    *("soundstage_queue_position", "How many were before a request when it began to wait.", ["ability"]),
+    buckets=(0, 1, 2, 5, 10, 20, 50, 100, 200, 500),
+)
 REFUSED = Counter("soundstage_admission_refused_total", "Requests that got no place.", ["ability", "reason"])
 EJECTED = Counter("soundstage_breaker_opened_total", "Times that a worker's breaker opened.", ["kind"])
 
@@ -215,6 +219,7 @@ class Pools:
         began = loop.time()
         longest = min(self._rules.queue_seconds, ask.until - began)
         self._may_wait(pool, ask, longest)
+        QUEUE_POSITION.labels(ask.ability).observe(pool.queue.ahead(ask.tenant))
         ticket = Waiting(ask, pool)
         timer = loop.call_at(began + longest, self._too_late, ticket)
         try:

@@ -115,6 +115,18 @@ class Quotas:
         assert row is not None
         return row
 
+    async def spend(self, key: Key, tokens: int) -> None:
+        """Count tokens that were used, and of which no entry knows: what is more than is left is owed, and taken from
+        what is asked for next."""
+        for owner, _, limits in _owners(key):
+            for quota in limits.quotas():
+                if quota.measure in ("tokens", "budget"):
+                    held = self._held.setdefault((owner, quota), _Held())
+                    async with held.lock:
+                        with contextlib.suppress(Unavailable):  # it is owed all the same, for as long as it is known
+                            await self._more(held, owner, quota, tokens)
+                    held.left -= tokens
+
     def saw(self, key: Key) -> None:
         """It was used; written down with the others every few seconds."""
         self._seen[key.id] = time.time()

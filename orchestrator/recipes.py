@@ -110,6 +110,7 @@ class RecipeRunner:
                     self.oversight.compare(run, response.headers.get(WORKER_HEADER))
                     contents.output = dialects.CHAT.reader.read(await response.read(), run)
                 status = 200
+            await self.oversight.spent(run, caller)
         finally:
             self.oversight.settle(run, status, contents if days else None, days)
         return contents.output.strip(), run

@@ -35,6 +35,7 @@ _KINDS: dict[Ability, Kind] = {"images": "image", "image_edits": "image", "faces
 WORKERS = Gauge("soundstage_workers", "Workers with a live lease; an ejected one may be ready.", ["kind", "state"])
 PLACES = Gauge("soundstage_worker_places", "Requests that ready workers take at once.", ["kind"])
 OUTSTANDING = Gauge("soundstage_worker_outstanding", "This orchestrator's requests at workers.", ["kind"])
+BREAKERS = Gauge("soundstage_worker_breakers", "Workers by their breaker's state.", ["kind", "state"])
 QUEUED = Gauge("soundstage_queue_depth", "Requests that wait for a place at a worker.", ["kind"])
 
 
@@ -240,6 +241,9 @@ class WorkerPool:
             WORKERS.labels(kind, "ready").set(ready)
             WORKERS.labels(kind, "not_ready").set(len(mine) - ready)
             WORKERS.labels(kind, "ejected").set(sum(not w.breaker.lets_in(time.monotonic()) for w in mine))
+            states = [w.breaker.state(time.monotonic()) for w in mine]
+            for state in ("closed", "open", "half_open"):
+                BREAKERS.labels(kind, state).set(states.count(state))
             PLACES.labels(kind).set(sum(w.capacity for w in mine if w.open))
             OUTSTANDING.labels(kind).set(sum(w.outstanding for w in mine))
             QUEUED.labels(kind).set(depth[kind])

@@ -66,10 +66,10 @@ class ImageWorker:
             return JSONResponse({"error": error}, self.status)
         if sent.get("stream") in (True, "true"):
             kind = "image_edit" if request.url.path.endswith("edits") else "image_generation"
-            return StreamingResponse(self._events(kind), media_type="text/event-stream")
+            return StreamingResponse(self._streamed(kind), media_type="text/event-stream")
         return JSONResponse({"created": 1, "data": self.pictures})
 
-    async def _events(self, kind: str) -> AsyncIterator[bytes]:
+    async def _streamed(self, kind: str) -> AsyncIterator[bytes]:
         """One partial image; the whole one when `partial_seen` is set."""
         partial = {"type": f"{kind}.partial_image", "partial_image_index": 0, **self.pictures[0]}
         yield b"event: " + partial["type"].encode() + b"\ndata: " + json.dumps(partial).encode() + b"\n\n"

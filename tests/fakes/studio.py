@@ -12,6 +12,7 @@ from core.service import ASGIApp
 from llm import fake_engine
 from orchestrator.app import create_app
 from orchestrator.settings import OrchestratorSettings
+from orchestrator.tracing import Tracing
 from tests.fakes.drawing_worker import DrawingWorker
 from tests.fakes.image_worker import ImageWorker
 from tests.fakes.proving_worker import ProvingWorker
@@ -139,7 +140,7 @@ class ChatWorker:
 
 
 @asynccontextmanager
-async def studio_over(dsn: str, data_dir: Path, **given: Any) -> AsyncIterator[Studio]:
+async def studio_over(dsn: str, data_dir: Path, tracing: Tracing | None = None, **given: Any) -> AsyncIterator[Studio]:
     """An orchestrator with these settings, whatever this machine's environment says; then it and its workers stop."""
     settings = OrchestratorSettings.load(
         **{
@@ -149,6 +150,6 @@ async def studio_over(dsn: str, data_dir: Path, **given: Any) -> AsyncIterator[S
             **given,
         }
     )
-    async with serving(create_app(settings, dsn)) as port, AsyncExitStack() as stack:
+    async with serving(create_app(settings, dsn, tracing)) as port, AsyncExitStack() as stack:
         key = (data_dir / "keys" / "local_api_key").read_text().strip()
         yield Studio(port, key, stack)
