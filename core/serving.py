@@ -24,7 +24,7 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def server_config(app: ASGIApp, http: type[HttpProtocol] = HttpProtocol) -> uvicorn.Config:
+def server_config(app: ASGIApp, http: type[HttpProtocol] = HttpProtocol, stop_seconds: int = 10) -> uvicorn.Config:
     """uvicorn as every service runs it."""
     return uvicorn.Config(
         app,
@@ -37,16 +37,16 @@ def server_config(app: ASGIApp, http: type[HttpProtocol] = HttpProtocol) -> uvic
         date_header=False,
         proxy_headers=False,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=stop_seconds,
     )
 
 
 def serve(app: ASGIApp, settings: Settings) -> None:
-    """Run until SIGINT or SIGTERM: no new connections, 10 s for what runs, then stop."""
+    """Run until SIGINT or SIGTERM: no new connections, STOP_SECONDS for what runs, then stop."""
     sock = bind(settings.host, settings.port)
-    uvicorn.Server(server_config(app)).run(sockets=[sock])
+    uvicorn.Server(server_config(app, stop_seconds=settings.stop_seconds)).run(sockets=[sock])
 
 
-async def serve_on(app: ASGIApp, sock: socket.socket) -> None:
+async def serve_on(app: ASGIApp, sock: socket.socket, stop_seconds: int = 10) -> None:
     """The same on a loop that already runs, for a service that must start something else first."""
-    await uvicorn.Server(server_config(app)).serve(sockets=[sock])
+    await uvicorn.Server(server_config(app, stop_seconds=stop_seconds)).serve(sockets=[sock])

@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     max_requests: int = Field(2048, ge=1, description="Requests answered at once; one more is a 429.")
     max_body_bytes: int = Field(32 << 20, ge=1024, description="Largest request body accepted, in bytes.")
     body_seconds: float = Field(60.0, gt=0, description="Longest that a request's body may take to come.")
+    stop_seconds: int = Field(10, ge=1, description="Longest that running requests get at a stop.")
 
     @classmethod
     def settings_customise_sources(
