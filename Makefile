@@ -77,3 +77,4 @@ clean:
 docs:
 	@$(PY) -m compose.settings_doc
 	@$(PY) -m compose.metrics_doc
+	@$(PY) -m compose.env_example
