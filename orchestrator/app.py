@@ -42,6 +42,7 @@ from orchestrator.pipelines.base import Pipeline, Studio
 from orchestrator.pipelines.calls import Attended, Desk
 from orchestrator.policy_store import Policies, first_policy
 from orchestrator.probes import Prober
+from orchestrator.published import publish
 from orchestrator.quotas import Quotas
 from orchestrator.recipes import RecipeRunner
 from orchestrator.registered import RegisteredEngines
@@ -61,6 +62,7 @@ from orchestrator.routes import (
 from orchestrator.routes import blobs as blob_routes
 from orchestrator.routes import keys as key_routes
 from orchestrator.routes import runs as run_routes
+from orchestrator.routes.away import add_away
 from orchestrator.runs import RunLog
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.tracing import Tracing
@@ -179,6 +181,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
                         await asyncio.to_thread(tracing.close)
 
     api = FastAPI(title="Soundstage", lifespan=lifespan)
+    add_away(api)
     pure_route = chat.PureRoute(direct, workers_pool, settings.chat_max_tokens)
     api.include_router(chat.router(keys, quotas, pure_route, older_chat))
     api.include_router(enhance.router(keys, quotas, desk, pure_route, workers_pool))
@@ -207,6 +210,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     api.include_router(tenants.router(keys, pool, vault))
     api.include_router(run_routes.router(keys, pool, runs, vault, registry, recipes))
     media = Media(settings.media_domains)
+    publish(api, gateway.PATHS)
     relayed = Gateway(
         *(keys, quotas, workers_pool, relay, recipes, oversight, media),
         prove_tokens=settings.prove_tokens,
