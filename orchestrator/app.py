@@ -139,7 +139,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     recipes = RecipeRunner(registry, engines, oversight)
     direct = Direct(engines, oversight)
     enhancer = Enhancer(direct, recipes, registry, EnhancementCache(pool), Counters(settings.wan_tokenizer))
-    desk = EnhanceDesk(enhancer, job_types.read())
+    desk = EnhanceDesk(enhancer, job_types.read(settings.job_types))
     conversations = Conversations(
         pool,
         most_tokens=settings.conversation_tokens,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from core.relay import Timeouts
 from core.settings import CommaList, Settings
 from core.wire.workers import Ability
+from orchestrator.enhance.job_types import BUNDLED as JOB_TYPES
 from orchestrator.pools import Rules
 from orchestrator.routing import Strategy
 
@@ -132,6 +133,9 @@ class OrchestratorSettings(Settings):
     conversation_hours: float = Field(168, gt=0, description="A conversation without a turn for so long is forgotten.")
     conversation_wait_seconds: float = Field(
         60, gt=0, description="Longest wait for a conversation in which another request is being answered."
+    )
+    job_types: Path = Field(
+        JOB_TYPES, description="Each job type's recipe, model, target and limits: a TOML file like the one that ships."
     )
     wan_tokenizer: Path | None = Field(
         None, description="tokenizer.json of WAN's text encoder; empty: its tokens are estimated, on the high side."

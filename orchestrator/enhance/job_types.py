@@ -1,4 +1,4 @@
-"""The job types, as values: orchestrator/enhance/job_types.toml."""
+"""The job types, as values: orchestrator/enhance/job_types.toml, or the operator's own file."""
 
 import tomllib
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from core.errors import Unprocessable
+from core.settings import SettingsError
 
 BUNDLED = Path(__file__).with_name("job_types.toml")
 Family = Literal["sdxl", "wan", "chat"]
@@ -33,8 +34,11 @@ class JobType(BaseModel):
 
 
 def read(file: Path = BUNDLED) -> dict[str, JobType]:
-    """By name. Raises ValueError where the file is wrong."""
-    return {name: JobType(name=name, **table) for name, table in tomllib.loads(file.read_text("utf-8")).items()}
+    """By name. Raises SettingsError where the file is wrong."""
+    try:
+        return {name: JobType(name=name, **table) for name, table in tomllib.loads(file.read_text("utf-8")).items()}
+    except (OSError, ValueError, TypeError) as exc:
+        raise SettingsError(f"JOB_TYPES: {file}: {exc}") from exc
 
 
 def find(job_types: Mapping[str, JobType], name: str) -> JobType:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from core.settings import SettingsError
 from orchestrator.enhance import job_types
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import answers, soon
@@ -248,3 +249,16 @@ async def test_equal_requests_at_two_orchestrators_are_one(migrated_dsn: str, tm
         found = await soon(asyncio.gather(*(ask(studio) for studio in (one, two) * 4)))
         assert {told["enhanced_prompt"] for told in found} == {"a red boat on a lake"}
         assert sum([len(await worker.received()) for worker in workers]) == 1
+
+
+async def test_the_operators_own_job_types(migrated_dsn: str, tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('[poster]\nrecipe = "sdxl_image_fast"\nfamily = "sdxl"\ntarget = 5\nmax_tokens = 20\n')
+    async with studio_over(migrated_dsn, tmp_path, job_types=own) as studio:
+        await studio.chat_worker()
+        told = await ask(studio, job_type="poster")
+        assert (told["job_type"], told["sdxl_optimizations"]) == ("poster", {"token_count": 5})
+        assert (await studio.post("/enhance", ASKED)).status_code == 422
+    own.write_text('[poster]\nrecipe = "sdxl_image_fast"\n')
+    with pytest.raises(SettingsError, match="JOB_TYPES"):
+        job_types.read(own)
