@@ -247,9 +247,22 @@ async def test_a_light_tenant_keeps_its_share_beside_a_heavy_one() -> None:
     assert served["light"] >= 0.4 * served["heavy"]
 
 
-EVENTS = st.lists(
-    st.tuples(st.sampled_from(["ask", "ask", "end", "fail", "leave", "come", "go"]), st.integers(0, 9)), max_size=60
-)
+HAPPENS = [
+    "ask",
+    "ask",
+    "ask",
+    "end",
+    "fail",
+    "leave",
+    "come",
+    "go",
+    "silent",
+    "ready",
+    "not ready",
+    "drain",
+    "undrain",
+]
+EVENTS = st.lists(st.tuples(st.sampled_from(HAPPENS), st.integers(0, 9)), max_size=60)
 
 
 @given(EVENTS, st.sampled_from(["least_outstanding", "power_of_two", "round_robin", "affinity"]))
@@ -282,6 +295,12 @@ async def _live(events: list[tuple[str, int]], strategy: str) -> None:
         elif event == "go" and len(there) > 1:
             there.pop(number % len(there))
             pools.changed()
+        elif event == "silent":
+            pools.unanswered(there[number % len(there)], surely=True)
+        elif event in ("ready", "not ready"):
+            pools.probed(there[number % len(there)], ready=event == "ready")
+        elif event in ("drain", "undrain"):
+            _drained(pools, there[number % len(there)], event == "drain")
         await let_all_run()
         for task in [task for task in waiting if task.done()]:
             waiting.remove(task)
@@ -289,8 +308,11 @@ async def _live(events: list[tuple[str, int]], strategy: str) -> None:
                 held.append(task.result())
         assert all(w.outstanding <= w.capacity for w in known)
         assert sum(w.outstanding for w in known) == len(held)
-        free = [w for w in there if w.outstanding < w.capacity and w.breaker.lets_in(time.monotonic())]
+        free = [w for w in there if w.open and w.outstanding < w.capacity and w.breaker.lets_in(time.monotonic())]
         assert not (waiting and free), "somebody waits beside a free place"
+    for each in there:
+        _drained(pools, each, False)
+        pools.probed(each, ready=True)
     while waiting or held:
         for place in held:
             ended(place)
@@ -303,3 +325,9 @@ async def _live(events: list[tuple[str, int]], strategy: str) -> None:
     assert not waiting or all(not w.breaker.lets_in(time.monotonic()) for w in there)
     for task in waiting:
         task.cancel()
+
+
+def _drained(pools: Pools, worker: Worker, drained: bool) -> None:
+    worker.drained = drained
+    worker.reckon()
+    pools.freed(worker)
