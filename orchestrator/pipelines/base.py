@@ -6,8 +6,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from core.errors import InvalidRequest
 from core.settings import SettingsError
 from orchestrator.blobs import Blobs
 from orchestrator.engines import Engines
@@ -47,6 +48,12 @@ class Asked(Called):
     response_format: Literal["b64_json", "url"] = Field(
         "b64_json", description="Pictures as base64, or as links that work for a while."
     )
+
+    @model_validator(mode="after")
+    def _followed(self) -> "Asked":
+        if self.partial_images and not (self.stream or self.background):
+            raise InvalidRequest("partial_images needs stream: true.", param="partial_images", code="needs_stream")
+        return self
 
     @property
     def previews(self) -> int:

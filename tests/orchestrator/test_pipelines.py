@@ -46,48 +46,51 @@ def test_the_table_lists_every_pipeline_once() -> None:
     assert len(paths) == len(set(paths))
 
 
-@pytest.mark.parametrize("name", STORIES)
-async def test_one_call_gives_prompt_shortened_message_and_verdict(studio: Studio, name: str) -> None:
-    chat, image = await studio.scripted_worker(), await studio.drawing_worker(roles=[name])
-    other = await studio.drawing_worker("image-2", roles=["another"])
-    chat.expand = expansion("a red sailboat on a calm lake, dusk", "a red sailboat on a calm lake at dusk")
-    answer = await studio.post(STORIES[name][0], {"message": LONG, "context": "we like boats", "size": "64x64"})
-    assert answer.status_code == 200, answer.text
-    told = answer.json()
-    assert {key: told[key] for key in ("prompt_used", "message_used", "safety", "expansion", "caption")} == {
-        "prompt_used": "a red sailboat on a calm lake, dusk",
-        "message_used": "a red sailboat on a calm lake at dusk",
-        "safety": "safe",
-        "expansion": "model",
-        "caption": CAPTION,
-    }
-    assert told["releases"] == [f"{name}.expand@1", "caption@1"]
-    assert (told["image_base64"], told["seed"], told["images"]) == (picture(0), SEED, None)
-    assert (len(chat.received), len(image.received), len(other.received)) == (2, 1, 0)
-    schema = chat.asked(caption=False)[0]["response_format"]["json_schema"]["schema"]
-    assert set(schema["required"]) == {"intent", "prompt", "safety"}
-    assert chat.asked(caption=True)[0]["messages"][-1]["content"] == (
-        f"Seen: {told['prompt_used']}\nIt answers this message: {told['message_used']}\n".strip()
-    )
-    headers = image.headers[0]
-    assert (headers["x-soundstage-release"], headers["x-soundstage-tenant"]) == (f"{name}.expand@1", "default")
-    assert headers["idempotency-key"].endswith(":generate")
-
-
-@pytest.mark.parametrize("name", STORIES)
-async def test_the_first_step_stands_alone(studio: Studio, name: str) -> None:
+async def test_one_call_gives_prompt_shortened_message_and_verdict(studio: Studio) -> None:
     chat = await studio.scripted_worker()
-    answer = await studio.post(STORIES[name][1], {"message": "a boat"})
-    assert answer.json() | {"run_id": ""} == {
-        "expanded_prompt": "a red boat on a lake",
-        "message_used": "a boat",
-        "safety": "safe",
-        "expansion": "model",
-        "release": f"{name}.expand@1",
-        "run_id": "",
-    }
-    chat.expand = expansion("a zzexplicit scene")
-    assert (await studio.post(STORIES[name][1], {"message": "a boat"})).json()["error"]["code"] == "sexual/explicit"
+    images = {name: await studio.drawing_worker(name, roles=[name]) for name in STORIES}
+    chat.expand = expansion("a red sailboat on a calm lake, dusk", "a red sailboat on a calm lake at dusk")
+    for name, (path, _) in STORIES.items():
+        chat.received.clear()
+        answer = await studio.post(path, {"message": LONG, "context": "we like boats", "size": "64x64"})
+        assert answer.status_code == 200, answer.text
+        told = answer.json()
+        assert {key: told[key] for key in ("prompt_used", "message_used", "safety", "expansion", "caption")} == {
+            "prompt_used": "a red sailboat on a calm lake, dusk",
+            "message_used": "a red sailboat on a calm lake at dusk",
+            "safety": "safe",
+            "expansion": "model",
+            "caption": CAPTION,
+        }
+        assert told["releases"] == [f"{name}.expand@1", "caption@1"]
+        assert (told["image_base64"], told["seed"], told["images"]) == (picture(0), SEED, None)
+        assert len(chat.received) == 2
+        schema = chat.asked(caption=False)[0]["response_format"]["json_schema"]["schema"]
+        assert set(schema["required"]) == {"intent", "prompt", "safety"}
+        assert chat.asked(caption=True)[0]["messages"][-1]["content"] == (
+            f"Seen: {told['prompt_used']}\nIt answers this message: {told['message_used']}"
+        )
+        headers = images[name].headers[0]
+        assert (headers["x-soundstage-release"], headers["x-soundstage-tenant"]) == (f"{name}.expand@1", "default")
+        assert headers["idempotency-key"].endswith(":generate")
+    assert [len(image.received) for image in images.values()] == [1, 1, 1], "each by its own pool"
+
+
+async def test_the_first_step_stands_alone(studio: Studio) -> None:
+    chat = await studio.scripted_worker()
+    for name, (_, path) in STORIES.items():
+        chat.expand = expansion("a red boat on a lake")
+        answer = await studio.post(path, {"message": "a boat"})
+        assert answer.json() | {"run_id": ""} == {
+            "expanded_prompt": "a red boat on a lake",
+            "message_used": "a boat",
+            "safety": "safe",
+            "expansion": "model",
+            "release": f"{name}.expand@1",
+            "run_id": "",
+        }
+        chat.expand = expansion("a zzexplicit scene")
+        assert (await studio.post(path, {"message": "a boat"})).json()["error"]["code"] == "sexual/explicit"
 
 
 async def test_the_caption_stands_alone(studio: Studio) -> None:
@@ -270,26 +273,21 @@ BLOCKED: dict[str, tuple[str, str, str]] = {
     "the expansion": ("a boat", expansion("a zzexplicit scene"), "sexual/explicit"),
     "both together": ("she is 12 years old", expansion("a zzsuggestive dancer"), "sexual/minors"),
     "the shortened message": (LONG, expansion("a boat", "a red sailboat, zzexplicit"), "sexual/explicit"),
-    "an expansion as text": ("a boat", "a zzexplicit scene", "sexual/explicit"),
     "the model's verdict": ("a boat", expansion("a boat", safety="unsafe"), "model/unsafe"),
 }
 
 
-@pytest.mark.parametrize("name", STORIES)
-async def test_what_is_blocked_goes_no_further(studio: Studio, name: str) -> None:
+async def test_what_is_blocked_goes_no_further(studio: Studio) -> None:
     chat, image = await studio.scripted_worker(), await studio.drawing_worker()
-    for what, (message, chat.expand, category) in BLOCKED.items():
-        chat.received.clear()
-        answer = await studio.post(STORIES[name][0], {"message": message})
-        if what == "an expansion as text":  # it was to be JSON: the message itself is drawn, and that is harmless
-            assert (answer.status_code, answer.json()["expansion"]) == (200, "message")
-            image.received.clear()
-            continue
-        assert (answer.status_code, answer.json()["error"]["code"]) == (422, category), (what, answer.text)
-        assert len(chat.received) == (0 if what == "the message" else 1), what
-        assert image.received == [], what
-        run = (await studio.get(f"/v1/runs/{answer.headers['x-run-id']}")).json()
-        assert (run["decision"], run["category"], run["status"]) == ("refuse", category, 422), what
+    for path, _ in STORIES.values():
+        for what, (message, chat.expand, category) in BLOCKED.items():
+            chat.received.clear()
+            answer = await studio.post(path, {"message": message})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (422, category), (what, answer.text)
+            assert len(chat.received) == (0 if what == "the message" else 1), what
+            run = (await studio.get(f"/v1/runs/{answer.headers['x-run-id']}")).json()
+            assert (run["decision"], run["category"], run["status"]) == ("refuse", category, 422), what
+    assert image.received == []
 
 
 TABLE = [step for step in STEPS if step.tier <= 1 and step.subject == Subject() and "test/" not in str(step)]
@@ -391,20 +389,21 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "none": ({"n": 0}, "n"),
     "no size": ({"size": "big"}, "size"),
     "too many previews": ({"stream": True, "partial_images": 4}, "partial_images"),
+    "previews for nobody": ({"partial_images": 1}, "partial_images"),
     "another format": ({"response_format": "jpeg"}, "response_format"),
     "an unknown field": ({"surprise": 1}, "surprise"),
 }
 
 
-@pytest.mark.parametrize("path", [*(paths[0] for paths in STORIES.values()), *OWN_PROMPT])
-async def test_bad_input_is_named_and_reaches_no_engine(studio: Studio, path: str) -> None:
+async def test_bad_input_is_named_and_reaches_no_engine(studio: Studio) -> None:
     chat, image = await studio.scripted_worker(), await studio.drawing_worker()
-    own = {"prompt": "a boat"} if path in OWN_PROMPT else {"message": "a boat"}
-    for what, (fields, param) in BAD.items():
-        answer = await studio.post(path, {**own, **fields})
-        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), (what, answer.text)
-    missing = await studio.post(path, {})
-    assert (missing.status_code, missing.json()["error"]["param"]) == (400, next(iter(own)))
+    for path in (*(paths[0] for paths in STORIES.values()), *OWN_PROMPT):
+        own = {"prompt": "a boat"} if path in OWN_PROMPT else {"message": "a boat"}
+        for what, (fields, param) in BAD.items():
+            answer = await studio.post(path, {**own, **fields})
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), (what, answer.text)
+        missing = await studio.post(path, {})
+        assert (missing.status_code, missing.json()["error"]["param"]) == (400, next(iter(own)))
     assert (chat.received, image.received) == ([], [])
 
 
