@@ -150,7 +150,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     intake = intake_of(settings, pool, keys, JobHandler(desk, older_chat))
     pictures, pipeline_table = blobs.stored(settings), known(settings.pipeline_modules)
     studio = Studio(recipes, engines, pictures, Likenesses(pool), settings.default_image_size)
-    jobs = _jobs(settings, dsn, pool, studio, pipeline_table, workers_pool)
+    jobs = _jobs(settings, dsn, pool, studio, pipeline_table, workers_pool, tracing)
     pipeline_desk: Desk = jobs.desk if jobs else Attended(studio, pipeline_table, settings.pipeline_seconds)
     orchestrator = Orchestrator(keys, registry, workers_pool, epoch, relay, engines, recipes, settings)
 
@@ -228,12 +228,13 @@ def _jobs(
     studio: Studio,
     pipeline_table: Mapping[str, Pipeline],
     workers_pool: WorkerPool,
+    tracing: Tracing | None,
 ) -> "Jobs | None":
     if not settings.durable_jobs:
         return None
     from orchestrator.jobs.service import Jobs  # the durable engine: half a second that others need not wait
 
-    return Jobs(settings, dsn, pool, studio, pipeline_table, workers_pool)
+    return Jobs(settings, dsn, pool, studio, pipeline_table, workers_pool, tracing)
 
 
 def _guard(settings: OrchestratorSettings, engines: Engines, registry: Registry) -> Guard | None:

@@ -1,4 +1,5 @@
-"""OpenTelemetry traces with the GenAI conventions: one span for a request, one below it for each worker that is asked.
+"""OpenTelemetry traces with the GenAI conventions: one span for a request, one below it for each worker that is asked;
+one for a pipeline's run, one below it for each step.
 
 Off unless OTEL_EXPORTER_OTLP_ENDPOINT is set; then the SDK is imported, which the other names of its environment
 (OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_HEADERS, …) configure. No prompt and no answer is in a span.
@@ -129,6 +130,19 @@ class Tracing:
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier, set_span_in_context(span))
         return Span(span, carrier)
+
+    @contextlib.contextmanager
+    def work(self, operation: str, name: str, told: Mapping[str, str]) -> Iterator[None]:
+        """A span around work of our own, a pipeline or its step; below the one around it, if any."""
+        attributes = {"gen_ai.operation.name": operation, "gen_ai.provider.name": "soundstage", **told}
+        with self._tracer.start_as_current_span(
+            f"{operation} {name}", attributes=attributes, record_exception=False, set_status_on_exception=False
+        ) as span:
+            try:
+                yield
+            except BaseException as exc:  # a cancelled run, too
+                _failed(span, exc, 0)
+                raise
 
     def close(self) -> None:
         """Send what was not sent yet."""

@@ -99,7 +99,7 @@ class JobDesk:
                 await self._runs.cancel(job_id, End("cancelled", None, kept_error(left)))
             raise
         if how.error is not None:
-            raise as_error(how.error)
+            raise how.cause or as_error(how.error)
         answer = await self._showing(http, wanted.request).of(how.answer)
         return JSONResponse(answer, headers=_named(job_id))
 
@@ -143,7 +143,8 @@ class JobDesk:
 
 async def nothing() -> AsyncGenerator[Event | None, None]:
     """No events: everything was seen."""
-    for event in ():
+    none: tuple[Event, ...] = ()
+    for event in none:
         yield event
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from dbos import DBOS
@@ -14,6 +15,7 @@ from orchestrator.jobs.events import Teller, Told
 from orchestrator.jobs.plain import as_error, kept_error, plain, where
 from orchestrator.jobs.store import Taken
 from orchestrator.pipelines.flow import COMPLETED, STARTED, current_step, of_memory, step_key, within
+from orchestrator.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +33,25 @@ LOST_TRIES = 2  # of a step whose worker died under it, where somebody waits
 PAUSES = (0.5, 30.0)  # seconds; least and longest wait before a background job asks a full pool again
 
 
+def traced(tracing: Tracing | None, taken: Taken, step: str | None = None) -> AbstractContextManager[None]:
+    """A span around a run, or around one of its steps; nothing where traces are off."""
+    if tracing is None:
+        return nullcontext()
+    told = {"gen_ai.workflow.name": taken.pipeline, "soundstage.job": taken.id, "soundstage.way": taken.way}
+    told |= {"soundstage.step": step} if step else {}
+    return tracing.work("invoke_workflow" if step is None else "workflow_step", step or taken.pipeline, told)
+
+
 class Durable:
     """The Flow that pipelines run on. What it promises is in orchestrator/pipelines/flow.py."""
 
-    def __init__(self, taken: Taken, teller: Teller, held: Mapping[str, bytes]) -> None:
+    def __init__(self, taken: Taken, teller: Teller, held: Mapping[str, bytes], tracing: Tracing | None = None) -> None:
         self.id = taken.id
         self.tokens = self.image_steps = 0
         self._taken = taken
         self._teller = teller
         self._held = held
+        self._tracing = tracing
         self._told: dict[str, int] = {}
         self._raised: dict[str, SoundstageError] = {}
 
@@ -74,7 +86,7 @@ class Durable:
         """What is kept of the step. An error is kept too: taken up again, the run ends as it would have ended."""
         began, outcome, label = time.perf_counter(), "cancelled", name.partition(".")[0]
         try:
-            with within(name):
+            with within(name), traced(self._tracing, self._taken, name):
                 result = await self._patiently(do, name)
             outcome = "completed"
             return {"result": plain(result)}

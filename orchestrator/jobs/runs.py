@@ -18,14 +18,15 @@ from prometheus_client import Counter, Gauge, Histogram
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.engine import URL
 
-from core.errors import SoundstageError, UpstreamTimeout, internal
+from core.errors import Forbidden, SoundstageError, UpstreamTimeout, internal
 from orchestrator.auth import Key
-from orchestrator.jobs.durable import SECONDS, Durable
+from orchestrator.jobs.durable import SECONDS, Durable, traced
 from orchestrator.jobs.events import Hub, Teller
 from orchestrator.jobs.plain import kept_error, plain, where
 from orchestrator.jobs.store import End, JobStore, Taken, Wanted, new_job_id
 from orchestrator.oversight import Caller
 from orchestrator.pipelines.base import Pipeline, Studio
+from orchestrator.tracing import Tracing
 from prompts.registry import DATABASE_AWAY
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,14 @@ class Runs:
     """Begins runs and carries them out. Enter it on the event loop that the workers' clients live on."""
 
     def __init__(
-        self, dsn: str, store: JobStore, teller: Teller, hub: Hub, studio: Studio, pipelines: Mapping[str, Pipeline]
+        self,
+        dsn: str,
+        store: JobStore,
+        teller: Teller,
+        hub: Hub,
+        studio: Studio,
+        pipelines: Mapping[str, Pipeline],
+        tracing: Tracing | None = None,
     ) -> None:
         self.executor = "exec_" + os.urandom(8).hex()
         self.pipelines = pipelines
@@ -72,6 +80,7 @@ class Runs:
         self._teller = teller
         self._hub = hub
         self._studio = studio
+        self._tracing = tracing
         self._here: dict[str, _Here] = {}
         self._held: dict[str, Mapping[str, bytes]] = {}
         self._waited: dict[str, asyncio.Future[End | None]] = {}
@@ -179,17 +188,18 @@ class Runs:
             AGAIN.labels(taken.pipeline).inc()
         task = asyncio.current_task()
         assert task is not None
-        self._here[job_id] = _Here(task)
+        here = self._here[job_id] = _Here(task)
         began = time.perf_counter()
         how: End | None = None
         try:
             found = how = await self._run(taken)
             await self._teller.flushed()
-            self._here[job_id].ending = True
+            here.ending = True
             if not await _until_there(lambda: self._store.end(job_id, found)):
                 how = None  # it was ended meanwhile, as the row says
         finally:
-            del self._here[job_id]
+            if self._here.get(job_id) is here:  # taken for dead, this process may have taken up its own run
+                del self._here[job_id]
             self._held.pop(job_id, None)
             waited = self._waited.get(job_id)
             if waited is not None and not waited.done():
@@ -198,20 +208,23 @@ class Runs:
         RUNS.labels(taken.pipeline, taken.way, how.state if how else "cancelled").observe(time.perf_counter() - began)
 
     async def _run(self, taken: Taken) -> End:
-        flow = Durable(taken, self._teller, self._held.get(taken.id, {}))
+        flow = Durable(taken, self._teller, self._held.get(taken.id, {}), self._tracing)
         try:
             if taken.attempts > MOST_ATTEMPTS:
                 raise SoundstageError("The run ended its process again and again.", code="too_many_attempts")
+            if taken.revoked:
+                raise Forbidden("The key of this run is not valid any more.", code="key_revoked")
             pipeline = self.pipelines[taken.pipeline]
             request = pipeline.asked.model_validate(taken.request)
-            async with asyncio.timeout(taken.seconds_left):
-                answer = await pipeline.run(self._studio, flow, request, caller_of(taken))
+            with traced(self._tracing, taken):
+                async with asyncio.timeout(taken.seconds_left):
+                    answer = await pipeline.run(self._studio, flow, request, caller_of(taken))
             return End("completed", plain(answer), None, flow.tokens, flow.image_steps)
         except TimeoutError:
             late = UpstreamTimeout("The run took longer than it may.", code="pipeline_timeout")
             return End("failed", None, kept_error(late), flow.tokens, flow.image_steps)
         except SoundstageError as exc:
-            return End("failed", None, kept_error(exc), flow.tokens, flow.image_steps)
+            return End("failed", None, kept_error(exc), flow.tokens, flow.image_steps, exc)
         except error.DBOSException:
             raise  # the run is another process's now
         except Exception as exc:  # noqa: BLE001 - the outermost of a run
@@ -254,16 +267,9 @@ def caller_of(taken: Taken) -> Caller:
 
 def sqlalchemy_url(dsn: str) -> str:
     """The same database, as SQLAlchemy writes it: any form of DSN goes, a Unix socket too."""
-    given = conninfo_to_dict(dsn)
-    known = {name: given.pop(name, None) for name in ("user", "password", "dbname")}
-    query = {name: str(value) for name, value in given.items() if value is not None}
-    url = URL.create(
-        "postgresql+psycopg",
-        known["user"],
-        known["password"],
-        database=known["dbname"],
-        query=query,  # type: ignore[arg-type]
-    )
+    given = {name: str(value) for name, value in conninfo_to_dict(dsn).items() if value is not None}
+    user, password, database = (given.pop(name, None) for name in ("user", "password", "dbname"))
+    url = URL.create("postgresql+psycopg", user, password, database=database, query=given)
     return url.render_as_string(hide_password=False)
 
 

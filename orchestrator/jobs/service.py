@@ -22,6 +22,7 @@ from orchestrator.jobs.webhooks import Webhooks
 from orchestrator.pipelines.base import Pipeline, Studio
 from orchestrator.routes import jobs
 from orchestrator.settings import OrchestratorSettings
+from orchestrator.tracing import Tracing
 from orchestrator.workers import WorkerPool
 from prompts.registry import DATABASE_AWAY
 
@@ -42,12 +43,13 @@ class Jobs:
         studio: Studio,
         pipelines: Mapping[str, Pipeline],
         workers: WorkerPool,
+        tracing: Tracing | None = None,
     ) -> None:
         self._days = settings.jobs_days
         self.store = JobStore(pool, settings.jobs_queue_max)
         self._teller = Teller(pool)
         hub = Hub(self.store)
-        self.runs = Runs(dsn, self.store, self._teller, hub, studio, pipelines)
+        self.runs = Runs(dsn, self.store, self._teller, hub, studio, pipelines, tracing)
         self._ear = Ear(dsn, hub, self.runs.cancel_here)
         self._reaper = Reaper(dsn, self.runs, settings.jobs_grace_seconds)
         self._queues = Queues(pool, self.runs, workers, settings.jobs_at_once)

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.types.json import Json, Jsonb
 
 from core.db.pool import Pool
-from core.errors import Conflict, NotFound, Overloaded, Unavailable
+from core.errors import Conflict, NotFound, Overloaded, SoundstageError, Unavailable
 from orchestrator.jobs.plain import told_error
 from orchestrator.oversight import Caller
 
@@ -40,7 +40,9 @@ _BEGIN = """
 update jobs set state = 'running', attempts = attempts + 1, started_at = coalesce(started_at, now())
  where id = %s and ended_at is null
 returning id, pipeline, tenant, key_id, way, caller, request, webhook, attempts,
-          extract(epoch from deadline_at - now())::float8 as seconds_left
+          extract(epoch from deadline_at - now())::float8 as seconds_left,
+          (select revoked_at is not null or coalesce(expires_at < now(), false) from api_keys k where k.id = key_id)
+              as revoked
 """
 _LIST = "select {shown} from jobs where key_id = %(key)s{filters} order by created_at desc, id desc limit %(limit)s"
 
@@ -78,6 +80,7 @@ class Taken:
     webhook: str | None
     attempts: int
     seconds_left: float
+    revoked: bool  # its key was taken back, or is over
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class End:
     error: Mapping[str, Any] | None
     tokens: int = 0
     image_steps: int = 0
+    cause: SoundstageError | None = None  # the error itself, for who waits in the process where it happened
 
     @property
     def event(self) -> tuple[str, Mapping[str, Any]]:
