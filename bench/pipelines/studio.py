@@ -52,7 +52,7 @@ class Orchestrator:
                     async with http.get(f"{self.url}/readyz") as answer:
                         if answer.status == 200:
                             return
-                except aiohttp.ClientError:
+                except (aiohttp.ClientError, TimeoutError):
                     pass
                 await asyncio.sleep(0.1)
         raise RuntimeError("The orchestrator does not become ready.")
