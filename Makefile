@@ -46,6 +46,7 @@ unit:
 .PHONY: fuzz
 fuzz:
 	@HYPOTHESIS_PROFILE=searching $(PY) -m pytest -m "hypothesis and not e2e and not slow" -n 2
+	@HYPOTHESIS_PROFILE=searching $(PY) -m pytest tests/orchestrator/test_openapi.py -o timeout=3600
 
 # One process keeps the studio busy, the other runs what starts programs of its own.
 e2e:
@@ -78,3 +79,4 @@ docs:
 	@$(PY) -m compose.settings_doc
 	@$(PY) -m compose.metrics_doc
 	@$(PY) -m compose.env_example
+	@$(PY) -m compose.api_doc

@@ -1,0 +1,63 @@
+"""`make docs`: docs/api.md, from the OpenAPI document that the orchestrator publishes."""
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from orchestrator.app import create_app
+from orchestrator.settings import OrchestratorSettings
+
+FILE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
+METHODS = ("get", "post", "put", "patch", "delete")
+NO_DATABASE = "postgresql:///none"  # the application is asked for its document and never started
+
+INTRODUCTION = """\
+# API
+
+Every path of the orchestrator. A running studio shows the same with every field at `/docs`, and as OpenAPI at
+`/openapi.json`. All but the operating paths and links to pictures want `Authorization: Bearer KEY`. Errors are OpenAI's
+envelope, `{"error": {"message", "type", "param", "code"}}`. This page is generated: `make docs`.
+"""
+
+
+def published() -> dict[str, Any]:
+    """The OpenAPI document, as with the default settings."""
+    return asyncio.run(_published())
+
+
+async def _published() -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        defaults = {name: field.default for name, field in OrchestratorSettings.model_fields.items()}
+        app = create_app(OrchestratorSettings.load(**{**defaults, "data_dir": Path(folder)}), NO_DATABASE)
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://studio") as client:
+            document: dict[str, Any] = (await client.get("/openapi.json")).raise_for_status().json()
+    return document
+
+
+def page(document: dict[str, Any]) -> str:
+    """The whole page: a table for each group of paths."""
+    groups: dict[str, list[str]] = {}
+    for path, operations in sorted(document["paths"].items()):
+        for method in METHODS:
+            if method in operations:
+                operation = operations[method]
+                title = (operation.get("tags") or ["openai"])[0]
+                groups.setdefault(title, []).append(f"| {method.upper()} | `{path}` | {_said(operation)} |")
+    tables = [
+        f"## {title}\n\n| | path | what it does |\n|---|---|---|\n" + "\n".join(groups[title])
+        for title in sorted(groups)
+    ]
+    return "\n\n".join([INTRODUCTION.rstrip(), *tables]) + "\n"
+
+
+def _said(operation: dict[str, Any]) -> str:
+    """The first sentence of its description, else its summary."""
+    text = " ".join((operation.get("description") or operation.get("summary") or "").split())
+    return text.partition(". ")[0].rstrip(".").replace("|", "\\|") + "."
+
+
+if __name__ == "__main__":
+    FILE.write_text(page(published()), "utf-8")
