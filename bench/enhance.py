@@ -2,12 +2,16 @@
 
     python -m bench.enhance [PROMPTS]     # starts a studio of its own; its result in bench/results/enhance.json
 
-The last part stops the engine and asks again: answers still come, marked emergency_fallback.
+A rung of the ladder gets ten minutes here, so that a busy machine does not decide which one answers.
+
+The last part kills the engine and asks again: answers still come, marked emergency_fallback; later it is back.
 """
 
 import asyncio
 import json
 import os
+import random
+import signal
 import statistics
 import sys
 import time
@@ -29,25 +33,42 @@ PLACES = (
     *("in the rain", "at dawn", "under a full moon", "in an empty street", "by the sea", "in a snowy forest"),
     *("on a windy hill", "inside a greenhouse", "near a river", "in a crowded market"),
 )
-TOGETHER = 6
-CALLS = 20
+TOGETHER = 32  # as many as the engine takes in a step
+CALLS = 40
+RUNG_SECONDS = 600
+PATIENCE = aiohttp.ClientTimeout(total=3 * RUNG_SECONDS)
+TARGETS = {"enhancement_seconds": [1, 3], "health_and_memory_seconds": 1, "overhead_ms_p50": 20}
 
 
 async def main(prompts: int) -> None:
-    models = ROOT / "data" / "models"
-    with data_directory(models) as data:
-        # A connection for each call: the engine closes its idle ones sooner than a busy machine comes back to them.
-        connector = aiohttp.TCPConnector(force_close=True)
-        async with running_studio(data) as studio, aiohttp.ClientSession(connector=connector) as session:
-            said: dict[str, Any] = {"prompts": prompts, "load_1m_before": round(os.getloadavg()[0], 1)}
-            said["overhead"] = await _overhead(studio, session)
-            print(said, flush=True)
-            said["job_types"] = await _through_all(studio, session, prompts)
-            print(said, flush=True)
-            said["emergency"] = await _without_engine(studio, session)
-            said |= {"load_1m_after": round(os.getloadavg()[0], 1), "cores": os.cpu_count()}
-    (ROOT / "bench" / "results" / "enhance.json").write_text(json.dumps(said, indent=1) + "\n")
-    print(json.dumps(said, indent=1))
+    with data_directory(ROOT / "data" / "models") as data:
+        patient = data / "job_types.toml"
+        patient.write_text(
+            job_types.BUNDLED.read_text("utf-8").replace("\nmax_tokens", f"\nseconds = {RUNG_SECONDS}\nmax_tokens")
+        )
+        async with running_studio(data, JOB_TYPES=str(patient)) as studio:
+            await measure(studio, prompts)
+
+
+async def measure(studio: Studio, prompts: int) -> None:
+    """All parts, one after the other; what is known is written after each."""
+    said: dict[str, Any] = {"prompts": prompts, "load_1m_before": round(os.getloadavg()[0], 1)}
+    said |= {"cores": os.cpu_count(), "targets": TARGETS, "rung_seconds": RUNG_SECONDS, "together": TOGETHER}
+    # A connection for each call: the engine closes its idle ones sooner than a busy machine comes back to them.
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(connector=connector, timeout=PATIENCE) as session:
+        parts: dict[str, Callable[[], Awaitable[Any]]] = {
+            "job_types": lambda: _through_all(studio, session, prompts),
+            "overhead": lambda: _overhead(studio, session),
+            "alone": lambda: _alone(studio, session),
+            "emergency": lambda: _without_engine(studio, session),
+            "back_after_s": lambda: _back(studio, session),
+        }
+        for name, part in parts.items():
+            said[name] = await part()
+            said["load_1m_after"] = round(os.getloadavg()[0], 1)
+            print({name: said[name]}, flush=True)
+            (ROOT / "bench" / "results" / "enhance.json").write_text(json.dumps(said, indent=1) + "\n")
 
 
 async def _through_all(studio: Studio, session: aiohttp.ClientSession, prompts: int) -> dict[str, Any]:
@@ -91,15 +112,28 @@ def _summary(target: int | None, told: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+async def _alone(studio: Studio, session: aiohttp.ClientSession) -> dict[str, float]:
+    """Seconds of one enhancement with no other beside it: made, and from the cache."""
+    asked = [{"prompt": f"a stone bridge {n} times", "job_type": "sdxl_image_fast"} for n in range(3)]
+    taken: dict[str, list[float]] = {"made": [], "cached": []}
+    for name in taken:
+        for body in asked:
+            began = time.perf_counter()
+            await _post(studio, session, "/enhance", body)
+            taken[name].append(time.perf_counter() - began)
+    return {f"{name}_seconds_p50": round(statistics.median(times), 3) for name, times in taken.items()}
+
+
 async def _overhead(studio: Studio, session: aiohttp.ClientSession) -> dict[str, Any]:
-    """Medians in ms of the same short call: at the engine, through the worker, through the orchestrator; by turns."""
+    """Medians in ms of the same short call: at the engine, through the worker, through the orchestrator; in an order
+    that changes each time, and compared within each time."""
     messages = [{"role": "user", "content": "Say hello."}]
     worker_key = (studio.data / "keys" / "worker_key").read_text().strip()
     worker = f"http://127.0.0.1:{studio.port['CHAT_PORT']}"
     engine = studio.engine()
     engine_key = engine.environ()["VLLM_API_KEY"]
     model = command(engine)[command(engine).index("--served-model-name") + 1]
-    sampling = {"max_tokens": 4, "temperature": 0}
+    sampling = {"max_tokens": 2, "temperature": 0}
     ways: dict[str, Callable[[], Awaitable[Any]]] = {
         "engine": lambda: _at(
             session,
@@ -114,7 +148,7 @@ async def _overhead(studio: Studio, session: aiohttp.ClientSession) -> dict[str,
     }
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(CALLS):
-        for name, ask in ways.items():
+        for name, ask in random.sample(list(ways.items()), len(ways)):
             began = time.perf_counter()
             await ask()
             taken[name].append((time.perf_counter() - began) * 1000)
@@ -125,24 +159,35 @@ async def _overhead(studio: Studio, session: aiohttp.ClientSession) -> dict[str,
         )
         for name in ("worker", "orchestrator")
     }
-    return {"ms_p50": medians, **added, "calls": CALLS}
+    ratios = {
+        f"{name}_to_engine_p50": round(
+            statistics.median(a / b for a, b in zip(taken[name], taken["engine"], strict=True)), 3
+        )
+        for name in ("worker", "orchestrator")
+    }
+    return {"ms_p50": medians, **added, **ratios, "calls": CALLS}
 
 
 async def _without_engine(studio: Studio, session: aiohttp.ClientSession) -> dict[str, Any]:
-    """The chat worker is stopped for as long as this takes."""
-    worker = studio.service("llm")
-    worker.suspend()
-    try:
-        await asyncio.sleep(16)  # its lease runs out
-        told = await asyncio.gather(
-            *(
-                _post(studio, session, "/enhance", {"prompt": f"a new boat {number}", "job_type": "sdxl_image_fast"})
-                for number in range(10)
-            )
-        )
-    finally:
-        worker.resume()
-    return {"answers": len(told), "sources": sorted({answer["enhancement_source"] for answer in told})}
+    """The engine is killed; its worker starts it again meanwhile."""
+    os.kill(studio.engine().pid, signal.SIGKILL)
+    told = await asyncio.gather(*(_source(studio, session, number) for number in range(10)))
+    return {"answers": len(told), "sources": sorted(set(told))}
+
+
+async def _back(studio: Studio, session: aiohttp.ClientSession) -> float:
+    """Seconds until the recipe answers again."""
+    began, number = time.perf_counter(), 10
+    while await _source(studio, session, number) != "worker_fallback":
+        number += 1
+        await asyncio.sleep(1)
+    return round(time.perf_counter() - began, 1)
+
+
+async def _source(studio: Studio, session: aiohttp.ClientSession, number: int) -> str:
+    body = {"prompt": f"a new boat {number}", "job_type": "sdxl_image_fast"}
+    source: str = (await _post(studio, session, "/enhance", body))["enhancement_source"]
+    return source
 
 
 async def _post(studio: Studio, session: aiohttp.ClientSession, path: str, body: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from openai import AsyncOpenAI
 from tests.fakes.wait import soon
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 600.0
+START_SECONDS = 1800.0
 STOP_SECONDS = 60.0
 
 
