@@ -7,6 +7,7 @@ the light tenant got, and the orchestrator's memory.
 
 import asyncio
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -157,6 +158,8 @@ def _figures(seen: dict[str, Seen], memory: list[float], seconds: float) -> dict
         "refused_without_retry_after": sum(each.without_retry_after for each in seen.values()),
         "resident_mib": {"first": round(memory[0], 1), "last": round(memory[-1], 1)},
         "second_half_growth_mib": round(half[-1] - half[0], 1),
+        "load_1m": round(os.getloadavg()[0], 1),
+        "cores": os.cpu_count(),
     }
 
 
