@@ -22,7 +22,8 @@ BETWEEN = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
 TOKENS = Counter("soundstage_tokens_total", "Tokens of answers that state their usage.", ["ability", "direction"])
-_USAGE = re.compile(rb'(?<!\\)"(prompt|input|completion|output)_tokens":\s*(\d{1,12})')
+_USAGE = re.compile(rb'"(prompt|input|completion|output)_tokens":\s*(\d{1,12})').findall
+_NOTHING: Mapping[str, int] = {}
 _INPUT = (b"prompt", b"input")
 
 
@@ -46,8 +47,12 @@ def _counts(ability: Ability) -> _Counts:
 
 
 def usage(tail: bytes) -> Mapping[str, int]:
-    """What the end of an answer states: `input` and `output` tokens, as far as it does. The last statement counts."""
-    return {"input" if name in _INPUT else "output": int(number) for name, number in _USAGE.findall(tail)}
+    """What the end of an answer states: `input` and `output` tokens, as far as it does. The last statement counts; in a
+    text that talks of usage the name's quotes would be escaped."""
+    at = tail.rfind(b'"usage"')
+    if at < 0:
+        return _NOTHING
+    return {"input" if name in _INPUT else "output": int(number) for name, number in _USAGE(tail, at)}
 
 
 def count(ability: Ability, passage: Passage, span: "Span | None" = None, error: BaseException | None = None) -> None:

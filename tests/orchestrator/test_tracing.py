@@ -116,8 +116,8 @@ TAILS: dict[str, tuple[bytes, dict[str, int]]] = {
         {"input": 5, "output": 7},
     ),
     "a response": (b'"usage":{"input_tokens":5,"output_tokens":7,"total_tokens":12}', {"input": 5, "output": 7}),
-    "the last of several": (b'"prompt_tokens":1} data: {"prompt_tokens":2}', {"input": 2}),
-    "an answer that talks of usage": (b'"content":"\\"prompt_tokens\\": 9"', {}),
+    "the last of several": (b'"usage":{"prompt_tokens":1}} data: {"usage":{"prompt_tokens":2}}', {"input": 2}),
+    "an answer that talks of usage": (b'"content":"\\"usage\\": {\\"prompt_tokens\\": 9}"', {}),
 }
 
 
