@@ -75,7 +75,7 @@ async def _key(bench: Bench, http: aiohttp.ClientSession, tenant: str) -> str:
     body = {"name": tenant, "tenant": tenant, "scopes": ["pipelines"]}
     async with http.post(f"{one.url}/v1/keys", json=body, headers=headers(one.key)) as answer:
         assert answer.status in (200, 201), await answer.text()
-        return str((await answer.json())["key"])
+        return str((await answer.json())["secret"])
 
 
 async def _queued(bench: Bench, http: aiohttp.ClientSession, key: str, jobs: int) -> None:

@@ -237,7 +237,7 @@ async def test_jobs_are_listed_for_their_own_key(studio: Studio, workers: Worker
     assert "result" not in rest["data"][0]
     assert (await studio.get("/v1/jobs?state=failed")).json()["data"] == []
     assert len((await studio.get("/v1/jobs?state=completed&pipeline=chat1to1")).json()["data"]) == 3
-    other = (await studio.post("/v1/keys", {"name": "other", "scopes": ["pipelines"]})).json()["key"]
+    other = (await studio.post("/v1/keys", {"name": "other", "scopes": ["pipelines"]})).json()["secret"]
     assert (await studio.get("/v1/jobs", key=other)).json()["data"] == []
     for path in (made[0], f"{made[0]}/events"):
         assert (await studio.get(f"/v1/jobs/{path}", key=other)).json()["error"]["code"] == "job_not_found"
