@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-import boto3
+import boto3  # type: ignore[import-untyped]
 import obstore
 import pytest
 from moto.server import ThreadedMotoServer
