@@ -1,5 +1,6 @@
 """The older endpoints against the real engine, by HTTP alone: each example of the contract, its fields and types."""
 
+import asyncio
 import hashlib
 from typing import Any
 
@@ -19,6 +20,8 @@ PURE = {
     "finish_reason": str,
     "messages_sha256": str,
 }
+
+STATS = ("requests_served", "model_loads", "sfw_requests", "base_model_uses", "instruct_model_uses")
 
 
 def worker_url(studio: Studio) -> str:
@@ -76,8 +79,19 @@ async def test_what_the_worker_says_of_itself(studio: Studio) -> None:
         return told
 
     typed(await get("/health"), {"status": str, "model_loaded": bool, "uptime": float, "stats": dict})
-    typed(await get("/worker/info"), {"worker_type": str, "model": str, "capabilities": dict, "endpoints": dict})
-    typed(await get("/debug/model"), {"active_model_type": str, "paths": dict, "devices": dict, "stats": dict})
+    told = await get("/worker/info")
+    typed(told, {"worker_type": str, "model": str, "capabilities": dict, "models_loaded": dict, "endpoints": dict})
+    assert told["capabilities"] == {
+        **{"chat": True, "enhancement": True, "generation": True},
+        **{"hardcoded_prompts": False, "prompt_modification": False, "pure_inference": True},
+    }
+    debug = await get("/debug/model")
+    assert (debug["active_model_type"], debug["instruct_loaded"], debug["base_loaded"]) == ("instruct", True, True)
+    assert debug["devices"] == {"instruct": "cpu", "base": "cpu"}
+    for path in debug["paths"].values():
+        assert path.endswith("smollm2-135m-instruct")
+    typed(debug["stats"], dict.fromkeys(STATS, int))
+    assert debug["stats"] == (await get("/health"))["stats"]
     info = await get("/model/info")
     assert (info["model_loaded"], info["device_type"], info["cuda_available"]) == (True, "cpu", False)
     assert (info["model_parameters"], info["model_size_gb"]) == (134_515_008, 0.2506), info
@@ -85,6 +99,52 @@ async def test_what_the_worker_says_of_itself(studio: Studio) -> None:
     memory = await get("/memory/status")
     assert memory["instruct_loaded"] is memory["base_loaded"] is True
     assert 0.8 < memory["allocated_vram"] < memory["total_vram"], "the engine's three processes, with weights and cache"
+
+
+async def test_a_load_of_what_is_loaded_and_wrong_forms_of_it(studio: Studio) -> None:
+    """Real loads and unloads: tests/e2e/test_5_crash.py."""
+    fields = {
+        **{"total_vram": float, "allocated_vram": float, "available_vram": float, "model_loaded": bool},
+        **{"instruct_loaded": bool, "base_loaded": bool, "instruct_device": str, "model_device": str},
+        "device_type": str,
+    }
+    url = f"{worker_url(studio)}/memory/load"
+    loads = (await call(studio, "GET", f"{worker_url(studio)}/health", worker=True))[1]["stats"]["model_loads"]
+    right: list[dict[str, Any]] = [
+        {"which": "instruct"},
+        {"which": "base", "force": False},
+        {"which": "all", "force": True},
+    ]
+    for body in right:
+        status, told = await call(studio, "POST", url, body, worker=True)
+        assert (status, told["success"], told["instruct_loaded"], told["base_loaded"]) == (200, True, True, True)
+        typed(told, fields)
+    assert (await call(studio, "GET", f"{worker_url(studio)}/health", worker=True))[1]["stats"]["model_loads"] == loads
+    wrong: dict[str, tuple[dict[str, Any], ...]] = {
+        "which": ({"which": "both"}, {}),
+        "force": ({"which": "all", "force": "maybe"},),
+        "most": ({"most": 1},),
+    }
+    for param, bodies in wrong.items():
+        for body in bodies:
+            status, told = await call(studio, "POST", url, {"which": "all", **body} if body else body, worker=True)
+            assert (status, told["error"]["param"]) == (422, param), told
+            assert told["error"]["message"].startswith(f"{param}: ")
+
+
+async def test_long_prompts_with_seeds_beside_each_other(studio: Studio) -> None:
+    """More at once than the engine takes in a step."""
+    engine = studio.engine().pid
+    body = {
+        "model": "qwen_instruct",
+        "messages": [{"role": "user", "content": "one two three four five six seven eight nine ten " * 170}],
+        **{"max_tokens": 4, "temperature": 1, "seed": 7},
+    }
+    url = f"{studio.base_url}/chat/completions"
+    found = await asyncio.gather(*(call(studio, "POST", url, body) for _ in range(3)))
+    assert [status for status, _ in found] == [200] * 3, found
+    assert found[0][1]["usage"]["prompt_tokens"] >= 1700
+    assert studio.engine().pid == engine
 
 
 async def test_a_conversation(studio: Studio) -> None:
@@ -125,13 +185,29 @@ async def test_an_enhancement(studio: Studio, job_type: str, target: int | None)
     assert (again["cache_hit"], again["enhanced_prompt"]) == (True, told["enhanced_prompt"])
 
 
+async def test_the_plain_enhancement_and_the_callers_own_prompt(studio: Studio) -> None:
+    plain = {
+        **{"success": bool, "original_prompt": str, "enhanced_prompt": str, "generation_time": float},
+        **{"enhancement_type": str, "job_type": str, "quality": str, "enhancement_source": str},
+    }
+    body = {"prompt": "a small red boat", "job_type": "chat_enhance", "system_prompt": "Say it in other words."}
+    status, told = await call(studio, "POST", f"{orch_url(studio)}/enhance/legacy", body)
+    assert (status, told["enhancement_source"], set(told)) == (200, "edge_function", set(plain)), told
+    typed(told, plain)
+
+
+async def test_what_enhancement_says_of_itself(studio: Studio) -> None:
+    status, info = await call(studio, "GET", f"{orch_url(studio)}/enhancement/info")
+    assert (status, info["model_status"]) == (200, "ready")
+    typed(info, {"enhancement_system": str, "supported_job_types": list, "cache_size": int})
+    assert {"sdxl_image_fast", "wan_7b_enhanced", "chat_unrestricted"} <= set(info["supported_job_types"])
+    status, cleared = await call(studio, "POST", f"{orch_url(studio)}/enhancement/cache/clear")
+    assert (status, cleared) == (200, {"success": True, "cache_cleared": info["cache_size"], "cache_size": 0})
+
+
 async def test_a_wrong_enhancement(studio: Studio) -> None:
     root = orch_url(studio)
     for path in ("/enhance", "/enhance/intelligent", "/enhance/legacy"):
         status, told = await call(studio, "POST", root + path, {"prompt": "a cat", "job_type": "opera"})
         assert (status, told["success"], told["enhanced_prompt"]) == (422, False, "a cat")
         assert "sdxl_image_fast" in told["error"]["message"], "the message names those there are"
-    status, info = await call(studio, "GET", f"{root}/enhancement/info")
-    assert (status, info["model_status"]) == (200, "ready")
-    status, cleared = await call(studio, "POST", f"{root}/enhancement/cache/clear")
-    assert (cleared["success"], cleared["cache_size"]) == (True, 0)

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import psutil
 
-from tests.e2e.studio import Studio, running_studio
+from tests.e2e.studio import Studio, command, running_studio
 
 ASK: Any = {"model": "qwen_instruct", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 400}
 RECOVERY_SECONDS = 240.0
@@ -86,6 +86,37 @@ async def _eventually_all_models(studio: Studio) -> set[str]:
             if {"qwen_instruct", "zimage-tiny-icons"} <= names:
                 return names
             await asyncio.sleep(0.2)
+
+
+async def worker(studio: Studio, path: str, body: Any = None) -> dict[str, Any]:
+    """The chat worker's own answer."""
+    key = (studio.data / "keys" / "worker_key").read_text().strip()
+    url = f"http://127.0.0.1:{studio.port['CHAT_PORT']}{path}"
+    async with aiohttp.ClientSession(headers={"authorization": f"Bearer {key}"}) as session:
+        async with session.request("POST" if body else "GET", url, json=body) as response:
+            told: dict[str, Any] = await response.json()
+            assert response.status == 200, told
+            return told
+
+
+def engines(studio: Studio) -> list[psutil.Process]:
+    return [p for p in studio.processes() if command(p)[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]]
+
+
+async def test_an_unload_frees_the_memory_and_a_load_starts_anew(studio: Studio) -> None:
+    """The load is left to itself: the studio is killed in the middle of it."""
+    full = await worker(studio, "/memory/status")
+    told = await worker(studio, "/memory/unload", {"which": "all"})
+    assert (told["success"], told["model_loaded"], told["instruct_loaded"]) == (True, False, False)
+    assert (full["allocated_vram"] > 0.8, told["allocated_vram"]) == (True, 0), "its processes are gone"
+    assert engines(studio) == []
+    assert (await worker(studio, "/health"))["status"] == "healthy", "who asks for it has it loaded"
+    loading = asyncio.ensure_future(worker(studio, "/memory/load", {"which": "all"}))
+    async with asyncio.timeout(60):
+        while not engines(studio):
+            await asyncio.sleep(0.05)
+    loading.cancel()
+    await asyncio.wait([loading])
 
 
 async def test_a_killed_studio_leaves_no_process_and_starts_again_and_stops_cleanly(studio: Studio) -> None:
