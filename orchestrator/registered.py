@@ -13,7 +13,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg.types.json import Jsonb
-from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from core.db.pool import Pool
 from core.errors import NotFound
@@ -67,7 +67,7 @@ class RegisteredEngines:
         self._pool = pool
         self._aes = AESGCM(key)
         self._known: list[StaticWorker] = []
-        self._unopened: set[str] = set()
+        self._silenced: set[str] = set()
 
     async def register(self, wanted: EngineWanted, writer: Writer) -> None:
         """The same name again replaces what was known; without a key in it, no key is known any more."""
@@ -106,16 +106,19 @@ class RegisteredEngines:
         return self._known
 
     def _read(self, row: dict[str, Any]) -> StaticWorker | None:
-        """None where this orchestrator has another key than the one that sealed the server's."""
-        wanted = EngineWanted.model_validate({**row["wanted"], "name": row["id"]})
+        """None where this orchestrator has another key than the one that sealed the server's, or is another version
+        than the one that wrote it."""
+        try:
+            wanted = EngineWanted.model_validate({**row["wanted"], "name": row["id"]})
+        except ValidationError as exc:
+            self._unused(row["id"], f"not understood: {exc.error_count()} errors")
+            return None
         try:
             key = self._open(bytes(row["sealed"]), wanted.name, str(wanted.url)) if row["sealed"] else None
         except InvalidTag:
-            if wanted.name not in self._unopened:
-                log.error("a server's key was sealed with another key: it is not used", extra={"engine": wanted.name})
-            self._unopened.add(wanted.name)
+            self._unused(wanted.name, "its key was sealed with another key")
             return None
-        self._unopened.discard(wanted.name)
+        self._silenced.discard(wanted.name)
         return StaticWorker(
             str(wanted.url),
             wanted.kind,
@@ -127,6 +130,12 @@ class RegisteredEngines:
             wanted.capacity,
             wanted.name,
         )
+
+    def _unused(self, name: str, why: str) -> None:
+        """Said once."""
+        if name not in self._silenced:
+            log.error("a registered server is not used", extra={"engine": name, "reason": why})
+        self._silenced.add(name)
 
     def _seal(self, key: str, name: str, url: str) -> bytes:
         nonce = os.urandom(NONCE)

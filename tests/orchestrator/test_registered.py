@@ -210,3 +210,6 @@ async def test_a_key_opens_for_the_address_that_it_was_given_for_only(migrated_d
         assert await engines.known() == []
         await engines.register(EngineWanted.model_validate({"name": "a", "url": "http://a:1/v1"}), Writer("key_test"))
         assert [(each.url, each.key) for each in await engines.known()] == [("http://a:1/v1", None)]
+        async with pool.connection() as connection:
+            await connection.execute("update engines set wanted = wanted || '{\"of_another_version\": 1}'")
+        assert await engines.known() == []
