@@ -20,6 +20,7 @@ from orchestrator.runs import new_run_id
 
 HEARTBEAT_SECONDS = 10.0
 COMPLETED, ERROR = "pipeline.completed", "error"
+SIGN_OF_LIFE = b": running\n"  # no empty line: after an event with an id, some clients take one for an event
 SSE = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -119,7 +120,7 @@ class Events(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             with until_disconnect(receive):
                 async for event in self._events:
-                    body = b": running\n\n" if event is None else await self._frame(event)
+                    body = SIGN_OF_LIFE if event is None else await self._frame(event)
                     await send({"type": "http.response.body", "body": body, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
 

@@ -3,13 +3,20 @@
 import asyncio
 import base64
 import json
+from collections.abc import AsyncGenerator, MutableMapping
 from typing import Any
 
 import pytest
+from obstore.store import MemoryStore
+from openai._streaming import SSEDecoder
 
 from core.db.pool import open_pool
 from orchestrator.auth import create_key
+from orchestrator.blobs import Keeping, StoredBlobs
 from orchestrator.pipelines import PIPELINES
+from orchestrator.pipelines.calls import Events
+from orchestrator.pipelines.flow import Event
+from orchestrator.pipelines.showing import Shown
 from orchestrator.policy_floor import Subject
 from tests.fakes.drawing_worker import PREVIEW, SEED, picture
 from tests.fakes.scripted_worker import CAPTION, expansion
@@ -222,6 +229,29 @@ async def test_a_stream_tells_each_step_and_shows_previews(studio: Studio) -> No
 
 def bearer(studio: Studio) -> dict[str, str]:
     return {"authorization": f"Bearer {studio.key}"}
+
+
+async def test_a_sign_of_life_is_nothing_to_the_official_client() -> None:
+    async def happens() -> AsyncGenerator[Event | None, None]:
+        yield None
+        yield Event(1, "first", {"a": 1})
+        yield None
+        yield Event(2, "second", {"a": 2})
+
+    sent = bytearray()
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.extend(message.get("body", b""))
+
+    async def receive() -> MutableMapping[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    kept = StoredBlobs(MemoryStore(), b"key", Keeping(60, 60, 1))
+    await Events(happens(), Shown(kept, "http://studio"))({"type": "http"}, receive, send)
+    assert sent.count(b": ") > 2
+    found = [(one.event, one.json()["a"]) for one in SSEDecoder().iter_bytes(iter([bytes(sent)]))]
+    assert found == [("first", 1), ("second", 2)]
 
 
 async def test_an_error_is_an_event_once_the_stream_has_begun(studio: Studio) -> None:
