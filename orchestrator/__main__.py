@@ -1,6 +1,7 @@
 """`python -m orchestrator` runs the orchestrator; `settings` prints what it would run with.
 
-`keys`, `aliases` and `workers` ask one that runs.
+`doctor` looks at this machine; `backup` and `restore` move the whole studio; all others ask an orchestrator that runs.
+Most take --json. Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 a wrong command line.
 """
 
 import argparse

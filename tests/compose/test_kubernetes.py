@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 import promql_parser
 import pytest
 import yaml
@@ -97,7 +97,10 @@ def test_scaling_asks_for_a_metric_that_exists() -> None:
         assert each["spec"]["scaleTargetRef"] == {"name": name}
         [trigger] = each["spec"]["triggers"]
         query = trigger["metadata"]["query"]
-        selector = promql_parser.parse(query).expr
+        summed = promql_parser.parse(query)
+        assert isinstance(summed, promql_parser.AggregateExpr)
+        selector = summed.expr
+        assert isinstance(selector, promql_parser.VectorSelector)
         assert (selector.name, [m.name for m in selector.matchers.matchers]) == (depth.name, ["kind"])
         assert re.search(rf'kind="{name}"', query)
         assert int(trigger["metadata"]["threshold"]) > 0
