@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from dbos import DBOS, Queue
+from sqlalchemy.exc import DBAPIError
 
 from core.db.pool import Pool
 from orchestrator.jobs.runs import Runs, queue_of
@@ -65,7 +66,7 @@ class Queues:
         while True:
             try:
                 await self.look()
-            except DATABASE_AWAY as exc:
+            except (*DATABASE_AWAY, DBAPIError) as exc:  # the durable engine says it by SQLAlchemy
                 log.warning("the queues' limits wait for the database", extra={"reason": str(exc)})
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -21,6 +21,7 @@ import psycopg
 from dbos import DBOS
 from prometheus_client import Counter
 from psycopg.rows import dict_row
+from sqlalchemy.exc import DBAPIError
 
 from core.errors import Unavailable
 from orchestrator.jobs.plain import kept_error
@@ -102,7 +103,7 @@ class Reaper:
                     while True:
                         await self.look(held)
                         await asyncio.sleep(self._look)
-            except (psycopg.Error, OSError, TimeoutError) as exc:
+            except (psycopg.Error, DBAPIError, OSError, TimeoutError) as exc:
                 log.warning("the locks are lost; taking them again", extra={"reason": str(exc)})
             self._free.clear()  # nobody's lock was held while the database was away
             held = await self._again()

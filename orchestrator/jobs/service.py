@@ -8,6 +8,7 @@ from typing import Any
 
 from dbos import DBOS
 from fastapi import APIRouter
+from sqlalchemy.exc import DBAPIError
 
 from core.db.pool import Pool
 from core.keys import read_or_make
@@ -97,7 +98,7 @@ class Jobs:
             try:
                 while await purge_once(self.store, self._days) == PURGED_AT_ONCE:
                     pass
-            except DATABASE_AWAY as exc:
+            except (*DATABASE_AWAY, DBAPIError) as exc:
                 log.warning("old jobs not purged; trying again", extra={"reason": str(exc)})
             await asyncio.sleep(PURGE_SECONDS)
 
