@@ -110,9 +110,11 @@ def page(report: dict[str, Any], timed: Speed) -> str:
         "",
         "Held out: training never saw that thing on that colour, or those two things together.",
         "",
-        f"Trained names on canvases of other sizes, {report['pictures_of_a_size']} pictures each:",
-        ", ".join(f"{size} {right:.0%}" for size, right in report["sizes"].items()) + ".",
-        "",
+    ]
+    if "sizes" in report:
+        shares = ", ".join(f"{size} {right:.0%}" for size, right in report["sizes"].items())
+        lines += [f"Trained names on other canvases, {report['pictures_of_a_size']} pictures each: {shares}.", ""]
+    lines += [
         f"One picture alone takes {timed.alone:.2f} s of wall time, {timed.cpu_alone:.2f} s of CPU.",
         f"{TOGETHER} at once through the step engine take {timed.together:.2f} s and {timed.cpu_together:.2f} s:",
         f"{timed.gain:.2f} times as many pictures a second, {timed.cpu_gain:.2f} times by CPU.",
