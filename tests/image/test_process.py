@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.chat_worker import chat_worker, engine_processes, instruct
 from tests.fakes.client import connected, request
 from tests.fakes.orchestrator import Orchestrator, listening
 from tests.fakes.wait import soon
 from tests.image.asking import GENERATIONS, get, post
-from tests.image.processes import KEY, START_SECONDS, free_port, started
+from tests.image.processes import KEY, START_SECONDS, free_port, ready, started
 
 pytestmark = pytest.mark.e2e
 
@@ -53,3 +54,37 @@ async def test_it_ends_what_runs_says_goodbye_and_comes_back_after_kill_9(tmp_pa
                 assert b"event: image_generation.completed" in events
             await announced(peer, left=second["id"])
             await soon(process.wait())
+
+
+async def test_a_chat_worker_and_an_image_worker_use_one_device_by_turns(tmp_path: Path) -> None:
+    """Both as processes that hold real memory; what each is asked for while the other works, it answers later."""
+    port, folders = free_port(), (tmp_path / "chat", tmp_path / "image")
+    for folder in folders:
+        folder.mkdir()
+    shared: dict[str, Any] = {"device_lease": tmp_path / "device", "device_lease_seconds": 1}
+
+    def engine() -> int:
+        return sum(e.process.memory_info().rss for e in engine_processes(folders[0]).values())
+
+    async def image_loaded() -> bool:
+        return bool((await get(port, "/health", KEY)).json()["model_loaded"])
+
+    async def chats() -> int:
+        return (await chat.chat()).status_code
+
+    async def draws() -> int:
+        return (await post(port, GENERATIONS, {"prompt": "x", "size": "128x128"}, KEY)).status
+
+    model = instruct(folders[0], args=("--fake-ballast-mb", "200"), memory_gb=0.3)
+    async with (
+        started(folders[1], port, **{name.upper(): str(value) for name, value in shared.items()}),
+        chat_worker(folders[0], [model], **shared) as chat,
+    ):
+        await ready(port)
+        for _ in range(2):
+            assert await chats() == 200
+            assert (engine() > 200 << 20, await image_loaded()) == (True, False)
+            assert await draws() == 200
+            assert (engine(), await image_loaded()) == (0, True)
+        async with asyncio.timeout(START_SECONDS):
+            assert set(await asyncio.gather(*(ask() for ask in (chats, draws) * 4))) == {200}
