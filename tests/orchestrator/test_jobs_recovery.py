@@ -195,7 +195,7 @@ async def test_ended_jobs_are_purged_with_their_steps(durable_dsn: str, durable_
     await durable_studio.chat_worker()
     await durable_studio.image_worker()
     job_id = (await durable_studio.post(PATH, ASKED)).headers["x-job-id"]
-    async with open_pool(durable_dsn, size=1) as pool, pool.connection() as connection:
+    async with open_pool(durable_dsn, size=2) as pool, pool.connection() as connection:
 
         async def kept() -> list[int]:
             tables = ("jobs where id", "job_events where job", "dbos.operation_outputs where workflow_uuid")
