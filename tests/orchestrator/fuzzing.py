@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
 from schemathesis import Case, GenerationMode
+from schemathesis.core.result import Ok
 
 AT_ONCE = 16
 NOBODY = "http://127.0.0.1:9/"
@@ -44,6 +45,7 @@ def made(described: dict[str, Any], examples: int) -> Iterator[Made]:
     """So many of each operation and mode."""
     schema = schemathesis.openapi.from_dict(described)
     for found in schema.get_all_operations():
+        assert isinstance(found, Ok)
         operation = found.ok()
         wrong = bool(operation.body or operation.query)  # a name within a path cannot be: any text is one
         for mode in MODES if wrong else MODES[:1]:
@@ -62,11 +64,12 @@ def _of(operation: Any, mode: GenerationMode, examples: int) -> list[Made]:
         phases=[Phase.generate],
         suppress_health_check=list(EVERYTHING_BUT),
     )
-    def collect(case: Case) -> None:
+    def collect(case: Case[Any]) -> None:
         request = requests.Request(**case.as_transport_kwargs(base_url="http://studio")).prepare()
-        body = request.body.encode() if isinstance(request.body, str) else request.body or b""
+        sent: Any = request.body or b""
+        body = sent.encode() if isinstance(sent, str) else bytes(sent)
         path = (request.url or "").removeprefix("http://studio")
-        headers = {name: value for name, value in request.headers.items() if name.lower() == "content-type"}
+        headers = {name: str(value) for name, value in request.headers.items() if name.lower() == "content-type"}
         cases.append(Made(operation.label, str(request.method), path, headers, _near(body)))
 
     with contextlib.suppress(Unsatisfiable):

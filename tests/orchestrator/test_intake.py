@@ -275,7 +275,7 @@ def test_what_is_no_job(text: str) -> None:
 async def test_in_the_orchestrator(redis_url: str, migrated_dsn: str, tmp_path: Path) -> None:
     """Each job type goes where the endpoint would: an enhancement, a turn of a conversation."""
     name = f"q{random.getrandbits(40):x}"
-    given = {"queue_name": name, "queue_url": redis_url, "queue_poll_seconds": 0.02}
+    given: dict[str, Any] = {"queue_name": name, "queue_url": redis_url, "queue_poll_seconds": 0.02}
     async with studio_over(migrated_dsn, tmp_path, **given) as studio, client(redis_url) as redis:
         await studio.chat_worker()
         jobs: dict[str, tuple[str, dict[str, Any]]] = {

@@ -120,7 +120,7 @@ async def test_a_worker_that_comes_back_is_asked_for_work_by_a_probe_not_by_a_tr
 
 @slow
 async def test_a_drained_worker_finishes_what_it_has(migrated_dsn: str, tmp_path: Path) -> None:
-    given = {"lease_seconds": 600}
+    given: dict[str, Any] = {"lease_seconds": 600}
     async with (
         studio_over(migrated_dsn, tmp_path, **given) as studio,
         studio_over(migrated_dsn, tmp_path, **given) as other,
