@@ -1,4 +1,4 @@
-"""What becomes of running jobs when the database goes away, or the studio is upgraded; bench/pipelines/kill.py kills."""
+"""What becomes of running jobs when the database goes away or the studio is upgraded; bench.pipelines.kill kills."""
 
 import psycopg
 import pytest
