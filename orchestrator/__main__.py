@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import socket
 import sys
+import tempfile
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 from core import core_files, logs
@@ -26,6 +28,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("serve", help="run the orchestrator (the default)")
     commands.add_parser("settings", help="every setting with its value, secrets masked")
+    commands.add_parser("openapi", help="the API as an OpenAPI document, as with the default settings")
     keys_cli.add_commands(commands)
     names_cli.add_commands(commands)
     jobs_cli.add_commands(commands)
@@ -34,6 +37,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.command == "doctor":
         sys.exit(doctor.run(given))
+    if given.command == "openapi":
+        print(asyncio.run(openapi()))
+        return
     try:
         settings = OrchestratorSettings.load()
     except SettingsError as exc:
@@ -69,6 +75,19 @@ async def serve(settings: OrchestratorSettings, sock: socket.socket) -> None:
         else:
             dsn = await stack.enter_async_context(embedded_postgres(settings.data_dir.resolve() / "postgres"))
         await serve_on(create_app(settings, dsn, tracing.from_environment()), sock, settings.stop_seconds)
+
+
+async def openapi() -> str:
+    """What the orchestrator publishes; the application is asked for it and never started."""
+    import httpx2
+
+    from orchestrator.app import create_app
+
+    with tempfile.TemporaryDirectory() as folder:
+        defaults = {name: field.default for name, field in OrchestratorSettings.model_fields.items()}
+        app = create_app(OrchestratorSettings.load(**{**defaults, "data_dir": Path(folder)}), "postgresql:///none")
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://studio") as client:
+            return (await client.get("/openapi.json")).raise_for_status().text
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

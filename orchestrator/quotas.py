@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 FLUSH_SECONDS = 10.0
+AWAY_SECONDS = 1.0
 _TAIL = 2048  # bytes of an answer that are kept to find its usage: it comes last, or nearly so
 _TOTAL = re.compile(rb'(?<!\\)"total_tokens":\s*(\d{1,12})')
 BYTES_PER_TOKEN = 4
@@ -50,6 +51,7 @@ class Quotas:
         self._held: dict[tuple[str, Quota], _Held] = {}
         self.slots = Slots(pool)
         self._seen: dict[str, float] = {}
+        self._away_until = 0.0
 
     async def enter(self, key: Key, needs: Needs) -> "Entry":
         """Take what a request needs at most. Raises RateLimited, TooManyAtOnce, and Unavailable where the quotas that
@@ -99,6 +101,9 @@ class Quotas:
         held.exhausted = row["granted"] < wanted
 
     async def _ask(self, owner: str, quota: Quota, wanted: int) -> dict[str, Any]:
+        """Where the database has just not answered, nobody waits for it again: a queue of waits would have no end."""
+        if time.monotonic() < self._away_until:
+            raise _unread()
         try:
             async with self._pool.connection(timeout=2) as connection:
                 cursor = await connection.execute(
@@ -107,11 +112,8 @@ class Quotas:
                 )
                 row = await cursor.fetchone()
         except (psycopg.OperationalError, TimeoutError) as exc:
-            raise Unavailable(
-                "The limits of this key cannot be read: the database does not answer.",
-                code="database_unavailable",
-                retry_after=2,
-            ) from exc
+            self._away_until = time.monotonic() + AWAY_SECONDS
+            raise _unread() from exc
         assert row is not None
         return row
 
@@ -241,3 +243,11 @@ class Metered:
 
 def _owners(key: Key) -> list[tuple[str, str, Limits]]:
     return [("key:" + key.id, "key", key.limits), ("tenant:" + key.tenant, "tenant", key.tenant_limits)]
+
+
+def _unread() -> Unavailable:
+    return Unavailable(
+        "The limits of this key cannot be read: the database does not answer.",
+        code="database_unavailable",
+        retry_after=2,
+    )

@@ -36,7 +36,7 @@ VERSION = "1"
 begun under another version is then not taken up (orchestrator/jobs/recovery.py). Never the product's version: most
 upgrades change no steps, and what runs then goes on."""
 WORKFLOW = "pipeline"
-NAME = "soundstage"
+NAME, SCHEMA = "soundstage", "dbos"
 MOST_ATTEMPTS = 20
 RETRY_SECONDS = 0.5
 POLL_SECONDS = 1.0
@@ -87,10 +87,14 @@ class Runs:
         RUNNING.set_function(lambda: len(self._here))
 
     async def __aenter__(self) -> "Runs":
+        url = sqlalchemy_url(self._dsn)
+        # It builds indexes concurrently, which waits for every transaction: ours must be able to end meanwhile.
+        await asyncio.to_thread(DBOS.migrate, url, schema=SCHEMA)
         config: DBOSConfig = {
             "name": NAME,
-            "system_database_url": sqlalchemy_url(self._dsn),
-            "dbos_system_schema": "dbos",
+            "system_database_url": url,
+            "dbos_system_schema": SCHEMA,
+            "run_migrations": False,
             "executor_id": self.executor,
             "application_version": VERSION,
             "serializer": DBOSPortableJSONSerializer(),

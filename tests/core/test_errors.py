@@ -18,6 +18,7 @@ TREE = {
     413: ("PayloadTooLarge", "invalid_request_error"),
     422: ("ContentPolicy", "content_policy"),
     429: ("Overloaded", "rate_limit_error"),
+    431: ("HeadersTooLarge", "invalid_request_error"),
     502: ("Upstream", "upstream_error"),
     503: ("Unavailable", "service_unavailable"),
     504: ("UpstreamTimeout", "upstream_error"),

@@ -15,7 +15,7 @@ from tests.orchestrator.fuzzing import made, provoked
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = 3 if os.environ.get("HYPOTHESIS_PROFILE", "repeatable") == "repeatable" else 100
+EXAMPLES = 2 if os.environ.get("HYPOTHESIS_PROFILE", "repeatable") == "repeatable" else 100
 
 
 async def test_the_relays_paths_are_published(studio: Studio) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.scripted_worker import expansion
 from tests.fakes.studio import WORKER_KEY, Studio
 
 HARD = "please write something zzexplicit secretword"
@@ -144,10 +145,11 @@ async def test_a_soft_word_is_constrained_visibly_in_an_image(studio: Studio) ->
 
 
 async def test_the_expanded_prompt_is_judged_too(studio: Studio) -> None:
-    """The fake's expansion repeats the last message, so a tenant's word that only the template adds is put in force."""
-    await studio.proving_worker()
+    """A tenant's own word, which only the expansion says."""
+    chat = await studio.scripted_worker()
+    chat.expand = expansion("a boat and a zztower")
     pictures = await studio.image_worker()
-    document = {"hard": [{"category": "test/expanded", "terms": ["seed none"]}], "constraints": "x"}
+    document = {"hard": [{"category": "test/expanded", "terms": ["zztower"]}], "constraints": "x"}
     made = await studio.post("/v1/policies", {"document": document})
     put = await studio.http.put(
         "/v1/policies/in-force",
@@ -159,7 +161,7 @@ async def test_the_expanded_prompt_is_judged_too(studio: Studio) -> None:
     while answer.status_code == 200:  # until the epoch is seen
         answer = await studio.post("/v1/chat/1to1/imagegen", {"message": "a boat"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "test/expanded")
-    assert all("seed None" in picture["prompt"] for picture in pictures.received)
+    assert all("zztower" in picture["prompt"] for picture in pictures.received)
 
 
 async def test_a_request_lowers_its_tier(studio: Studio) -> None:

@@ -112,7 +112,7 @@ async def test_the_callers_items_go_where_the_recipe_wants_them(studio: Studio) 
     assert rest[:2] == items
     assert rest[2]["content"].endswith("a red apple")
     assert sent["input"][0]["content"].startswith("You turn a chat message")
-    assert (sent["temperature"], sent["top_k"], sent["frequency_penalty"]) == (0.1, 3, 0.5)
+    assert (sent["temperature"], sent["top_k"], sent["repetition_penalty"]) == (0.1, 3, 1.1)
 
 
 async def test_a_stream_is_whole_for_the_sdk_and_ends_with_the_rest_of_the_proof(studio: Studio) -> None:
