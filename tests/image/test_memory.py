@@ -6,6 +6,7 @@ import random
 import psutil
 import pytest
 
+from image import heap
 from image.events import LAST, Cancelled
 from image.mail import Cancel
 from image.pipelines.zimage import ZImage
@@ -46,4 +47,5 @@ def _serve(driven: Driven, chance: random.Random, count: int) -> None:
 
 def _resident() -> int:
     gc.collect()
+    heap.give_back()  # as the worker does
     return int(psutil.Process().memory_info().rss)
