@@ -4,10 +4,12 @@ They are imported by the tests themselves: it takes seconds, which every run of 
 not fit beside these: bench/clients drives it from an environment of its own.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from pydantic import BaseModel, Field, SecretStr
 
 from tests.e2e.node import asked, node_sdk
@@ -25,34 +27,39 @@ class Age(BaseModel):
     age: int = Field(ge=0, le=120)
 
 
-def langchain(studio: Studio) -> "ChatOpenAI":
+@asynccontextmanager
+async def langchain(studio: Studio) -> AsyncIterator["ChatOpenAI"]:
+    """With connections that are closed in the end: its own stay open as long as the process."""
     from langchain_openai import ChatOpenAI
 
-    return ChatOpenAI(
-        model="qwen_instruct",
-        base_url=studio.base_url,
-        api_key=SecretStr(studio.key),
-        temperature=0,
-        max_completion_tokens=60,
-        max_retries=0,
-    )
+    async with DefaultAsyncHttpxClient() as connections:
+        yield ChatOpenAI(
+            model="qwen_instruct",
+            base_url=studio.base_url,
+            api_key=SecretStr(studio.key),
+            temperature=0,
+            max_completion_tokens=60,
+            max_retries=0,
+            http_async_client=connections,
+        )
 
 
 async def test_langchain(studio: Studio) -> None:
-    model = langchain(studio)
-    answer = await model.ainvoke(QUESTION)
-    assert answer.content == ANSWER
-    assert answer.usage_metadata
-    assert answer.usage_metadata["output_tokens"] == 8
-    pieces = [str(piece.content) async for piece in model.astream(QUESTION)]
-    assert "".join(pieces) == ANSWER
-    assert len(pieces) >= 8
+    async with langchain(studio) as model:
+        answer = await model.ainvoke(QUESTION)
+        assert answer.content == ANSWER
+        assert answer.usage_metadata
+        assert answer.usage_metadata["output_tokens"] == 8
+        pieces = [str(piece.content) async for piece in model.astream(QUESTION)]
+        assert "".join(pieces) == ANSWER
+        assert len(pieces) >= 8
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
 async def test_langchains_structured_output(studio: Studio, method: str) -> None:
-    model = langchain(studio).with_structured_output(Age, method=method, strict=True)  # type: ignore[arg-type]
-    assert isinstance(await model.ainvoke("How old is Ada?"), Age)
+    async with langchain(studio) as plain:
+        model = plain.with_structured_output(Age, method=method, strict=True)  # type: ignore[arg-type]
+        assert isinstance(await model.ainvoke("How old is Ada?"), Age)
 
 
 @pytest.mark.parametrize("way", ["NativeOutput", "ToolOutput"])
