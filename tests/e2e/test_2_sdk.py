@@ -123,7 +123,7 @@ async def test_an_image(studio: Studio) -> None:
 async def test_a_selfie_worker_is_there(studio: Studio) -> None:
     async with studio.session() as session, session.get(f"{studio.base_url}/workers") as response:
         assert response.status == 200, await response.text()
-        assert "vision" in {worker["kind"] for worker in (await response.json())["data"]}
+        assert "selfie" in {worker["kind"] for worker in (await response.json())["data"]}
 
 
 WRONG = [
