@@ -73,6 +73,7 @@ class Connections:
         Raises what aiohttp raises: ClientError, TimeoutError, HttpProcessingError.
         """
         connection = await self._connected(url.origin(), self._timeouts(connect_seconds))
+        answer = None
         try:
             protocol, transport = connection.protocol, connection.transport
             if protocol is None or transport is None:
@@ -82,10 +83,11 @@ class Connections:
             while True:
                 message, content = await protocol.read()
                 if message.code >= 200 or message.code == 101:
-                    return Answer(connection, message, content)
-        except BaseException:
-            connection.close()
-            raise
+                    answer = Answer(connection, message, content)
+                    return answer
+        finally:
+            if answer is None:
+                connection.close()
 
     async def _connected(self, origin: URL, timeout: aiohttp.ClientTimeout) -> Connection:
         """A connection on which nothing was said since its last answer: what an engine says beyond an answer's stated

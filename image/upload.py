@@ -1,19 +1,13 @@
-"""A multipart form, collected in memory: a picture never becomes a temporary file."""
+"""The form of POST /v1/images/edits: texts, pictures and a mask."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 
 from core.errors import InvalidRequest
+from core.multipart import Parts, boundary_of
 
 MAX_IMAGES = 16
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
-
 _IMAGE_FIELDS = frozenset({"image", "image[]"})
 _MAX_FIELDS = 64
 
@@ -27,70 +21,37 @@ class Form:
 
 def parse_form(content_type: str | None, body: bytes) -> Form:
     """Raises InvalidRequest naming the field that cannot be taken."""
-    kind, options = parse_options_header(content_type)
-    if kind != b"multipart/form-data" or not options.get(b"boundary"):
-        raise InvalidRequest("The body must be multipart/form-data.", code="invalid_content_type")
-    collector = _Collector()
-    try:
-        parser = MultipartParser(options[b"boundary"], collector.callbacks())
-        parser.write(body)
-        parser.finalize()
-    except FormParserError as exc:
-        raise InvalidRequest("The body is not valid multipart.", code="invalid_multipart") from exc
-    return collector.form
+    parts = _Upload(boundary_of(content_type))
+    parts.feed(body)
+    parts.finish()
+    return parts.form
 
 
-class _Collector:
-    """The parser's callbacks."""
-
-    def __init__(self) -> None:
+class _Upload(Parts):
+    def __init__(self, boundary: bytes) -> None:
+        super().__init__(boundary)
         self.form = Form()
         self._parts = 0
-        self._header = self._value = b""
-        self._disposition = b""
-        self._content = bytearray()
 
-    def callbacks(self) -> MultipartCallbacks:
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": self._header_field,
-            "on_header_value": self._header_value,
-            "on_header_end": self._header_end,
-            "on_part_data": self._data,
-            "on_part_end": self._end,
-        }
-
-    def _begin(self) -> None:
+    def part_began(self) -> None:
         self._parts += 1
         if self._parts > _MAX_FIELDS + MAX_IMAGES + 1:
             raise InvalidRequest("The form has too many parts.", code="invalid_multipart")
-        self._header = self._value = self._disposition = b""
-        self._content = bytearray()
 
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header += data[start:end]
+    def part_named(self, name: str, headers: dict[bytes, bytes], *, file: bool) -> None:
+        self._name, self._content = name, bytearray()
 
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
+    def part_data(self, data: bytes) -> None:
+        self._content += data
 
-    def _header_end(self) -> None:
-        if self._header.lower() == b"content-disposition":
-            self._disposition = self._value
-        self._header = self._value = b""
-
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        self._content += data[start:end]
-
-    def _end(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        name = options.get(b"name", b"").decode("utf-8", "replace")
-        if name in _IMAGE_FIELDS:
+    def part_ended(self) -> None:
+        if self._name in _IMAGE_FIELDS:
             self._image()
-        elif name == "mask":
+        elif self._name == "mask":
             self._only_once("mask", self.form.mask is not None)
             self.form.mask = bytes(self._content)
         else:
-            self._text(name[:64])
+            self._text(self._name[:64])
 
     def _image(self) -> None:
         if len(self.form.images) == MAX_IMAGES:

@@ -116,15 +116,17 @@ class Residency:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         seat.waiters.append(waiter)
         self._begin_switch(seat)
+        admitted = False
         try:
             await self._within(waiter, seat)
-        except BaseException:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                seat.leave()  # it was let in in the same moment
-            waiter.cancel()
-            if waiter in seat.waiters:
-                seat.waiters.remove(waiter)
-            raise
+            admitted = True
+        finally:
+            if not admitted:
+                if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                    seat.leave()  # it was let in in the same moment
+                waiter.cancel()
+                if waiter in seat.waiters:
+                    seat.waiters.remove(waiter)
 
     # -- changes, one at a time -----------------------------------------------------------------------------------
 
@@ -282,11 +284,13 @@ class Use:
         if lease is None:
             return await self._seated()
         await lease.enter()
+        seated = None
         try:
-            return await self._seated()
-        except BaseException:
-            lease.leave()
-            raise
+            seated = await self._seated()
+            return seated
+        finally:
+            if seated is None:
+                lease.leave()
 
     async def _seated(self) -> URL:
         seat = self._seat

@@ -4,13 +4,11 @@ What is judged must be what the worker reads, so whatever two readers could unde
 given twice, a text that is a file, another charset, an encoded part.
 """
 
-from collections.abc import Callable
-
 import msgspec
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 
 from core.errors import InvalidRequest
+from core.multipart import Parts, boundary_of
 from orchestrator.requests import Body
 
 MAX_PARTS = 96
@@ -58,100 +56,58 @@ class _Text(msgspec.Struct):
 
 def read(content_type: bytes, sent: bytes) -> FormBody:
     """A form for an image worker. Raises InvalidRequest naming what cannot be taken."""
-    kind, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary")
-    if kind != b"multipart/form-data" or not boundary or len(boundary) > 256:
-        raise InvalidRequest("The body must be multipart/form-data with a boundary.", code="invalid_content_type")
+    boundary = boundary_of(content_type)
+    _, options = parse_options_header(content_type)
     if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
         raise InvalidRequest("A form's texts are UTF-8.", code="invalid_content_type")
     return _read(sent, boundary)
 
 
 def _read(sent: bytes, boundary: bytes) -> FormBody:
-    collector = _Collector()
-    try:
-        parser = MultipartParser(boundary, collector.callbacks())  # type: ignore[arg-type]  # of bound methods
-        parser.write(sent)
-        parser.finalize()
-    except FormParserError as exc:
-        raise InvalidRequest("The body is not valid multipart.", code="invalid_multipart") from exc
-    if not collector.ended:
-        raise InvalidRequest("The body ends before its last boundary.", code="invalid_multipart")
-    return FormBody(sent, boundary, collector.texts)
+    parts = _Texts(boundary)
+    parts.feed(sent)
+    parts.finish()
+    return FormBody(sent, boundary, parts.texts)
 
 
-class _Collector:
-    """The parser's callbacks."""
-
-    def __init__(self) -> None:
+class _Texts(Parts):
+    def __init__(self, boundary: bytes) -> None:
+        super().__init__(boundary)
         self.texts: dict[str, _Text] = {}
-        self.ended = False
         self._part = -1
         self._name = ""
         self._content: bytearray | None = None
-        self._field = self._value = b""
-        self._headers: dict[bytes, bytes] = {}
 
-    def callbacks(self) -> dict[str, Callable[..., None]]:
-        return {
-            "on_part_begin": self.begin,
-            "on_header_field": self.header_field,
-            "on_header_value": self.header_value,
-            "on_header_end": self.header_end,
-            "on_headers_finished": self.headers_finished,
-            "on_part_data": self.data,
-            "on_part_end": self.part_end,
-            "on_end": self.end,
-        }
-
-    def begin(self) -> None:
+    def part_began(self) -> None:
         self._part += 1
         if self._part >= MAX_PARTS:
             raise InvalidRequest(f"A form has at most {MAX_PARTS} parts.", code="invalid_multipart")
-        self._field, self._value, self._headers = b"", b"", {}
 
-    def header_field(self, data: bytes, start: int, end: int) -> None:
-        self._field += data[start:end]
-
-    def header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def header_end(self) -> None:
-        name = self._field.lower()
-        if name in self._headers:
-            raise InvalidRequest("A part of the form names a header twice.", code="invalid_multipart")
-        self._headers[name] = self._value
-        self._field = self._value = b""
-
-    def headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition"))
-        self._name = options.get(b"name", b"").decode("utf-8", "replace")
-        self._content = bytearray() if self._name in READ else None
-        if self._content is None:
+    def part_named(self, name: str, headers: dict[bytes, bytes], *, file: bool) -> None:
+        self._name, self._content = name, None
+        if name not in READ:
             return
-        if self._name in self.texts:
-            raise _refused(self._name, "is given twice.")
-        if b"filename" in options:
-            raise _refused(self._name, "is a file, and must be a text.")
-        if self._headers.get(b"content-transfer-encoding", b"").strip().lower() not in _PLAIN:
-            raise _refused(self._name, "is encoded, and must be a plain text.")
+        if name in self.texts:
+            raise _refused(name, "is given twice.")
+        if file:
+            raise _refused(name, "is a file, and must be a text.")
+        if headers.get(b"content-transfer-encoding", b"").strip().lower() not in _PLAIN:
+            raise _refused(name, "is encoded, and must be a plain text.")
+        self._content = bytearray()
 
-    def data(self, data: bytes, start: int, end: int) -> None:
+    def part_data(self, data: bytes) -> None:
         if self._content is not None:
-            self._content += data[start:end]
+            self._content += data
             if len(self._content) > MAX_TEXT:
                 raise _refused(self._name, f"is longer than {MAX_TEXT} bytes.")
 
-    def part_end(self) -> None:
+    def part_ended(self) -> None:
         if self._content is None:
             return
         try:
             self.texts[self._name] = _Text(self._content.decode(), self._part)
         except UnicodeDecodeError as exc:
             raise _refused(self._name, "is not UTF-8.") from exc
-
-    def end(self) -> None:
-        self.ended = True
 
 
 def _is_number(name: str, value: str) -> bool:

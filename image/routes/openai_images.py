@@ -5,7 +5,7 @@ import base64
 import random
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any, Literal
 
 import msgspec
@@ -127,21 +127,17 @@ async def _datum(worker: Worker, http: Request, body: ImagesBody, job: Job, pict
 
 async def _stream(worker: Worker, http: Request, kind: Kind, body: ImagesBody, job: Job) -> Response:
     """Begins when the image runs: what fails before that is an ordinary error."""
-    events = _events(worker, kind, body, job)
-    try:
+    async with AsyncExitStack() as stack:
+        events = await stack.enter_async_context(aclosing(_events(worker, kind, body, job)))
         with until_disconnect(http.receive):
             first = await anext(events)
-    except BaseException:
-        await events.aclose()
-        raise
+        held = stack.pop_all()
 
     async def all_events() -> AsyncGenerator[dict[str, Any], None]:
-        try:
+        async with held:
             yield first
             async for event in events:
                 yield event
-        finally:
-            await events.aclose()
 
     return EventStream(all_events())
 

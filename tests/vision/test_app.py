@@ -120,7 +120,7 @@ BAD_BODIES = {
     "json": ([(b"content-type", b"application/json")], b"{}", "invalid_content_type"),
     "no content type": ([], BODY, "invalid_content_type"),
     "a form": ([(b"content-type", b"application/x-www-form-urlencoded")], b"image=1", "invalid_content_type"),
-    "no boundary": ([(b"content-type", b"multipart/form-data")], BODY, "invalid_multipart"),
+    "no boundary": ([(b"content-type", b"multipart/form-data")], BODY, "invalid_content_type"),
     "another boundary": ([(b"content-type", b"multipart/form-data; boundary=x")], BODY, "invalid_multipart"),
     "no body": ([MULTIPART], b"", "missing"),
     "cut off": ([MULTIPART], BODY[:5000], "invalid_multipart"),
