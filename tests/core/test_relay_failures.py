@@ -25,20 +25,6 @@ BYTES = tuple(b"1\r\n%c\r\n" % byte for byte in EVENT)
 CHUNK = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
 
 
-def then(end: str, *parts: bytes) -> Script:
-    """Say `parts`, then "close", "reset", or "hang" until the relay hangs up."""
-
-    async def script(exchange: Exchange) -> None:
-        for part in parts:
-            await exchange.write(part)
-        if end == "hang":
-            await exchange.peer_left()
-        else:
-            exchange.reset() if end == "reset" else exchange.close()
-
-    return script
-
-
 @pytest.fixture
 def dead_port() -> int:
     with socket.socket() as sock:

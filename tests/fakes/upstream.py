@@ -65,6 +65,20 @@ def saying(*parts: bytes) -> Script:
     return script
 
 
+def then(end: str, *parts: bytes) -> Script:
+    """Say `parts`, then "close", "reset", or "hang" until the relay hangs up."""
+
+    async def script(exchange: Exchange) -> None:
+        for part in parts:
+            await exchange.write(part)
+        if end == "hang":
+            await exchange.peer_left()
+        else:
+            exchange.reset() if end == "reset" else exchange.close()
+
+    return script
+
+
 class Upstream:
     """A server on loopback that plays `script` for every request and keeps them all in `received`."""
 

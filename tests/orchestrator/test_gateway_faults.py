@@ -90,20 +90,6 @@ async def others() -> AsyncIterator[Upstream]:
         yield running
 
 
-def then(end: str, *parts: bytes) -> Script:
-    """Say `parts`, then "close", "reset", or "hang" until the relay hangs up."""
-
-    async def script(exchange: Exchange) -> None:
-        for part in parts:
-            await exchange.write(part)
-        if end == "hang":
-            await exchange.peer_left()
-        else:
-            exchange.reset() if end == "reset" else exchange.close()
-
-    return script
-
-
 async def endless_headers(exchange: Exchange) -> None:
     await exchange.write(b"HTTP/1.1 200 OK\r\n")
     for number in range(100_000):

@@ -129,9 +129,9 @@ BAD_BODIES = {
     "a boundary of 5000 bytes": (
         [(b"content-type", b"multipart/form-data; boundary=" + b"x" * 5000)],
         BODY,
-        "invalid_multipart",
+        "invalid_content_type",
     ),
-    "no name": ([MULTIPART], b"--soundstage\r\nContent-Disposition: form-data\r\n\r\nx", "invalid_multipart"),
+    "no name": ([MULTIPART], b"--soundstage\r\nContent-Disposition: form-data\r\n\r\nx", "invalid_content_type"),
     "no headers": ([MULTIPART], b"--soundstage\r\n\r\nx", "invalid_multipart"),
 }
 
