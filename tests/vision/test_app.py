@@ -131,7 +131,7 @@ BAD_BODIES = {
         BODY,
         "invalid_content_type",
     ),
-    "no name": ([MULTIPART], b"--soundstage\r\nContent-Disposition: form-data\r\n\r\nx", "invalid_content_type"),
+    "no name": ([MULTIPART], b"--soundstage\r\nContent-Disposition: form-data\r\n\r\nx", "invalid_multipart"),
     "no headers": ([MULTIPART], b"--soundstage\r\n\r\nx", "invalid_multipart"),
 }
 
