@@ -5,14 +5,14 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from core.device_line import Claim, Line, LineBusyError, Standing, settle
+from tests.fakes.program import program
 from tests.fakes.wait import eventually, soon
 
 
@@ -103,16 +103,8 @@ def test_a_line_that_nobody_can_read_is_begun_anew(tmp_path: Path) -> None:
     assert one.join().granted is not None
 
 
-@asynccontextmanager
-async def holder(folder: Path, *manner: str) -> AsyncIterator[Process]:
-    command = (sys.executable, "-m", "tests.fakes.device_holder", str(folder), *manner)
-    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE)
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+def holder(folder: Path, *manner: str) -> AbstractAsyncContextManager[Process]:
+    return program(sys.executable, "-m", "tests.fakes.device_holder", str(folder), *manner, stdout=PIPE)
 
 
 async def says(process: Process) -> str:

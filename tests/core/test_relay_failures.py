@@ -14,7 +14,7 @@ from core.relay import Relay, Sent, Timeouts
 from tests.core.conftest import WithTimeouts
 from tests.fakes.client import ask, connected, request
 from tests.fakes.gateway import Gateway
-from tests.fakes.upstream import Exchange, Script, Upstream, saying
+from tests.fakes.upstream import Exchange, Upstream, saying, then
 from tests.fakes.wait import soon
 
 CHAT = request(b"POST", b"/v1/chat/completions", [(b"Content-Type", b"application/json")], b'{"stream":true}')

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from core.serving import bind
+from tests.fakes.program import program
 from tests.image.asking import get
 
 KEY = [(b"authorization", b"Bearer k1")]
@@ -34,13 +35,8 @@ async def started(data: Path, port: int, **settings: str) -> AsyncIterator[Proce
     with (data / "log").open("ab") as log:
         command = (sys.executable, "-m", "image")
         environment = os.environ | own | settings
-        process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=log, stderr=log)
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        async with program(*command, env=environment, stdout=log, stderr=log) as process:
+            yield process
 
 
 async def ready(port: int) -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import fresh_database
 from tests.fakes.client import Answer, ask, connected, request
 from tests.fakes.studio import WORKER_KEY, Studio, studio_over
-from tests.fakes.upstream import Exchange, Script, Upstream, recording_upstream, saying
+from tests.fakes.upstream import Exchange, Script, Upstream, recording_upstream, saying, then
 from tests.fakes.wait import answers, soon
 
 pytestmark = pytest.mark.slow

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.client import Answer, RawClient, connected, request
+from tests.fakes.program import program
 from tests.fakes.studio import WORKER_KEY
 from tests.fakes.upstream import Exchange, Upstream, recording_upstream
 from tests.fakes.wait import answers, eventually, soon
@@ -48,16 +49,10 @@ async def orchestrator(dsn: str, data_dir: Path) -> AsyncIterator[Orchestrator]:
     port = free_port()
     given = {"DATABASE_URL": dsn, "DATA_DIR": str(data_dir), "PORT": str(port), "WAN_WORKER_API_KEY": WORKER_KEY}
     kept = {name: value for name, value in os.environ.items() if name not in ("LLM_URL", "HOST")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "orchestrator"), env={**kept, **given, "LOG_LEVEL": "error"}
-    )
-    try:
+    env = {**kept, **given, "LOG_LEVEL": "error"}
+    async with program(sys.executable, "-m", "orchestrator", env=env) as process:
         await answers(lambda: _listens(port), "an orchestrator")
         yield Orchestrator(process, port, (data_dir / "keys" / "local_api_key").read_text().strip())
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
 
 
 async def _listens(port: int) -> bool:
