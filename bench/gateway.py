@@ -108,7 +108,7 @@ def _queue() -> tuple[str, float, float, str]:
         queue.add(ticket)
 
     def through(at: int) -> None:
-        ticket = queue.take()
+        ticket = queue.take(0.0)
         assert ticket is not None
         queue.add(Ticket(ticket.tenant, ticket.cost))
 

@@ -2,7 +2,8 @@
 
 A real orchestrator in front of a stand-in engine of few places. A heavy tenant offers fifty times what the engine can
 do, in open loop; a light one a quarter of it. Printed: goodput beside capacity, how fast the refused were told, what
-the light tenant got, and the orchestrator's memory.
+the light tenant got, and the orchestrator's memory. Load generator and server share the machine, so the times of
+refusals are given twice: as the client saw them, beside how late its own loop was, and by the server's access log.
 """
 
 import asyncio
@@ -13,8 +14,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import psutil  # type: ignore[import-untyped,unused-ignore]
@@ -27,6 +30,7 @@ from core.wire.workers import Announcement
 PLACES, SERVICE_SECONDS, TIMES, LIGHT_SHARE = 8, 0.4, 50, 0.25
 CAPACITY = PLACES / SERVICE_SECONDS  # requests a second
 TICK = 0.01
+TOLD_MS = 50  # who is refused is told within so long
 RESULTS = Path(__file__).parent / "results"
 BODY = json.dumps({"model": "small", "messages": [{"role": "user", "content": "one"}], "max_tokens": 1}).encode()
 
@@ -81,13 +85,40 @@ async def _overloaded(
             await asyncio.sleep(0.05)
         seen = {"heavy": Seen(), "light": Seen()}
         memory: list[float] = []
+        lag: list[float] = []
         process = max(psutil.Process(pid).children(recursive=True), key=lambda each: each.memory_info().rss)
         rates = {"heavy": TIMES * CAPACITY, "light": LIGHT_SHARE * CAPACITY}
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_watch(process, memory, seconds))
             for tenant, rate in rates.items():
-                tasks.create_task(_offered(session, url, keys[tenant], rate, seconds, seen[tenant], tasks))
-    return _figures(seen, memory, seconds)
+                tasks.create_task(_offered(session, url, keys[tenant], rate, seconds, seen[tenant], lag, tasks))
+    log = (folder / "orchestrator.log").read_text(errors="replace").splitlines()
+    logged = [line for line in map(_line, log) if line.get("status") == 429]
+    return {
+        **_figures(seen, memory, seconds),
+        "client_late_ms": _spread(lag),
+        "refused_ms_at_the_server": _spread([line["ms"] for line in logged]),
+    }
+
+
+def _line(text: str) -> dict[str, Any]:
+    """One of the access log; nothing where it is another."""
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return {}
+    return found
+
+
+def _spread(milliseconds: Sequence[float]) -> dict[str, float]:
+    found = sorted(milliseconds) or [0.0]
+    within = sum(each < TOLD_MS for each in found) / len(found)
+    return {
+        "p50": round(found[len(found) // 2], 1),
+        "p99": round(found[int(len(found) * 0.99)], 1),
+        "most": round(found[-1], 1),
+        f"below_{TOLD_MS}": round(within, 4),
+    }
 
 
 async def _key(session: aiohttp.ClientSession, url: str, admin: str, tenant: str) -> str:
@@ -106,6 +137,7 @@ async def _offered(
     rate: float,
     seconds: float,
     seen: Seen,
+    lag: list[float],
     tasks: asyncio.TaskGroup,
 ) -> None:
     """So many requests a second, whatever becomes of them."""
@@ -114,7 +146,9 @@ async def _offered(
         while sent < now * rate:
             sent += 1
             tasks.create_task(_one(session, url, key, seen))
+        due = time.monotonic() + TICK
         await asyncio.sleep(TICK)
+        lag.append((time.monotonic() - due) * 1000)
 
 
 async def _one(session: aiohttp.ClientSession, url: str, key: str, seen: Seen) -> None:
@@ -139,7 +173,6 @@ async def _watch(process: "psutil.Process", memory: list[float], seconds: float)
 
 def _figures(seen: dict[str, Seen], memory: list[float], seconds: float) -> dict[str, object]:
     served = {tenant: each.statuses[200] for tenant, each in seen.items()}
-    refused = sorted(seen["heavy"].refused_ms)
     half = memory[len(memory) // 2 :]
     return {
         "seconds": seconds,
@@ -151,10 +184,7 @@ def _figures(seen: dict[str, Seen], memory: list[float], seconds: float) -> dict
         "light_served_of_offered": round(served["light"] / max(1, seen["light"].statuses.total()), 3),
         "light_median_s": round(statistics.median(seen["light"].served_s or [0]), 2),
         "heavy_median_s": round(statistics.median(seen["heavy"].served_s or [0]), 2),
-        "refused_ms": {
-            "p50": round(refused[len(refused) // 2], 1) if refused else None,
-            "p99": round(refused[int(len(refused) * 0.99)], 1) if refused else None,
-        },
+        "refused_ms": _spread(seen["heavy"].refused_ms),
         "refused_without_retry_after": sum(each.without_retry_after for each in seen.values()),
         "resident_mib": {"first": round(memory[0], 1), "last": round(memory[-1], 1)},
         "second_half_growth_mib": round(half[-1] - half[0], 1),

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 SMOOTHING = 0.1
+LINE_SMOOTHING = 0.02  # places are often freed several at once: a mean of few intervals would be one of zeros
 FIRST_GUESS_SECONDS = 1.0
 
 _NUMBERS = itertools.count()
@@ -53,20 +54,28 @@ class Ticket:
 
 
 class _Line:
-    """One tenant's waiting requests, the next first, and how much work it may still start in this turn."""
+    """One tenant's waiting requests, the next first, how much work it may still start in this turn, and the mean time
+    between two that left, in seconds."""
 
-    __slots__ = ("deficit", "heap", "waiting")
+    __slots__ = ("deficit", "heap", "interval", "left", "left_at", "waiting")
 
     def __init__(self) -> None:
         self.heap: list[Ticket] = []
         self.waiting = 0
         self.deficit = 0.0
+        self.interval = self.left_at = 0.0
+        self.left = 0
 
     def first(self) -> Ticket:
         """Of a line in which somebody waits."""
         while self.heap[0].gone:
             heapq.heappop(self.heap)
         return self.heap[0]
+
+    def leaves(self, now: float) -> None:
+        if self.left:
+            self.interval += (now - self.left_at - self.interval) * max(LINE_SMOOTHING, 1 / self.left)
+        self.left, self.left_at = self.left + 1, now
 
 
 class FairQueue:
@@ -94,6 +103,12 @@ class FairQueue:
         own = line.waiting if line else 0
         return sum(min(other.waiting, own + (other is not line)) for other in self._lines.values())
 
+    def own_wait(self, tenant: str) -> float:
+        """Seconds until a newcomer of this tenant leaves, by how fast its own line moved since it began to wait: others
+        who come later may leave before it. 0 where nothing is known."""
+        line = self._lines.get(tenant)
+        return line.interval * (line.waiting + 1) if line else 0.0
+
     def add(self, ticket: Ticket) -> None:
         line = self._lines.setdefault(ticket.tenant, _Line())
         heapq.heappush(line.heap, ticket)
@@ -113,8 +128,8 @@ class FairQueue:
         """The age of the next in the line that came first, to choose between queues; None: nobody waits."""
         return min((line.first().number for line in self._lines.values()), default=None)
 
-    def take(self) -> Ticket | None:
-        """Whose turn it is; None where nobody waits."""
+    def take(self, now: float) -> Ticket | None:
+        """Whose turn it is, at `now` seconds; None where nobody waits."""
         if not self._lines:
             return None
         name, line = self._next_line()
@@ -122,6 +137,7 @@ class FairQueue:
         heapq.heappop(line.heap)
         ticket.gone = True
         line.deficit -= ticket.cost
+        line.leaves(now)
         self._left(name)
         return ticket
 

@@ -21,7 +21,8 @@ from orchestrator.routing import AWAY, Ring, Strategy
 @dataclass(frozen=True, slots=True)
 class Ask:
     """What a request wants. `until`: when its caller has no more use for it, on the event loop's clock, in seconds;
-    `cost`: its estimated work; `affinity`: gives the bytes whose owner it should go to, where the pool routes so."""
+    `cost`: its estimated work; `affinity`: gives the bytes whose owner it should go to, where the pool routes so;
+    `worker`: the id of one that has something of it already."""
 
     model: str | None
     ability: Ability
@@ -31,6 +32,7 @@ class Ask:
     until: float = AWAY
     cost: Callable[[], float] = lambda: 1.0
     affinity: Callable[[], bytes] = bytes
+    worker: str | None = None
 
 
 @dataclass(eq=False)
@@ -107,6 +109,10 @@ class Pool:
     def pick(self, ask: Ask, tried: Collection[str] = ()) -> Worker | None:
         """The worker that takes this; None where none has room."""
         loads = self.loads
+        if ask.worker is not None:
+            for worker, load in zip(self.members, loads, strict=True):
+                if worker.id == ask.worker and load != AWAY and worker.id not in tried:
+                    return worker
         if tried:
             loads = [AWAY if w.id in tried else now for w, now in zip(self.members, loads, strict=True)]
         at = self._at(ask, loads)
@@ -144,7 +150,8 @@ class Pool:
         self._offers[at] = offers
 
     def wait(self, tenant: str) -> float:
-        """Seconds until a newcomer of this tenant gets a place, by how long places were held lately."""
+        """Seconds until a newcomer of this tenant gets a place, by how long places were held lately and how fast those
+        of its tenant who wait got theirs."""
         now = time.monotonic()
         per_second = sum(w.capacity / max(w.service.mean, 1e-3) for w in self.members if w.usable(now))
-        return admission.expected_wait(self.queue.ahead(tenant), per_second)
+        return max(admission.expected_wait(self.queue.ahead(tenant), per_second), self.queue.own_wait(tenant))

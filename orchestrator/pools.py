@@ -31,6 +31,9 @@ QUEUE_POSITION = Histogram(
     buckets=(0, 1, 2, 5, 10, 20, 50, 100, 200, 500),
 )
 REFUSED = Counter("soundstage_admission_refused_total", "Requests that got no place.", ["ability", "reason"])
+SURE = (
+    0.8  # of the time that somebody may wait: a longer wait is refused at once, for what is expected may be too little
+)
 EJECTED = Counter("soundstage_breaker_opened_total", "Times that a worker's breaker opened.", ["kind"])
 
 
@@ -242,7 +245,7 @@ class Pools:
         wait = pool.wait(ask.tenant)
         if not pool.queue.has_room(ask.tenant):
             raise self._full(ask, "queue_full", wait)
-        if wait > longest:
+        if wait > longest * SURE:
             raise self._full(ask, "too_late", wait)
 
     def _full(self, ask: Ask, reason: str, wait: float) -> Overloaded:
@@ -278,7 +281,7 @@ class Pools:
         """Whether somebody of its queue got a place."""
         if not len(pool.queue) or (worker := pool.pick(_ANY)) is None:
             return False
-        ticket = pool.queue.take()
+        ticket = pool.queue.take(time.monotonic())
         assert isinstance(ticket, Waiting)
         if not ticket.place.done():
             ticket.place.set_result(Place(self, worker, ticket.ask.until))

@@ -46,6 +46,21 @@ def test_the_mean_follows_what_is_measured() -> None:
     assert service.mean == pytest.approx(7.0, rel=1e-3)
 
 
+def test_a_line_knows_how_fast_it_moves() -> None:
+    """Eight places are freed at once every 0.4 s and another tenant takes each second one: ten a second are its own."""
+    queue = FairQueue(10_000)
+    for number in range(2000):
+        queue.add(Ticket("ab"[number % 2]))
+    assert queue.own_wait("a") == 0.0
+    for burst in range(50):
+        for _ in range(8):
+            queue.take(burst * 0.4)
+        if burst >= 10:
+            left = 1000 - 4 * (burst + 1)
+            assert queue.own_wait("a") == pytest.approx((left + 1) / 10, rel=0.15)
+    assert queue.own_wait("nobody") == 0.0
+
+
 # -- the queue --------------------------------------------------------------------------------------------------------
 
 
@@ -58,7 +73,7 @@ def filled(*tickets: tuple[str, float, int], capacity: int = 100) -> FairQueue:
 
 def drained(queue: FairQueue) -> list[Ticket]:
     found = []
-    while (ticket := queue.take()) is not None:
+    while (ticket := queue.take(0.0)) is not None:
         found.append(ticket)
     return found
 
@@ -129,7 +144,7 @@ def test_while_two_wait_their_work_differs_by_less_than_one_request(tickets: lis
     left = Counter(tenant for tenant, _, _ in tickets)
     tenants, dearest = set(left), max((cost for _, cost, _ in tickets), default=0)
     done: Counter[str] = Counter()
-    while set(+left) == tenants and (ticket := queue.take()) is not None:
+    while set(+left) == tenants and (ticket := queue.take(0.0)) is not None:
         done[ticket.tenant] += int(ticket.cost)
         left[ticket.tenant] -= 1
         assert max(done[t] for t in tenants) - min(done[t] for t in tenants) <= 2 * dearest
@@ -142,7 +157,7 @@ def test_a_dear_request_is_not_starved_by_newcomers(cost: int, others: list[int]
     worked = 0
     for number, cheap in enumerate(others):
         queue.add(Ticket(f"tenant-{number}", cheap))
-        ticket = queue.take()
+        ticket = queue.take(0.0)
         assert ticket is not None
         if ticket.tenant == "dear":
             return
