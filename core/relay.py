@@ -1,9 +1,9 @@
 """Forward a request to an engine and its answer to the client: the same bytes both ways, as they come.
 
 What is not forwarded: hop-by-hop headers (those that `connection` names too), `host`, `expect`, `content-length` (set
-anew, same value; none on an answer that has no body), the client's `authorization` and `x-request-id` (the shell's own
-is sent). Nothing is buffered, nothing decompressed, nothing re-encoded. Before the first byte an error is raised, so
-the caller may try another engine; after it an error is an event in the stream.
+anew, same value; none on an answer that has no body), the client's `authorization`, `idempotency-key` and
+`x-request-id` (the shell's own is sent). Nothing is buffered, nothing decompressed, nothing re-encoded. Before the
+first byte an error is raised, so the caller may try another engine; after it an error is an event in the stream.
 """
 
 import asyncio
@@ -38,7 +38,8 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     )
 )
-NOT_SENT = HOP_BY_HOP | {b"host", b"content-length", b"authorization", b"expect", b"x-request-id"}
+# A caller's own key would mean something to a worker, which knows no callers.
+NOT_SENT = HOP_BY_HOP | {b"host", b"content-length", b"authorization", b"expect", b"x-request-id", b"idempotency-key"}
 NOT_RETURNED = HOP_BY_HOP | {b"x-request-id"}
 NOT_RETURNED_WITHOUT_BODY = NOT_RETURNED | {b"content-length"}
 SWEEP_SECONDS = 0.5

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from fastapi import FastAPI
 
+from core.idempotency import Bounds
 from core.service import ASGIApp, Readiness, Scope, create_service
 from core.worker_key import worker_key_check
 from image import blobs, residence, signing
@@ -13,6 +14,7 @@ from image.building import Load, builder
 from image.device import Device
 from image.lifespan import lifespan
 from image.metrics import Recorder
+from image.repeats import Repeats
 from image.routes import adapters, openai_images, operating, roles
 from image.settings import ImageSettings
 from image.worker import Worker
@@ -37,6 +39,7 @@ def create_app(
         blobs.Blobs.under(settings.data_dir, settings.image_link_seconds),
         _signer(settings),
         time.time(),
+        Repeats(Bounds(settings.image_repeats_max, settings.image_repeats_mb << 20, settings.image_repeats_seconds)),
         residence.lease_of(settings, engines.values()),
     )
 

@@ -1,7 +1,7 @@
 """The caller's end of one image in the engine."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,10 +69,15 @@ class Generation:
 
     async def result(self) -> Finished:
         """Wait for the image. Raises the error of a request that failed or was cancelled."""
-        async for event in self:
-            if isinstance(event, LAST):
-                return finished(event)
-        raise AssertionError("the events ended without a last one")
+        return await last_of(self)
+
+
+async def last_of(events: AsyncIterable[Event]) -> Finished:
+    """The image at the end of its events. Raises the error of a request that failed or was cancelled."""
+    async for event in events:
+        if isinstance(event, LAST):
+            return finished(event)
+    raise AssertionError("the events ended without a last one")
 
 
 def finished(event: Finished | Failed | Cancelled) -> Finished:

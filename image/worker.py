@@ -2,14 +2,16 @@
 
 import asyncio
 import base64
+import hashlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from fastapi import Request
 
+from core import idempotency
 from core.device_lease import DeviceLease
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, NotFound
@@ -19,6 +21,7 @@ from image.encode import EDITED, GENERATED, Origin, Output, encode
 from image.events import LAST, Admitted, Finished, Partial
 from image.generation import Generation, finished
 from image.ledger import Ledger
+from image.repeats import Asked, Heard, Repeats
 from image.request import ImageRequest, Pixels, Priority, Standing
 from image.settings import ImageSettings
 from image.signing import Signer
@@ -32,6 +35,11 @@ TENANT_HEADER, PRIORITY_HEADER, DEADLINE_HEADER = (
     "x-soundstage-deadline-ms",
 )
 """For the scheduler: whose request it is, low, normal or high, and the milliseconds it may take."""
+
+WAIT_HEADER = "x-soundstage-wait"
+"""Seconds that a request with an Idempotency-Key is drawn on when its client is gone, who may ask again."""
+
+_LONGEST_WAIT = 3600
 
 _PRIORITIES: dict[str, Priority] = {"low": "low", "normal": "normal", "high": "high"}
 
@@ -47,6 +55,7 @@ class Job:
     release: str | None
     run_id: str | None
     tells_prompt: bool
+    asked: Asked | None = None  # where it came with a key, under which it may come again
 
     def origin(self, request: ImageRequest) -> Origin:
         return Origin(
@@ -78,6 +87,9 @@ class Picture:
         return pixels * self.done.image_tokens // (self.request.width * self.request.height)
 
 
+Image: TypeAlias = Generation | Heard
+"""An image whose events can be followed."""
+
 Told = Admitted | tuple[int, bytes] | Picture
 """What a stream tells of an image: that it runs, previews with their index, the picture."""
 
@@ -91,6 +103,7 @@ class Worker:
     blobs: Blobs
     signer: Signer | None
     started: float  # seconds since the epoch
+    repeats: Repeats
     lease: DeviceLease | None = None  # of a device that other workers use too
     ledger: Ledger = field(default_factory=Ledger)
     listeners: list[Callable[[], None]] = field(default_factory=list)  # told when readiness changes
@@ -142,20 +155,36 @@ class Worker:
         for listener in self.listeners:
             listener()
 
-    def job(self, http: Request, model: str, requests: Sequence[ImageRequest], output: Output, told: bool) -> Job:
+    def job(
+        self,
+        http: Request,
+        model: str,
+        requests: Sequence[ImageRequest],
+        output: Output,
+        told: bool,
+        *,
+        sent: Sequence[bytes],
+    ) -> Job:
+        """`sent`: all that the call asks for, in bytes."""
         request_id = str(http.scope.get("request_id", ""))
         release, run_id = _label(http, RELEASE_HEADER), _label(http, RUN_HEADER)
-        return Job(model, requests, output, request_id, release, run_id, told)
+        return Job(model, requests, output, request_id, release, run_id, told, _asked(http, sent))
 
     async def run(self, http: Request, job: Job) -> list[Picture]:
         """The images, encoded. A client that leaves takes its requests out of the engine."""
         with until_disconnect(http.receive):
-            async with self.submitted(job) as generations:
-                results = [await generation.result() for generation in generations]
-        return [await self.finish(job, *pair) for pair in zip(job.requests, results, strict=True)]
+            async with self.submitted(job) as images:
+                results = [(image.request, await image.result()) for image in images]
+        return [await self.finish(job, *pair) for pair in results]
+
+    def submitted(self, job: Job) -> AbstractAsyncContextManager[Sequence[Image]]:
+        """The job's images, drawn for it or, where it was asked for before, for that call."""
+        if job.asked is None:
+            return self._drawn(job)
+        return self.repeats.joined(job.asked, lambda: self._drawn(job))
 
     @asynccontextmanager
-    async def submitted(self, job: Job) -> AsyncIterator[list[Generation]]:
+    async def _drawn(self, job: Job) -> AsyncIterator[list[Generation]]:
         """The job in its engine, once the device is ours; whoever leaves the block before the end takes it out."""
         engine = self.engines[job.model]
         async with self.turn():
@@ -171,15 +200,15 @@ class Worker:
         """The models are loaded for as long as the block runs. Raises Overloaded, Unavailable."""
         return self.lease.use() if self.lease else nullcontext()
 
-    async def follow(self, job: Job, generation: Generation) -> AsyncGenerator[Told, None]:
+    async def follow(self, job: Job, image: Image) -> AsyncGenerator[Told, None]:
         """That it runs, each preview with its index, then the picture. Raises what the image failed with."""
-        async for event in generation:
+        async for event in image:
             if isinstance(event, Admitted):
                 yield event
             elif isinstance(event, Partial):
-                yield event.index, await self.encode(job, generation.request, event.pixels, signed=False)
+                yield event.index, await self.encode(job, image.request, event.pixels, signed=False)
             elif isinstance(event, LAST):
-                yield await self.finish(job, generation.request, finished(event))
+                yield await self.finish(job, image.request, finished(event))
 
     async def finish(self, job: Job, request: ImageRequest, done: Finished) -> Picture:
         return Picture(request, done, await self.encode(job, request, done.pixels, signed=True))
@@ -204,6 +233,24 @@ def standing(http: Request) -> Standing:
             raise InvalidRequest("The deadline is in milliseconds.", param=DEADLINE_HEADER, code="invalid_value")
         deadline = time.monotonic() + int(milliseconds) / 1000
     return Standing(_label(http, TENANT_HEADER) or "", _PRIORITIES[priority or "normal"], deadline)
+
+
+def name_of(http: Request) -> tuple[str, str | None]:
+    """Whose call it is, and its key. Raises InvalidRequest naming the header."""
+    return _label(http, TENANT_HEADER) or "", idempotency.checked(http.headers.get(idempotency.HEADER))
+
+
+def _asked(http: Request, sent: Sequence[bytes]) -> Asked | None:
+    tenant, key = name_of(http)
+    if key is None:
+        return None
+    wait = http.headers.get(WAIT_HEADER, "0")
+    if not (wait.isascii() and wait.isdigit() and len(wait) < 5 and int(wait) <= _LONGEST_WAIT):
+        raise InvalidRequest(f"The wait is 0 to {_LONGEST_WAIT} seconds.", param=WAIT_HEADER, code="invalid_value")
+    whole = hashlib.sha256(http.url.path.encode())
+    for part in sent:
+        whole.update(b"%d:" % len(part) + part)
+    return Asked(tenant, key, whole.hexdigest(), float(wait))
 
 
 def _label(http: Request, header: str) -> str | None:

@@ -14,6 +14,7 @@ from core.canonical import read_messages, read_responses
 from core.connections import Answer
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Overloaded, Unavailable
+from core.idempotency import Bounds
 from core.registration import Registrar
 from core.relay import RawHeaders, Relay, Timeouts, read_body, request_headers
 from core.service import ASGIApp, Readiness, create_service
@@ -25,6 +26,7 @@ from llm.engine import Engine
 from llm.gate import Gate
 from llm.memory_routes import add_memory_routes
 from llm.pure import PureWorker, add_pure_routes
+from llm.repeats import Repeats
 from llm.self_report import Counters, add_self_report
 from llm.settings import ChatWorkerSettings
 from llm.supervisor import Supervisor
@@ -67,6 +69,8 @@ class ChatWorker:
         self.supervisor = Supervisor(models, settings, lambda: self.relay.session, on_change=self._changed)
         self._id = f"chat-{secrets.token_hex(6)}"
         self._running = 0
+        kept = settings.llm_repeats_max, settings.llm_repeats_mb << 20, settings.llm_repeats_seconds
+        self._repeats = Repeats(Bounds(*kept))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(receive)
@@ -78,7 +82,10 @@ class ChatWorker:
         self._running += 1
         try:
             with until_disconnect(receive):
-                await self._relay_to(engine, scope, headers, body, peek, send)
+                await self._repeats.answer(
+                    *(scope["path"], scope["headers"], body, send),
+                    lambda send: self._relay_to(engine, scope, headers, body, peek, send),
+                )
         finally:
             self._running -= 1
 

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest
+from core.idempotency import HEADER
 from image import sources
 from image.blobs import PATH
 from image.encode import MEDIA_TYPES
@@ -24,7 +25,7 @@ from image.request import ImageRequest, Source
 from image.streaming import EventStream, together
 from image.upload import Form, parse_form
 from image.wire import EditBody, GenerationBody, ImagesBody, parse, parse_strings
-from image.worker import Job, Picture, Told, Worker, standing
+from image.worker import Job, Picture, Told, Worker, name_of, standing
 
 Kind = Literal["image_generation", "image_edit"]
 
@@ -37,14 +38,25 @@ def add(api: FastAPI, worker: Worker) -> None:
         body = parse(GenerationBody, await http.body())
         size = body.asked_size() or settings.default_size
         requests = body.requests(settings, seed(body.seed), standing(http), size)
-        return await _answer(worker, http, "image_generation", body, requests)
+        return await _answer(worker, http, "image_generation", body, requests, [await http.body()])
 
     @api.post("/v1/images/edits", tags=["images"], openapi_extra=_form_body(EditBody))
     async def edit(http: Request) -> Response:
         form = parse_form(http.headers.get("content-type"), await http.body())
         body = parse_strings(EditBody, form.fields)
         requests = await asyncio.to_thread(_edit_requests, worker, http, body, form)
-        return await _answer(worker, http, "image_edit", body, requests)
+        sent = [body.model_dump_json().encode(), *form.images, form.mask or b""]
+        return await _answer(worker, http, "image_edit", body, requests, sent)
+
+    @api.post("/v1/images/find", tags=["images"])
+    async def find(http: Request) -> dict[str, str | None]:
+        """What is here under this Idempotency-Key: `running`, `finished` or null."""
+        return {"found": worker.repeats.found(*_named(http))}
+
+    @api.post("/v1/images/cancel", tags=["images"])
+    async def cancel(http: Request) -> dict[str, bool]:
+        """End what is drawn under this Idempotency-Key, whoever waits for it."""
+        return {"cancelled": worker.repeats.cancel(*_named(http))}
 
     @api.get("/v1/images/requests/{id}", tags=["images"])
     async def request(id: str) -> dict[str, Any]:
@@ -57,6 +69,13 @@ def add(api: FastAPI, worker: Worker) -> None:
         content = await asyncio.to_thread(worker.blobs.read, name, expires, signature, time.time())
         headers = {"cache-control": "private, immutable", "x-content-type-options": "nosniff"}
         return Response(content, media_type=MEDIA_TYPES[name.rpartition(".")[2]], headers=headers)
+
+
+def _named(http: Request) -> tuple[str, str]:
+    tenant, key = name_of(http)
+    if key is None:
+        raise InvalidRequest(f"{HEADER} names what is meant.", param=HEADER, code="missing")
+    return tenant, key
 
 
 def seed(asked: int | None) -> int:
@@ -93,9 +112,15 @@ def _check_pictures(form: Form, abilities: Abilities) -> None:
 
 
 async def _answer(
-    worker: Worker, http: Request, kind: Kind, body: ImagesBody, requests: Sequence[ImageRequest]
+    worker: Worker,
+    http: Request,
+    kind: Kind,
+    body: ImagesBody,
+    requests: Sequence[ImageRequest],
+    sent: Sequence[bytes],
 ) -> Response:
-    job = worker.job(http, worker.model(body.model), requests, body.output, bool(body.prompt_in_metadata))
+    model = worker.model(body.model)
+    job = worker.job(http, model, requests, body.output, bool(body.prompt_in_metadata), sent=sent)
     if body.stream:
         return await _stream(worker, http, kind, body, job)
     pictures = await worker.run(http, job)
@@ -143,8 +168,8 @@ async def _stream(worker: Worker, http: Request, kind: Kind, body: ImagesBody, j
 
 
 async def _events(worker: Worker, kind: Kind, body: ImagesBody, job: Job) -> AsyncGenerator[dict[str, Any], None]:
-    async with worker.submitted(job) as generations:
-        followed = together([worker.follow(job, generation) for generation in generations])
+    async with worker.submitted(job) as images:
+        followed = together([worker.follow(job, image) for image in images])
         async with aclosing(followed):
             async for image, told in followed:
                 yield _event(kind, body, job, image, told)

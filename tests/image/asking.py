@@ -59,7 +59,9 @@ async def post(port: int, path: str, body: Any, headers: Headers | None = None) 
     return await ask(port, request(b"POST", path.encode(), headers or [], raw))
 
 
-async def post_form(port: int, parts: list[tuple[str, str | bytes]], path: str = EDITS) -> Answer:
+async def post_form(
+    port: int, parts: list[tuple[str, str | bytes]], path: str = EDITS, headers: Headers | None = None
+) -> Answer:
     """Bytes are sent as files."""
     boundary = b"a-boundary-of-this-test"
     body = b""
@@ -69,7 +71,8 @@ async def post_form(port: int, parts: list[tuple[str, str | bytes]], path: str =
         disposition = b'Content-Disposition: form-data; name="' + name.encode() + b'"' + file
         body += b"--" + boundary + b"\r\n" + disposition + b"\r\n\r\n" + raw + b"\r\n"
     body += b"--" + boundary + b"--\r\n"
-    return await post(port, path, body, [(b"content-type", b"multipart/form-data; boundary=" + boundary)])
+    kind = (b"content-type", b"multipart/form-data; boundary=" + boundary)
+    return await post(port, path, body, [kind, *(headers or [])])
 
 
 def picture(b64: str) -> Image.Image:

@@ -1,0 +1,213 @@
+"""The same request again, by its `Idempotency-Key`: what is being drawn is joined, what was drawn is given again.
+
+Kept are pixels, not files: who asks again gets a file that names their own run. In memory alone, and bounded in number,
+bytes and age; what failed is not kept. A caller's tenant is part of the key.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client import Counter, Gauge
+
+from core import idempotency
+from core.errors import Unavailable
+from core.idempotency import Bounds, Kept
+from image.events import LAST, Cancelled, Event, Finished, Partial, Progress
+from image.generation import Generation, last_of
+from image.request import ImageRequest
+
+CALLED_OFF_SECONDS, MOST_CALLED_OFF = 10.0, 1000
+REPEATS = Counter("soundstage_image_repeats_total", "Calls that were asked before under their key.", ["found"])
+KEPT = Gauge("soundstage_image_repeats_bytes", "Pixels kept of calls that may be asked for again.")
+
+Draw = Callable[[], AbstractAsyncContextManager[list[Generation]]]
+"""Submits a call's images; leaving the block takes out what has not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call that may come again. `sha256`: of all that it asks for. `wait`: seconds that its images are drawn on when
+    nobody who asked is there any more."""
+
+    tenant: str
+    key: str
+    sha256: str
+    wait: float = 0.0
+
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.tenant, self.key
+
+
+class Heard:
+    """One image for several listeners: each hears all of its events, from the first on."""
+
+    def __init__(self, generation: Generation) -> None:
+        self.request: ImageRequest = generation.request
+        self._generation = generation
+        self._events: list[Event] = []
+        self._news = asyncio.Event()
+
+    async def hear(self) -> None:
+        """Up to the last event; cancelled, that is the last."""
+        try:
+            async for event in self._generation:
+                if not isinstance(event, Progress):
+                    self._add(event)
+        except BaseException:
+            self._add(Cancelled())
+            raise
+
+    def _add(self, event: Event) -> None:
+        self._events.append(event)
+        self._news.set()
+        self._news = asyncio.Event()
+
+    @property
+    def last(self) -> Event | None:
+        """How it ended; None where it has not."""
+        last = self._events[-1] if self._events else None
+        return last if isinstance(last, LAST) else None
+
+    @property
+    def bytes(self) -> int:
+        return sum(len(event.pixels.rgb) for event in self._events if isinstance(event, Finished | Partial))
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        at = 0
+        while True:
+            while at == len(self._events):
+                await self._news.wait()
+            event = self._events[at]
+            at += 1
+            yield event
+            if isinstance(event, LAST):
+                return
+
+    async def result(self) -> Finished:
+        """Wait for the image. Raises the error of a request that failed or was cancelled."""
+        return await last_of(self)
+
+
+class Call:
+    """The images of one call, drawn by a task of their own, and how many wait for them."""
+
+    def __init__(self, sha256: str, draw: Draw) -> None:
+        self.sha256 = sha256
+        self.listeners = 0
+        self.begun: asyncio.Future[Sequence[Heard]] = asyncio.get_running_loop().create_future()
+        self.begun.add_done_callback(lambda begun: begun.exception())  # it may be that nobody is left to be told
+        self.drawing = asyncio.create_task(self._draw(draw))
+
+    async def _draw(self, draw: Draw) -> None:
+        try:
+            async with draw() as generations:
+                images = [Heard(generation) for generation in generations]
+                self.begun.set_result(images)
+                await asyncio.gather(*(image.hear() for image in images))
+        except Exception as exc:  # what it is refused with is told to who asked
+            if self.begun.done():
+                raise
+            self.begun.set_exception(exc)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to draw."""
+        if not self.begun.done() or self.begun.exception():
+            return self.drawing.done()
+        return all(image.last for image in self.begun.result())
+
+    @property
+    def may_be_kept(self) -> bool:
+        """Whether every image of it was drawn, and none from a picture: what somebody sent is not kept."""
+        if self.drawing.cancelled() or self.drawing.exception() or self.begun.exception():
+            return False
+        images = self.begun.result()
+        return all(isinstance(image.last, Finished) and image.request.source is None for image in images)
+
+
+class Repeats:
+    """Calls with keys: those that are drawn now, and those that were. Belongs to the event loop."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._longest = bounds.seconds
+        self._running: dict[tuple[str, str], Call] = {}
+        self._kept = Kept[Call](bounds)
+        self._called_off: set[tuple[str, str]] = set()
+        KEPT.set_function(lambda: self._kept.bytes)
+
+    @contextlib.asynccontextmanager
+    async def joined(self, asked: Asked, draw: Draw) -> AsyncIterator[Sequence[Heard]]:
+        """The images of this call, drawn now, already, or before. Who leaves last before they are done ends them, at
+        once or after `asked.wait`. Raises Conflict where the key was used for something else, and what `draw` raises.
+        """
+        call = self._found(asked) or self._begun(asked, draw)
+        call.listeners += 1
+        try:
+            yield await asyncio.shield(call.begun)
+        finally:
+            call.listeners -= 1
+            if not call.listeners and not call.over:
+                self._left(call, asked.wait)
+
+    def found(self, tenant: str, key: str) -> Literal["running", "finished"] | None:
+        """What is here under this key."""
+        if (tenant, key) in self._running:
+            return "running"
+        return "finished" if self._kept.get((tenant, key)) is not None else None
+
+    def cancel(self, tenant: str, key: str) -> bool:
+        """End what is drawn under this key, whoever waits for it; whether there was anything to end. What is not here
+        yet is on its way: it is refused when it comes."""
+        name = (tenant, key)
+        if name in self._running:
+            return self._running[name].drawing.cancel()
+        if len(self._called_off) < MOST_CALLED_OFF:
+            self._called_off.add(name)
+            asyncio.get_running_loop().call_later(CALLED_OFF_SECONDS, self._called_off.discard, name)
+        return False
+
+    def _found(self, asked: Asked) -> Call | None:
+        running = self._running.get(asked.name)
+        if running is not None and running.drawing.cancelling():
+            return None  # nobody was left, and it has not ended yet
+        call = running or self._kept.get(asked.name)
+        if call is None:
+            if asked.name in self._called_off:
+                raise _cancelled()
+            return None
+        if call.sha256 != asked.sha256:
+            raise idempotency.reused()
+        REPEATS.labels("running" if running else "finished").inc()
+        return call
+
+    def _begun(self, asked: Asked, draw: Draw) -> Call:
+        call = self._running[asked.name] = Call(asked.sha256, draw)
+        call.drawing.add_done_callback(lambda _: self._ended(asked.name, call))
+        return call
+
+    def _left(self, call: Call, wait: float) -> None:
+        def if_nobody_came() -> None:
+            if not call.listeners:
+                call.drawing.cancel()
+
+        if wait:
+            asyncio.get_running_loop().call_later(min(wait, self._longest), if_nobody_came)
+        else:
+            call.drawing.cancel()
+
+    def _ended(self, name: tuple[str, str], call: Call) -> None:
+        if self._running.get(name) is call:
+            del self._running[name]
+        if not call.begun.done():
+            call.begun.set_exception(_cancelled())
+        elif call.may_be_kept:
+            self._kept.put(name, call, sum(image.bytes for image in call.begun.result()))
+
+
+def _cancelled() -> Unavailable:
+    return Unavailable("The request was cancelled.", code="cancelled")
