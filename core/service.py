@@ -5,7 +5,6 @@ One ASGI application: `Shell` → raw routes by exact path (the hot ones) → th
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, NamedTuple
@@ -31,6 +30,7 @@ from core.errors import (
     Unavailable,
     internal,
 )
+from core.ids import new_id
 from core.settings import Settings
 
 Scope = MutableMapping[str, Any]
@@ -284,7 +284,7 @@ def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, int]:
         elif name == b"content-length" and value.isdigit():
             length = int(value)
     if not 0 < len(request_id) <= 128 or not _ID_SAFE.issuperset(request_id):
-        return os.urandom(12).hex(), length
+        return new_id(), length
     return request_id.decode(), length
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Literal
 
 import psycopg
@@ -35,7 +36,7 @@ class Key:
     tenant_limits: Limits = NO_LIMITS
     aliases: Mapping[str, str] = field(default_factory=dict)  # names that its tenant gives to models
 
-    @property
+    @cached_property
     def limited(self) -> bool:
         return bool(self.limits) or bool(self.tenant_limits)
 

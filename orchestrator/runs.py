@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from collections import deque
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +10,7 @@ import msgspec
 from prometheus_client import Counter, Gauge
 
 from core.db.pool import Pool
+from core.ids import new_id
 from orchestrator.contents import Vault
 from prompts.registry import DATABASE_AWAY
 
@@ -81,7 +81,7 @@ _PURGED = "insert into audit (actor, action, object, detail) values ('retention'
 
 
 def new_run_id() -> str:
-    return "run_" + os.urandom(12).hex()
+    return "run_" + new_id()
 
 
 def now() -> datetime:

@@ -1,5 +1,6 @@
 """The connection pool."""
 
+import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -32,8 +33,20 @@ def make_pool(dsn: str, *, size: int = 8, wait_seconds: float = WAIT_SECONDS) ->
         timeout=wait_seconds,
         max_waiting=MAX_WAITING,
         open=False,
-        check=AsyncConnectionPool.check_connection,
+        check=_check,
     )
+
+
+async def _check(connection: AsyncConnection[Any]) -> None:
+    """Ask the server only where its end of the connection has something to say, as it has when it is gone: a round trip
+    before every statement would double them."""
+    if not hasattr(select, "poll"):
+        await AsyncConnectionPool.check_connection(connection)
+        return
+    said = select.poll()
+    said.register(connection.fileno(), select.POLLIN)
+    if said.poll(0):
+        await AsyncConnectionPool.check_connection(connection)
 
 
 @asynccontextmanager
