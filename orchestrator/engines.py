@@ -1,8 +1,12 @@
 """Engines behind the openai client: a worker is picked like for any other request, its place held while it works."""
 
+import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import httpx2
@@ -21,11 +25,18 @@ from core.errors import (
 )
 from core.relay import Timeouts
 from core.wire.workers import Ability
-from orchestrator.pool import Ask
+from orchestrator.pool import Ask, Worker
 from orchestrator.workers import WorkerPool
 
 MAX_CONNECTIONS = 256
 NO_KEY = "none"  # the client insists on one; a worker without a key ignores it
+ASIDE_SECONDS = 5.0
+
+
+@cache
+def _authorities() -> ssl.SSLContext:
+    """Whom a worker's https is believed by; read once, which takes longer than all else of a start's preparations."""
+    return httpx2.create_ssl_context(trust_env=False)
 
 
 class Engines:
@@ -34,17 +45,32 @@ class Engines:
     def __init__(self, workers: WorkerPool, timeouts: Timeouts) -> None:
         self._workers = workers
         self._timeouts = timeouts
+        self._aside: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Engines":
         self._http = httpx2.AsyncClient(
             timeout=httpx2.Timeout(self._timeouts.first_byte, connect=self._timeouts.connect),
             limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=4.0),
             trust_env=False,
+            verify=_authorities(),
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(*self._aside)
         await self._http.aclose()
+
+    def aside(self, work: Awaitable[object]) -> None:
+        """Tell an engine something that nobody waits for; it may go unheard."""
+
+        async def told() -> None:
+            with contextlib.suppress(openai.OpenAIError, httpx2.HTTPError, TimeoutError):
+                async with asyncio.timeout(ASIDE_SECONDS):
+                    await work
+
+        task = asyncio.create_task(told())
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
 
     def control_tokens(self, model: str) -> Tokens:
         """What may not stand in a message to this model."""
@@ -67,6 +93,25 @@ class Engines:
         """The model of the worker that would be asked now; None where nobody could be."""
         return self._workers.pools.model_of(Ask(None, ability, role))
 
+    async def holder(self, ability: Ability, role: str | None, headers: Mapping[str, str]) -> str | None:
+        """The image worker that draws, or has drawn, what the idempotency key in `headers` stands for; None where none
+        of them says so in time."""
+        pool = self._workers.pools.pool(Ask(None, ability, role))
+        now = time.monotonic()
+        members = [worker for worker in pool.members if worker.usable(now)] if pool else []
+
+        async def has(worker: Worker) -> bool:
+            url = str(worker.url.joinpath("v1/images/find"))
+            sent = {**headers, "authorization": f"Bearer {worker.key or NO_KEY}"}
+            try:
+                answer = await self._http.post(url, headers=sent, timeout=ASIDE_SECONDS)
+                return bool(answer.is_success and answer.json()["found"])
+            except (httpx2.HTTPError, ValueError, KeyError, TypeError):
+                return False  # it is away, or no worker of ours
+
+        found = await asyncio.gather(*(has(worker) for worker in members)) if len(members) > 1 else ()
+        return next((worker.id for worker, here in zip(members, found, strict=False) if here), None)
+
     @contextlib.asynccontextmanager
     async def engine(
         self,
@@ -75,6 +120,7 @@ class Engines:
         request_id: str,
         role: str | None = None,
         *,
+        prefer: str | None = None,
         key: str | None = None,
         tenant: str = "default",
         until: float = math.inf,
@@ -83,9 +129,9 @@ class Engines:
         """A client of the worker that takes this request, the model's name there, and the worker's id.
 
         It waits in the queue of its `tenant`, at most `until` (on the loop's clock). The worker's place is held for
-        the block; the client's exceptions leave it as ours.
+        the block; the client's exceptions leave it as ours. `prefer`: the id of the worker to ask where it has room.
         """
-        place = await self._workers.take(Ask(model, ability, role, tenant, 0, until))
+        place = await self._workers.take(Ask(model, ability, role, tenant, 0, until, worker=prefer))
         worker = place.worker
         client = AsyncOpenAI(
             base_url=str(worker.url.joinpath("v1")),

@@ -120,6 +120,9 @@ class OrchestratorSettings(Settings):
     jobs_grace_seconds: float = Field(
         5.0, gt=0, description="After an orchestrator was not there for so long, others take up its runs."
     )
+    stream_grace_seconds: float = Field(
+        5.0, ge=0, description="How long a stream's run goes on when its last client left; one may come back."
+    )
     webhook_secret: SecretStr | None = Field(
         None, description="What webhooks' secrets are derived from, the same on every orchestrator; empty: DATA_DIR's."
     )

@@ -4,16 +4,19 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import re
+import logging
 from collections.abc import AsyncGenerator, Mapping
+from functools import partial
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DBAPIError
 from starlette.responses import Response
 
+from core import idempotency
 from core.disconnect import ClientDisconnected, until_disconnect
-from core.errors import Conflict, InvalidRequest, NotFound
+from core.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from orchestrator.blobs import Blobs
 from orchestrator.jobs import store
 from orchestrator.jobs.events import Hub
@@ -26,17 +29,28 @@ from orchestrator.pipelines.base import Asked
 from orchestrator.pipelines.calls import Events
 from orchestrator.pipelines.flow import Event
 from orchestrator.pipelines.showing import Shown
+from prompts.registry import DATABASE_AWAY
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 10.0
-_KEY = re.compile(r"[\x21-\x7e]{1,255}").fullmatch
 
 
 class JobDesk:
     """Takes what callers ask of pipelines. `pipeline_seconds` is the longest that somebody waits, `job_seconds` the
-    longest that a background job queues and runs."""
+    longest that a background job queues and runs, `stream_grace` how many seconds a stream's run goes on when nobody
+    follows it any more."""
 
     def __init__(
-        self, runs: Runs, jobs: JobStore, hub: Hub, blobs: Blobs, *, pipeline_seconds: float, job_seconds: float
+        self,
+        runs: Runs,
+        jobs: JobStore,
+        hub: Hub,
+        blobs: Blobs,
+        *,
+        pipeline_seconds: float,
+        job_seconds: float,
+        stream_grace: float,
     ) -> None:
         self._runs = runs
         self._jobs = jobs
@@ -44,6 +58,8 @@ class JobDesk:
         self._blobs = blobs
         self._pipeline_seconds = pipeline_seconds
         self._job_seconds = job_seconds
+        self._stream_grace = stream_grace
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def answer(
         self, http: Request, name: str, asked: Asked, caller: Caller, held: Mapping[str, bytes] | None = None
@@ -58,7 +74,7 @@ class JobDesk:
         if wanted.way == "background":
             return await self._accepted(http, job_id, caller)
         if wanted.way == "stream":
-            return self.stream(http, await self._jobs.one(job_id, caller.key.id), last_seen(http))
+            return self._events(http, await self._jobs.one(job_id, caller.key.id), last_seen(http))
         return await self._waited(http, job_id, wanted)
 
     def _wanted(self, http: Request, name: str, asked: Asked, caller: Caller) -> Wanted:
@@ -77,7 +93,7 @@ class JobDesk:
             way=way,
             seconds=max(0.0, seconds),
             priority=asked.priority,
-            idempotency_key=_idempotency_key(http),
+            idempotency_key=idempotency.checked(http.headers.get(idempotency.HEADER)),
             webhook=str(asked.webhook) if asked.webhook is not None else None,
         )
 
@@ -95,8 +111,7 @@ class JobDesk:
                 how = await self._runs.ended_here(job_id) or await self._ended(job_id, wanted.caller.key.id)
         except ClientDisconnected:
             if wanted.idempotency_key is None:
-                left = Conflict("The caller left.", code="caller_left")
-                await self._runs.cancel(job_id, End("cancelled", None, kept_error(left)))
+                await self._runs.cancel(job_id, _caller_left())
             raise
         if how.error is not None:
             raise how.cause or as_error(how.error)
@@ -112,13 +127,41 @@ class JobDesk:
             row = await self._jobs.one(job_id, key_id)
         return End(row["state"], row["answer"], row["error"])
 
-    def stream(self, http: Request, row: Mapping[str, Any], after: int) -> Response:
+    async def stream(self, http: Request, row: Mapping[str, Any], after: int) -> Response:
         """A run's events after that number, as server-sent events up to the last one."""
+        if row["way"] == "stream" and row["ended_at"] is None:
+            await self._jobs.followed(row["id"], 1)
+        return self._events(http, row, after)
+
+    def _events(self, http: Request, row: Mapping[str, Any], after: int) -> Response:
+        """The same for one who counts as a follower already."""
         over = row["ended_at"] is not None and after >= row["events"]
         events = nothing() if over else self._hub.follow(row["id"], after, HEARTBEAT_SECONDS)
-        answer = Events(seen(events), self._showing(http, row["request"]))
+        left = partial(self._left, row["id"]) if row["way"] == "stream" else lambda: None
+        answer = Events(seen(events), self._showing(http, row["request"]), left)
         answer.headers.update(_named(row["id"]))
         return answer
+
+    def _left(self, job_id: str) -> None:
+        task = asyncio.create_task(self._deserted(job_id))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _deserted(self, job_id: str) -> None:
+        """A follower of a stream left. Where none comes back, on any orchestrator, the run ends."""
+        try:
+            await self._jobs.followed(job_id, -1)
+            await asyncio.sleep(self._stream_grace)
+            if await self._jobs.deserted(job_id):
+                await self._runs.cancel(job_id, _caller_left())
+        except (*DATABASE_AWAY, Unavailable, DBAPIError) as exc:
+            log.warning("a stream that was left goes on", extra={"job": job_id, "reason": str(exc)})
+
+    async def close(self) -> None:
+        """Nobody left: it is this process that goes, and others take up what runs."""
+        for task in self._leaving:
+            task.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -139,6 +182,10 @@ class JobDesk:
         data = [{"type": e["name"], "sequence_number": e["number"], **await showing.of(e["data"])} for e in found]
         last = found[-1]["number"] if found else after
         return {"object": "list", "data": data, "has_more": last < row["events"], "last": last, "state": row["state"]}
+
+
+def _caller_left() -> End:
+    return End("cancelled", None, kept_error(Conflict("The caller left.", code="caller_left")))
 
 
 async def nothing() -> AsyncGenerator[Event | None, None]:
@@ -171,16 +218,3 @@ def last_seen(http: Request) -> int:
     if not (given.isascii() and given.isdigit() and len(given) < 10):
         raise InvalidRequest("Last-Event-ID is the id of an event.", param="Last-Event-ID", code="invalid_event_id")
     return int(given)
-
-
-def _idempotency_key(http: Request) -> str | None:
-    given = http.headers.get("idempotency-key")
-    if given is None:
-        return None
-    if not _KEY(given):
-        raise InvalidRequest(
-            "Idempotency-Key is 1 to 255 visible ASCII characters.",
-            param="Idempotency-Key",
-            code="invalid_idempotency_key",
-        )
-    return given

@@ -29,8 +29,8 @@ STEPS = Histogram(
     buckets=SECONDS,
 )
 RETRIES = Counter("soundstage_pipeline_step_retries_total", "Steps done again in place.", ["pipeline", "step", "why"])
-LOST_TRIES = 2  # of a step whose worker died under it, where somebody waits
-PAUSES = (0.5, 30.0)  # seconds; least and longest wait before a background job asks a full pool again
+LOST_SECONDS = 20.0  # how long a step whose worker died under it is asked for again, where somebody waits
+PAUSES = (0.5, 30.0)  # seconds; least and longest wait before a full pool is asked again
 
 
 def traced(tracing: Tracing | None, taken: Taken, step: str | None = None) -> AbstractContextManager[None]:
@@ -45,8 +45,11 @@ def traced(tracing: Tracing | None, taken: Taken, step: str | None = None) -> Ab
 class Durable:
     """The Flow that pipelines run on. What it promises is in orchestrator/pipelines/flow.py."""
 
+    outlives = True
+
     def __init__(self, taken: Taken, teller: Teller, held: Mapping[str, bytes], tracing: Tracing | None = None) -> None:
         self.id = taken.id
+        self.again = taken.attempts > 1
         self.tokens = self.image_steps = 0
         self._taken = taken
         self._teller = teller
@@ -103,18 +106,19 @@ class Durable:
 
     async def _patiently(self, do: Callable[[str], Awaitable[Any]], name: str) -> Any:
         """A background job comes again where a pool is full or empty, until its deadline; with everyone, a step whose
-        worker died under it is asked of another. The key is the same, so a worker that had finished repeats nothing."""
-        tries = 0
+        worker died under it is asked for again, at once and then for a while. The key is the same, so a worker that had
+        finished repeats nothing."""
+        lost_at: float | None = None
         while True:
-            tries += 1
             try:
                 return await do(step_key(self.id, name))
             except (Overloaded, Unavailable) as exc:
-                lost = exc.code == "engine_unavailable"
-                if self._taken.way != "background" and not (lost and tries < LOST_TRIES):
+                now, lost = time.monotonic(), exc.code == "engine_unavailable"
+                first = lost and lost_at is None
+                lost_at = now if first else lost_at
+                if self._taken.way != "background" and (lost_at is None or now - lost_at > LOST_SECONDS):
                     raise
+                self.again = self.again or lost
                 RETRIES.labels(self._taken.pipeline, name.partition(".")[0], "lost" if lost else "full").inc()
                 least, longest = PAUSES
-                await asyncio.sleep(
-                    0 if lost and tries < LOST_TRIES else min(longest, max(least, exc.retry_after or 0))
-                )
+                await asyncio.sleep(0 if first else min(longest, max(least, exc.retry_after or 0)))

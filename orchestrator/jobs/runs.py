@@ -26,6 +26,7 @@ from orchestrator.jobs.plain import kept_error, plain, where
 from orchestrator.jobs.store import End, JobStore, Taken, Wanted, new_job_id
 from orchestrator.oversight import Caller
 from orchestrator.pipelines.base import Pipeline, Studio
+from orchestrator.pipelines.flow import STOPPING
 from orchestrator.tracing import Tracing
 from prompts.registry import DATABASE_AWAY
 
@@ -122,7 +123,7 @@ class Runs:
         """What runs here is left as it is: another orchestrator takes it up, or this one when it is back."""
         tasks = [here.task for here in self._here.values()]
         for task in tasks:
-            task.cancel()
+            task.cancel(STOPPING)
         await asyncio.gather(*tasks, return_exceptions=True)
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1) as apart:  # it ends the threads that it would otherwise run on

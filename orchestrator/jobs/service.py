@@ -64,6 +64,7 @@ class Jobs:
             studio.blobs,
             pipeline_seconds=settings.pipeline_seconds,
             job_seconds=settings.job_seconds,
+            stream_grace=settings.stream_grace_seconds,
         )
 
     async def __aenter__(self) -> "Jobs":
@@ -71,6 +72,7 @@ class Jobs:
             self._held = await self._reaper.hold()
             stack.push_async_callback(self._held.close)
             await stack.enter_async_context(self.runs)
+            stack.push_async_callback(self.desk.close)
             self._stack = stack.pop_all()
         return self
 

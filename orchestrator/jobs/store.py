@@ -10,6 +10,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg.types.json import Json, Jsonb
 
+from core import idempotency
 from core.db.pool import Pool
 from core.errors import Conflict, NotFound, Overloaded, SoundstageError, Unavailable
 from orchestrator.jobs.plain import told_error
@@ -27,9 +28,9 @@ _SHOWN = (
 )
 _INSERT = """
 insert into jobs (id, pipeline, tenant, key_id, way, priority, caller, request, request_sha256, idempotency_key,
-                  webhook, webhook_state, deadline_at)
+                  webhook, webhook_state, followers, deadline_at)
 values (%(id)s, %(pipeline)s, %(tenant)s, %(key_id)s, %(way)s, %(priority)s, %(caller)s, %(request)s, %(sha256)s,
-        %(idempotency_key)s, %(webhook)s, %(webhook_state)s, now() + make_interval(secs => %(seconds)s))
+        %(idempotency_key)s, %(webhook)s, %(webhook_state)s, %(followers)s, now() + make_interval(secs => %(seconds)s))
 on conflict (key_id, idempotency_key) where idempotency_key is not null do nothing
 """
 _OPEN = """
@@ -135,6 +136,7 @@ class JobStore:
             "idempotency_key": wanted.idempotency_key,
             "webhook": wanted.webhook,
             "webhook_state": "waiting" if wanted.webhook else None,
+            "followers": int(wanted.way == "stream"),
             "seconds": wanted.seconds,
         }
         async with connected(self._pool) as connection:
@@ -153,11 +155,7 @@ class JobStore:
         if found is None:
             raise Conflict("The run of this Idempotency-Key was just purged: send it again.", code="idempotency_purged")
         if found["request_sha256"] != wanted.request_sha256:
-            raise Conflict(
-                "This Idempotency-Key was used for another request.",
-                param="Idempotency-Key",
-                code="idempotency_key_reused",
-            )
+            raise idempotency.reused()
         return str(found["id"])
 
     async def _room(self, connection: Any, tenant: str) -> None:
@@ -225,6 +223,21 @@ class JobStore:
         """Let go of runs, with their texts and events."""
         async with self._pool.connection() as connection:
             await connection.execute("delete from jobs where id = any(%s)", (list(job_ids),))
+
+    async def followed(self, job_id: str, more: int) -> None:
+        """Somebody began (1) or ceased (-1) to follow a run."""
+        query = "update jobs set followers = greatest(0, followers + %s) where id = %s and ended_at is null"
+        async with connected(self._pool) as connection:
+            await connection.execute(query, (more, job_id))
+
+    async def deserted(self, job_id: str) -> bool:
+        """Whether it was a stream that nobody follows any more, and that no key lets anyone ask for again."""
+        query = (
+            "select from jobs where id = %s and way = 'stream' and idempotency_key is null and followers = 0"
+            " and ended_at is null"
+        )
+        async with self._pool.connection() as connection:
+            return (await connection.execute(query, (job_id,))).rowcount > 0
 
     async def cancelled_of(self, job_ids: Sequence[str]) -> set[str]:
         """Those of these that have ended otherwise than by their own run."""

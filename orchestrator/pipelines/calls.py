@@ -9,7 +9,7 @@ import msgspec
 from fastapi import Request
 from starlette.responses import Response
 
-from core.disconnect import until_disconnect
+from core.disconnect import ClientDisconnected, until_disconnect
 from core.errors import InvalidRequest, SoundstageError, UpstreamTimeout
 from core.service import Receive, Scope, Send
 from orchestrator.oversight import Caller
@@ -110,18 +110,28 @@ class Events(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[flow.Event | None, None], shown: Shown) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[flow.Event | None, None],
+        shown: Shown,
+        left: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`left` is called where the client goes before the end."""
         super().__init__(headers=SSE)
         del self.headers["content-length"]
-        self._events, self._shown = events, shown
+        self._events, self._shown, self._left = events, shown, left
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._events):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            with until_disconnect(receive):
-                async for event in self._events:
-                    body = SIGN_OF_LIFE if event is None else await self._frame(event)
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
+            try:
+                with until_disconnect(receive):
+                    async for event in self._events:
+                        body = SIGN_OF_LIFE if event is None else await self._frame(event)
+                        await send({"type": "http.response.body", "body": body, "more_body": True})
+            except ClientDisconnected:
+                self._left()
+                raise
             await send({"type": "http.response.body", "body": b""})
 
     async def _frame(self, event: flow.Event) -> bytes:

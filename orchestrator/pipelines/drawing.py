@@ -1,24 +1,32 @@
-"""Pictures by an image worker: one request, one place at one worker, however many pictures; kept as blobs."""
+"""Pictures by an image worker: one request, one place at one worker, however many pictures; kept as blobs.
+
+A worker of ours gives what it drew under the order's key again, and draws on for a while where the orchestrator is
+gone: a run that is taken up finds its picture there. Who is cancelled says so, and the worker stops.
+"""
 
 import asyncio
 import base64
 import binascii
+import contextlib
+import hashlib
 import math
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from openai import AsyncOpenAI
 
-from core.errors import Upstream
+from core.errors import Conflict, Upstream
 from core.wire.workers import Ability
 from orchestrator.blobs import Reference
 from orchestrator.oversight import Caller
 from orchestrator.pipelines.base import Studio
-from orchestrator.pipelines.flow import Flow
+from orchestrator.pipelines.flow import STOPPING, Flow
 
 PARTIAL = "image_generation.partial_image"
 PNG = "image/png"
+WAIT_SECONDS = 60
+"""How long a worker draws on for an orchestrator that is gone: longer than it takes another to take up the run."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class Order:
     run: str
     release: str
     source: Source | None = None
+    outlives: bool = False  # the run does this process
 
     @property
     def ability(self) -> Ability:
@@ -54,12 +63,20 @@ class Order:
             "x-soundstage-run": self.run,
             "x-soundstage-tenant": caller.key.tenant,
         }
+        if self.outlives and self.source is None:  # what it starts from is gone with the process
+            found["x-soundstage-wait"] = str(WAIT_SECONDS)
         if self.release:
             found["x-soundstage-release"] = self.release
         if math.isfinite(caller.until):
             left = caller.until - asyncio.get_running_loop().time()
             found["x-soundstage-deadline-ms"] = str(max(1, int(left * 1000)))
         return found
+
+    def changed(self) -> "Order":
+        """The same with a key of its own, where what is asked for is not what its key was used for before: a policy or
+        a default was changed between the two."""
+        digest = hashlib.sha256(f"{self.prompt}\n{self.size}".encode()).hexdigest()
+        return replace(self, key=f"{self.key}:{digest[:12]}")
 
 
 @dataclass(frozen=True)
@@ -84,20 +101,49 @@ async def draw(studio: Studio, flow: Flow, order: Order, caller: Caller, role: s
 
     Raises Upstream where no picture comes, and what the worker refuses.
     """
-    engine = studio.engines.engine(None, order.ability, caller.request_id, role, **caller.place)
+    order = replace(order, outlives=flow.outlives)
+    try:
+        return await _drawn(studio, flow, order, caller, role)
+    except Conflict as exc:
+        if exc.code != "idempotency_key_reused":
+            raise
+        return await _drawn(studio, flow, order.changed(), caller, role)
+
+
+async def _drawn(studio: Studio, flow: Flow, order: Order, caller: Caller, role: str | None) -> Drawn:
+    there = None if not flow.again else await studio.engines.holder(order.ability, role, order.headers(caller))
+    engine = studio.engines.engine(None, order.ability, caller.request_id, role, prefer=there, **caller.place)
     async with engine as (client, model, worker):
-        if order.previews:
-            pictures = await _followed(studio, flow, order, _call(client, model, order, caller, stream=True))
-        else:
-            answer = await _call(client, model, order, caller)
-            steps = _whole(answer.model_extra, "steps") or 0
-            pictures = [_picture(one.b64_json, one.model_extra, steps) for one in answer.data or ()]
+        with _called_off(studio, client, order, caller):
+            pictures = await _asked(studio, flow, client, model, order, caller)
     if len(pictures) < order.n:
         raise Upstream("The image engine answered without an image.", code="no_image")
     images = [{"image_base64": await studio.blobs.put(one.file, PNG), "seed": one.seed} for one in pictures]
     if order.seed is not None and images[0]["seed"] is None:
         images = [{**one, "seed": order.seed + at} for at, one in enumerate(images)]
     return Drawn(images, model, worker, sum(one.steps for one in pictures))
+
+
+async def _asked(
+    studio: Studio, flow: Flow, client: AsyncOpenAI, model: str, order: Order, caller: Caller
+) -> list[_Picture]:
+    if order.previews:
+        return await _followed(studio, flow, order, _call(client, model, order, caller, stream=True))
+    answer = await _call(client, model, order, caller)
+    steps = _whole(answer.model_extra, "steps") or 0
+    return [_picture(one.b64_json, one.model_extra, steps) for one in answer.data or ()]
+
+
+@contextlib.contextmanager
+def _called_off(studio: Studio, client: AsyncOpenAI, order: Order, caller: Caller) -> Iterator[None]:
+    """Who is cancelled for good does not come again: a worker that would wait for that need not."""
+    try:
+        yield
+    except asyncio.CancelledError as exc:
+        headers = order.headers(caller)
+        if "x-soundstage-wait" in headers and exc.args != (STOPPING,):
+            studio.engines.aside(client.post("/images/cancel", cast_to=object, options={"headers": headers}))
+        raise
 
 
 def _call(client: AsyncOpenAI, model: str, order: Order, caller: Caller, *, stream: bool = False) -> Any:

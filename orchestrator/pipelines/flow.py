@@ -29,6 +29,8 @@ from core.errors import Conflict
 T = TypeVar("T")
 
 STARTED, COMPLETED = "pipeline.step.started", "pipeline.step.completed"
+STOPPING = "the process stops"
+"""What a run is cancelled with when it is not over: another process takes it up."""
 
 
 class Flow(Protocol):
@@ -47,6 +49,14 @@ class Flow(Protocol):
 
     def held(self, name: str) -> bytes:
         """What the request brought and only this process's memory has. Raises Conflict where it is gone."""
+
+    @property
+    def again(self) -> bool:
+        """Whether a step of it may have been asked of an engine before: it is asked of the same one then."""
+
+    @property
+    def outlives(self) -> bool:
+        """Whether the run is taken up by another process where this one dies: an engine then works on for a while."""
 
 
 class Called(BaseModel):
@@ -88,6 +98,8 @@ class Event:
 
 class Plain:
     """A run that lives in memory: each step is done when it is asked for, and the events are kept in a list."""
+
+    again = outlives = False
 
     def __init__(self, run_id: str, held: Mapping[str, bytes] | None = None) -> None:
         self.id = run_id

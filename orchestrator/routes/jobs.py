@@ -56,7 +56,7 @@ def router(keys: Keys, desk: JobDesk, jobs: JobStore, runs: Runs, webhooks: Webh
         row = await jobs.one(job_id, owner(key))
         after = last_seen(request) if starting_after is None else starting_after
         if "text/event-stream" in request.headers.get("accept", ""):
-            return desk.stream(request, row, after)
+            return await desk.stream(request, row, after)
         return await desk.page(request, row, after)
 
     @api.post("/{job_id}/cancel")

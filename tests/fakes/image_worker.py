@@ -16,11 +16,14 @@ PICTURE = base64.b64encode(b"\x89PNG\r\n\x1a\n a picture").decode()
 
 class ImageWorker:
     """`held` keeps its answers back while it is cleared, `partial_seen` the end of a stream until it is set; `status`
-    other than 200 is a refusal."""
+    other than 200 is a refusal, `code` its code. What it `has` of earlier requests it says when it is asked, by key."""
 
     def __init__(self, model: str = "tiny-image") -> None:
         self.model = model
         self.status = 200
+        self.code: str | None = None
+        self.has: set[str] = set()
+        self.called_off: list[str] = []
         self.held = asyncio.Event()
         self.held.set()
         self.partial_seen = asyncio.Event()
@@ -34,11 +37,20 @@ class ImageWorker:
         api = FastAPI()
         api.post("/v1/images/generations")(self._generate)
         api.post("/v1/images/edits")(self._edit)
+        api.post("/v1/images/find")(self._find)
+        api.post("/v1/images/cancel")(self._cancel)
         api.get("/v1/models")(self._models)
         return api
 
     async def _models(self) -> dict[str, Any]:
         return {"object": "list", "data": [{"id": self.model, "object": "model"}]}
+
+    async def _find(self, request: Request) -> dict[str, str | None]:
+        return {"found": "running" if request.headers["idempotency-key"] in self.has else None}
+
+    async def _cancel(self, request: Request) -> dict[str, bool]:
+        self.called_off.append(request.headers["idempotency-key"])
+        return {"cancelled": True}
 
     async def _edit(self, request: Request) -> Response:
         """The form's texts as they are, and its picture's bytes."""
@@ -62,7 +74,7 @@ class ImageWorker:
         finally:
             self.running -= 1
         if self.status != 200:
-            error = {"message": "set to fail", "type": "server_error", "param": None, "code": None}
+            error = {"message": "set to fail", "type": "server_error", "param": None, "code": self.code}
             return JSONResponse({"error": error}, self.status)
         if sent.get("stream") in (True, "true"):
             kind = "image_edit" if request.url.path.endswith("edits") else "image_generation"

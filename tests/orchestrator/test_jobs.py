@@ -4,9 +4,14 @@ import asyncio
 import json
 from typing import Any
 
+import psycopg
 import pytest
 
-from tests.fakes.client import connected, request
+from core.db.pool import open_pool
+from core.errors import Conflict
+from orchestrator.jobs.plain import kept_error
+from orchestrator.jobs.store import End, JobStore
+from tests.fakes.client import RawClient, connected, request
 from tests.fakes.image_worker import ImageWorker
 from tests.fakes.studio import ChatWorker, Studio
 from tests.fakes.wait import answers, eventually, soon
@@ -224,6 +229,83 @@ async def test_who_leaves_without_a_key_ends_the_run(studio: Studio, workers: Wo
     image.held.set()
     assert (await studio.post(PATH, ASKED, headers=KEY)).status_code == 200
     assert len(image.received) == 2
+
+
+async def streamed(client: RawClient, studio: Studio, headers: dict[str, str] | None = None) -> str:
+    """A run whose client sits on its stream; its id."""
+    sent = {"authorization": f"Bearer {studio.key}", "content-type": "application/json", **(headers or {})}
+    pairs = [(name.encode(), value.encode()) for name, value in sent.items()]
+    await client.send(request(b"POST", PATH.encode(), pairs, json.dumps({**ASKED, "stream": True}).encode()))
+    return ((await client.head()).header(b"x-job-id") or b"").decode()
+
+
+async def test_a_stream_that_nobody_follows_any_more_ends(studio: Studio, workers: Workers) -> None:
+    _, image = workers
+    image.held.clear()
+    async with connected(studio.port) as client:
+        job_id = await streamed(client, studio)
+        await eventually(lambda: image.running)
+        client.leave()
+    job = await ended(studio, job_id)
+    assert (job["state"], job["error"]["code"]) == ("cancelled", "caller_left")
+    await eventually(lambda: not image.running)
+    await eventually(lambda: image.called_off == [f"{job_id}:generate"])
+
+
+async def test_a_stream_that_somebody_follows_or_may_ask_for_goes_on(
+    durable_dsn: str, studio: Studio, workers: Workers
+) -> None:
+    _, image = workers
+    image.held.clear()
+    follow = [(b"authorization", b"Bearer " + studio.key.encode()), (b"accept", b"text/event-stream")]
+    async with connected(studio.port) as one, connected(studio.port) as other, connected(studio.port) as keyed:
+        job_id, with_key = await streamed(one, studio), await streamed(keyed, studio, KEY)
+        await other.send(request(b"GET", f"/v1/jobs/{job_id}/events".encode(), follow))
+        assert (await other.head()).status == 200
+        await eventually(lambda: image.running == 2)
+        one.leave()
+        keyed.leave()
+        async with await psycopg.AsyncConnection.connect(durable_dsn, autocommit=True) as connection:
+
+            async def left() -> bool:
+                query = "select followers from jobs where id = any(%s) order by followers"
+                rows = await (await connection.execute(query, ([job_id, with_key],))).fetchall()
+                return rows == [(0,), (1,)]
+
+            await answers(left, "the number of followers")
+        image.held.set()
+        for one_id in (job_id, with_key):
+            assert (await ended(studio, one_id))["state"] == "completed"
+    assert image.called_off == []
+
+
+async def test_cancelling_at_another_orchestrator_reaches_the_engine(
+    durable_dsn: str, studio: Studio, workers: Workers
+) -> None:
+    """What another one does is this statement: the one at work hears of it by the database."""
+    _, image = workers
+    image.held.clear()
+    job_id = (await studio.post(PATH, {**ASKED, "background": True})).json()["id"]
+    await eventually(lambda: image.running)
+    how = End("cancelled", None, kept_error(Conflict("The job was cancelled.", code="job_cancelled")))
+    async with open_pool(durable_dsn, size=1) as pool:
+        assert await JobStore(pool).end(job_id, how)
+    await eventually(lambda: not image.running)
+    job = await ended(studio, job_id)
+    page = (await studio.get(f"/v1/jobs/{job_id}/events")).json()
+    assert (job["state"], job["result"], page["data"][-1]["type"]) == ("cancelled", None, "error")
+    await eventually(lambda: image.called_off == [f"{job_id}:generate"])
+
+
+async def test_a_step_that_asks_for_something_else_now_has_a_key_of_its_own(studio: Studio, workers: Workers) -> None:
+    """A policy or a default may change between the death of an orchestrator and the step's second time."""
+    _, image = workers
+    image.status, image.code = 409, "idempotency_key_reused"
+    refused = await studio.post(PATH, ASKED)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "idempotency_key_reused")
+    first, second = (headers["idempotency-key"] for headers in image.headers)
+    assert second.startswith(f"{first}:")
+    assert first == f"{refused.headers.get('x-job-id') or first.split(':')[0]}:generate"
 
 
 async def test_jobs_are_listed_for_their_own_key(studio: Studio, workers: Workers) -> None:
