@@ -2,8 +2,9 @@
 
 What is not forwarded: hop-by-hop headers (those that `connection` names too), `host`, `expect`, `content-length` (set
 anew, same value; none on an answer that has no body), the client's `authorization`, `idempotency-key` and
-`x-request-id` (the shell's own is sent). Nothing is buffered, nothing decompressed, nothing re-encoded. Before the
-first byte an error is raised, so the caller may try another engine; after it an error is an event in the stream.
+`x-request-id` (the shell's own is sent), and what is an orchestrator's to say (INTERNAL). Nothing is buffered, nothing
+decompressed, nothing re-encoded. Before the first byte an error is raised, so the caller may try another engine; after
+it an error is an event in the stream.
 """
 
 import asyncio
@@ -38,8 +39,25 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     )
 )
+INTERNAL = frozenset(
+    (
+        b"x-soundstage-tenant",
+        b"x-soundstage-priority",
+        b"x-soundstage-deadline-ms",
+        b"x-soundstage-run",
+        b"x-soundstage-release",
+        b"x-soundstage-wait",
+        b"x-data-parallel-rank",
+    )
+)
+"""What an orchestrator tells a worker: whose request it is and whose turn, what its picture's metadata says, how long
+to wait for who left, which of an engine's copies answers. A caller who could say it would speak for others."""
 # A caller's own key would mean something to a worker, which knows no callers.
-NOT_SENT = HOP_BY_HOP | {b"host", b"content-length", b"authorization", b"expect", b"x-request-id", b"idempotency-key"}
+NOT_SENT = (
+    HOP_BY_HOP
+    | INTERNAL
+    | {b"host", b"content-length", b"authorization", b"expect", b"x-request-id", b"idempotency-key"}
+)
 NOT_RETURNED = HOP_BY_HOP | {b"x-request-id"}
 NOT_RETURNED_WITHOUT_BODY = NOT_RETURNED | {b"content-length"}
 SWEEP_SECONDS = 0.5

@@ -59,6 +59,8 @@ PATHS: dict[str, tuple[Ability, Scope]] = {
 SELFIES, EDITS = "/v1/profile/analyze", "/v1/images/edits"
 FORMS = frozenset({SELFIES, EDITS})  # multipart, with a picture: its subject is real
 MODEL_OPTIONAL = frozenset(("images", "image_edits", "faces"))
+BY_TENANT = frozenset(("images", "image_edits"))  # whose workers share their steps between tenants
+TENANT_HEADER = b"x-soundstage-tenant"
 LARGE_FORM = 1 << 20  # bytes; reading a larger one would hold up other requests
 RESPONSES = "/v1/responses"
 RECIPE_PATHS = frozenset({"/v1/chat/completions", RESPONSES})
@@ -256,6 +258,8 @@ class Gateway:
         rewritten = worker.rewrites.get(model) if model else None
         sent = (body if rewritten is None else body.with_text("model", rewritten)).sent
         headers = request_headers(scope["headers"], scope["request_id"], worker.key)
+        if ability in BY_TENANT:
+            headers.append((TENANT_HEADER, caller.key.tenant.encode()))
         if caller.until != math.inf:
             left = max(0.0, caller.until - asyncio.get_running_loop().time())
             headers = [pair for pair in headers if pair[0] != TIMEOUT_HEADER]

@@ -3,15 +3,18 @@
 import asyncio
 import gzip
 import json
+import re
+from pathlib import Path
 
 import pytest
 
-from core.relay import NOT_RETURNED, NOT_SENT
+from core.relay import INTERNAL, NOT_RETURNED, NOT_SENT
 from tests.fakes.client import Answer, Headers, ask, connected, request
 from tests.fakes.gateway import ENGINE_KEY, Gateway
 from tests.fakes.upstream import Exchange, Upstream, saying
 from tests.fakes.wait import soon
 
+ROOT = Path(__file__).parents[2]
 PATH = b"/v1/chat/completions"
 JSON = (b"Content-Type", b"application/json")
 SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -90,6 +93,7 @@ async def test_headers_of_the_hop_and_of_the_caller_stay_here(gateway: Gateway, 
         (b"X-Private", b"for this hop"),
         (b"Expect", b"100-continue"),
         (b"X-Request-Id", b"req-7"),
+        *((name.title(), b"not the caller's to say") for name in sorted(INTERNAL)),
     ]
     upstream.script = saying(sized(b"{}"))
     async with connected(gateway.port) as client:
@@ -102,6 +106,14 @@ async def test_headers_of_the_hop_and_of_the_caller_stay_here(gateway: Gateway, 
         b"authorization": b"Bearer " + ENGINE_KEY.encode(),
         b"x-request-id": b"req-7",
     }
+
+
+def test_every_header_that_a_worker_is_told_by_is_an_orchestrators_alone() -> None:
+    """A new one that is read anywhere must not pass from a caller either."""
+    sources = (file.read_text() for folder in ("image", "llm", "vision") for file in (ROOT / folder).rglob("*.py"))
+    read = {name.encode() for source in sources for name in re.findall(r'"(x-soundstage-[a-z-]+)"', source)}
+    assert b"x-soundstage-tenant" in read
+    assert read <= INTERNAL
 
 
 async def test_nothing_is_added_to_a_bare_request(gateway: Gateway, upstream: Upstream) -> None:

@@ -51,6 +51,16 @@ async def test_an_image(studio: Studio) -> None:
     assert [sent["prompt"] for sent in worker.received] == ["an apple", "without a model"]
 
 
+async def test_a_caller_speaks_for_no_other_tenant_at_an_image_worker(studio: Studio) -> None:
+    worker = await studio.image_worker()
+    said = {"x-soundstage-tenant": "other", "x-soundstage-priority": "high", "x-soundstage-release": "forged@1"}
+    await studio.post("/v1/images/generations", {"prompt": "an apple"}, headers=said)
+    (heard,) = worker.headers
+    assert {name: value for name, value in heard.items() if name.startswith("x-soundstage-")} == {
+        "x-soundstage-tenant": "default"
+    }
+
+
 async def test_the_engine_gets_the_callers_bytes_with_the_workers_key(studio: Studio) -> None:
     """Unknown fields and odd spacing pass; the caller's own key does not."""
     worker = await studio.chat_worker()
