@@ -95,7 +95,7 @@ stop() {
   running || return 0
   local pid deadline
   pid="$(<"$pid_file")"
-  deadline=$((SECONDS + STOP_SECONDS + 60)) # an image worker drains before it stops
+  deadline=$((SECONDS + ${STOP_DELAY_SECONDS%.*} + STOP_SECONDS + 60)) # an image worker drains before it stops
   if [[ -n "$dry" ]]; then
     act kill -TERM "$pid"
     return
@@ -136,6 +136,7 @@ if [[ -z "${DATA_DIR:-}" ]]; then
   if [[ -d /workspace ]]; then DATA_DIR=/workspace/soundstage; else DATA_DIR="$PWD/data"; fi
 fi
 export DATA_DIR HOST="${HOST:-0.0.0.0}" PORT="${PORT:-$port}" STOP_SECONDS="${STOP_SECONDS:-60}"
+export STOP_DELAY_SECONDS="${STOP_DELAY_SECONDS:-3}" # what sends requests here learns that it goes before it goes
 python="${POD_PYTHON:-.venv/bin/python}"
 log="$DATA_DIR/logs/$service.log"
 pid_file="$DATA_DIR/run/$service.pid"

@@ -81,11 +81,24 @@ class Shell:
         self._running = 0
         self._access = access
         self._authorise = authorise
+        self._on_stop: list[Callable[[], object]] = []
+        self.stopping = False
         metrics.IN_FLIGHT.labels(name).set_function(lambda: self._running)
         self._disconnects = metrics.CANCELLED.labels(name)
         self._accepted = metrics.ACCEPTED.labels(name)
         self._ended = {outcome: metrics.ENDED.labels(name, outcome) for outcome in ("finished", "failed", "cancelled")}
         self._counters: dict[tuple[str, int], tuple[Any, Any]] = {}
+
+    def on_stop(self, listener: Callable[[], object]) -> None:
+        """It is called once, when the service is told to stop and still answers."""
+        self._on_stop.append(listener)
+
+    def stop(self) -> None:
+        """The service will stop: from now on /readyz says no, and every answer closes its connection."""
+        if not self.stopping:
+            self.stopping = True
+            for listener in self._on_stop:
+                listener()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -103,6 +116,8 @@ class Shell:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), id_header]
+                if self.stopping:
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         self._running += 1
@@ -170,15 +185,14 @@ def create_service(
     ready: Callable[[], Awaitable[Readiness]] = always_ready,
     access: AccessLog | None = None,
     authorise: Callable[[Scope], None] | None = None,
-) -> ASGIApp:
+) -> Shell:
     """Put the shell around `api`; `routes` maps an exact path and method to a raw ASGI handler.
 
     `authorise` raises where a request may not enter at all (a worker's key).
     Adds GET /healthz (the process lives), /readyz (200 or 503 by `ready`) and /metrics (Prometheus).
     """
     _add_error_handlers(api)
-    _add_operating(api, ready)
-    return Shell(
+    shell = Shell(
         name,
         api,
         routes or {},
@@ -188,6 +202,8 @@ def create_service(
         access=access or AccessLog(name),
         authorise=authorise,
     )
+    _add_operating(api, shell, ready)
+    return shell
 
 
 def _add_error_handlers(api: FastAPI) -> None:
@@ -221,13 +237,15 @@ def _add_error_handlers(api: FastAPI) -> None:
     api.add_exception_handler(Exception, uncaught)
 
 
-def _add_operating(api: FastAPI, ready: Callable[[], Awaitable[Readiness]]) -> None:
+def _add_operating(api: FastAPI, shell: Shell, ready: Callable[[], Awaitable[Readiness]]) -> None:
     @api.get("/healthz", tags=["operating"])
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
     @api.get("/readyz", tags=["operating"])
     async def readyz() -> Response:
+        if shell.stopping:
+            return JSONResponse({"ready": False, "stopping": True}, 503)
         state = await ready()
         return JSONResponse({"ready": state.ok, **state.detail}, 200 if state.ok else 503)
 

@@ -1,28 +1,55 @@
 """A service on a port: the listening socket, and uvicorn as every service runs it."""
 
 import gc
+import signal
 import socket
 import sys
+import time
+from types import FrameType
 
 import uvicorn
 
 from core.http_protocol import HttpProtocol
-from core.service import ASGIApp
+from core.service import ASGIApp, Shell
 from core.settings import Settings
 
 
 YOUNG_OBJECTS = 10_000  # that are made between two collections of the youngest
 
 
-class _Server(uvicorn.Server):
-    """When it has started, what is there (modules, settings, schemas) is left out of the garbage collector's count: a
-    full collection of it stops the loop for a tenth of a second, and finds nothing."""
+class Server(uvicorn.Server):
+    """uvicorn's, which tells the service that it will stop, and goes on for `delay` seconds before it does.
+
+    SIGINT (a person at the keyboard) and a second signal stop it without the delay. When it has started, what is there
+    (modules, settings, schemas) is left out of the garbage collector's count: a full collection of it stops the loop
+    for a tenth of a second, and finds nothing.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Shell, delay: float) -> None:
+        super().__init__(config)
+        self._service = service
+        self._delay = delay
+        self._told_at: float | None = None  # on the monotonic clock
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         gc.collect()
         gc.freeze()
         gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGINT or self.should_exit:
+            self._delay = 0.0
+        super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether the time has come; asked ten times a second."""
+        if not await super().on_tick(counter):
+            return False
+        self._service.stop()
+        now = time.monotonic()
+        self._told_at = now if self._told_at is None else self._told_at
+        return now >= self._told_at + self._delay
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -56,12 +83,17 @@ def server_config(app: ASGIApp, http: type[HttpProtocol] = HttpProtocol, stop_se
     )
 
 
-def serve(app: ASGIApp, settings: Settings) -> None:
-    """Run until SIGINT or SIGTERM: no new connections, STOP_SECONDS for what runs, then stop."""
+def serve(app: Shell, settings: Settings) -> None:
+    """Run until SIGINT or SIGTERM: STOP_DELAY_SECONDS as if not ready, then no new connections, STOP_SECONDS for what
+    runs, then stop."""
     sock = bind(settings.host, settings.port)
-    _Server(server_config(app, stop_seconds=settings.stop_seconds)).run(sockets=[sock])
+    _server(app, settings).run(sockets=[sock])
 
 
-async def serve_on(app: ASGIApp, sock: socket.socket, stop_seconds: int = 10) -> None:
+async def serve_on(app: Shell, sock: socket.socket, settings: Settings) -> None:
     """The same on a loop that already runs, for a service that must start something else first."""
-    await _Server(server_config(app, stop_seconds=stop_seconds)).serve(sockets=[sock])
+    await _server(app, settings).serve(sockets=[sock])
+
+
+def _server(app: Shell, settings: Settings) -> Server:
+    return Server(server_config(app, stop_seconds=settings.stop_seconds), app, settings.stop_delay_seconds)

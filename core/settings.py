@@ -49,6 +49,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(32 << 20, ge=1024, description="Largest request body accepted, in bytes.")
     body_seconds: float = Field(60.0, gt=0, description="Longest that a request's body may take to come.")
     stop_seconds: int = Field(10, ge=1, description="Longest that running requests get at a stop.")
+    stop_delay_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="How long a service that got SIGTERM still takes requests while /readyz says no, so that a balancer"
+        " has time to send them elsewhere.",
+    )
 
     @classmethod
     def settings_customise_sources(

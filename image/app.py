@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from fastapi import FastAPI
 
 from core.idempotency import Bounds
-from core.service import ASGIApp, Readiness, Scope, create_service
+from core.service import Readiness, Scope, Shell, create_service
 from core.worker_key import worker_key_check
 from image import blobs, residence, signing
 from image.async_engine import AsyncEngine
@@ -26,7 +26,7 @@ def create_app(
     *,
     on_load_failure: Callable[[], object] = lambda: None,
     on_started: Callable[[Worker], object] = lambda worker: None,
-) -> ASGIApp:
+) -> Shell:
     """The service over models that `loads` makes, each on its engine's thread, once serving begins.
 
     The app answers at once and is ready when the models are. `on_load_failure` is told if they cannot be;

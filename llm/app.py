@@ -17,7 +17,7 @@ from core.errors import InvalidRequest, Overloaded, Unavailable
 from core.idempotency import Bounds
 from core.registration import Registrar
 from core.relay import RawHeaders, Relay, Timeouts, read_body, request_headers
-from core.service import ASGIApp, Readiness, create_service
+from core.service import Readiness, Shell, create_service
 from core.wire.workers import Announcement
 from core.worker_key import worker_key_check
 from llm import edge_registration
@@ -71,6 +71,7 @@ class ChatWorker:
         self._running = 0
         kept = settings.llm_repeats_max, settings.llm_repeats_mb << 20, settings.llm_repeats_seconds
         self._repeats = Repeats(Bounds(*kept))
+        self._leaving = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(receive)
@@ -106,6 +107,7 @@ class ChatWorker:
             models=served,
             capacity=self.settings.llm_max_requests,
             ready=bool(served),
+            draining=self._leaving,
         )
 
     async def ready(self) -> Readiness:
@@ -130,12 +132,17 @@ class ChatWorker:
                 for task in reversed(kept):
                     task.cancel()
 
+    def leave(self) -> None:
+        """It will stop: what runs goes on, nothing new shall be sent here."""
+        self._leaving = True
+        self._changed()
+
     def _changed(self) -> None:
         if self.registrar is not None:
             self.registrar.changed()
 
 
-def create_app(settings: ChatWorkerSettings, models: Sequence[Model], timeouts: Timeouts | None = None) -> ASGIApp:
+def create_app(settings: ChatWorkerSettings, models: Sequence[Model], timeouts: Timeouts | None = None) -> Shell:
     """The chat worker as one ASGI application; its lifespan starts and stops the engines."""
     worker = ChatWorker(settings, models, timeouts)
 
@@ -149,7 +156,7 @@ def create_app(settings: ChatWorkerSettings, models: Sequence[Model], timeouts: 
     add_memory_routes(api, settings, worker.supervisor, worker.counters)
     gate = Gate(settings.llm_concurrent, settings.llm_queue, settings.llm_queue_seconds)
     add_pure_routes(api, PureWorker(settings, worker.supervisor, worker.counters, gate, lambda: worker.relay))
-    return create_service(
+    service = create_service(
         "chat",
         api,
         settings,
@@ -157,6 +164,8 @@ def create_app(settings: ChatWorkerSettings, models: Sequence[Model], timeouts: 
         ready=worker.ready,
         authorise=worker_key_check(settings.worker_key),
     )
+    service.on_stop(worker.leave)
+    return service
 
 
 def _read(body: bytes) -> _Peek:

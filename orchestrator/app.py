@@ -16,7 +16,7 @@ from core.db.migrate import migrate
 from core.db.pool import Pool, make_pool, opened
 from core.keys import read_or_make
 from core.relay import Relay
-from core.service import ASGIApp, Readiness, create_service
+from core.service import Readiness, Shell, create_service
 from orchestrator import blobs, gateway, static_workers
 from orchestrator.auth import Keys, create_key
 from orchestrator.contents import Vault, contents_key
@@ -99,7 +99,7 @@ class Orchestrator:
         return Readiness(database and usable >= set(self.settings.ready_needs), detail)
 
 
-def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None = None) -> ASGIApp:
+def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None = None) -> Shell:
     """The application over a migrated or empty database; its lifespan migrates, seeds and starts the watchers.
 
     `tracing`: makes spans of relayed requests, and is closed at the end.
@@ -174,6 +174,8 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
                 try:
                     yield
                 finally:
+                    if jobs:
+                        await jobs.idle()
                     for task in running:
                         task.cancel()
                     await asyncio.gather(*running, return_exceptions=True)
@@ -218,7 +220,10 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
         tracing=tracing,
     )
     routes = {path: {"POST": relayed} for path in gateway.PATHS}
-    return create_service("orchestrator", api, settings, routes=routes, ready=orchestrator.ready)
+    service = create_service("orchestrator", api, settings, routes=routes, ready=orchestrator.ready)
+    if jobs:
+        service.on_stop(jobs.rest)
+    return service
 
 
 def _jobs(

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 
 from core.canonical import messages_sha256
-from core.service import ASGIApp, create_service
+from core.service import Shell, create_service
 from core.worker_key import worker_key_check
 from vision.analysis import Eye
 from vision.answer import Analysis, Faces
@@ -24,7 +24,7 @@ QUESTION = {
 }
 
 
-def create_app(settings: VisionSettings, eye: Eye, decoder: Decoder, model: VisionModel | None = None) -> ASGIApp:
+def create_app(settings: VisionSettings, eye: Eye, decoder: Decoder, model: VisionModel | None = None) -> Shell:
     """The worker as an ASGI application; it registers while its lifespan runs, and closes what it was given."""
     worker = Worker(settings, eye, decoder, model)
     api = FastAPI(title="Soundstage selfie worker", lifespan=worker.lifespan)
@@ -47,7 +47,9 @@ def create_app(settings: VisionSettings, eye: Eye, decoder: Decoder, model: Visi
         return worker.health()
 
     door = worker_key_check(settings.worker_key)
-    return create_service("vision", api, settings, ready=worker.ready, authorise=door)
+    service = create_service("vision", api, settings, ready=worker.ready, authorise=door)
+    service.on_stop(worker.leave)
+    return service
 
 
 def _form(more: dict[str, Any]) -> dict[str, Any]:

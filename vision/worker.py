@@ -41,6 +41,8 @@ class Worker:
         self._id = f"selfie-{uuid.uuid4().hex[:12]}"
         self._pool = WorkPool(settings.vision_threads, settings.vision_queue_max)
         self._device = MicroBatcher(eye.look, settings.vision_batch)
+        self._registrar: Registrar | None = None
+        self._leaving = False
 
     async def analyze(self, request: Request) -> tuple[Analysis, Question | None]:
         """place → read the upload → decode → look → judge → ask the vision model, until the client leaves."""
@@ -107,7 +109,14 @@ class Worker:
         url = self._settings.orchestrator_url
         if not url:
             return None
-        return asyncio.create_task(Registrar(url, self._settings.worker_key or "", self._announcement).run())
+        self._registrar = Registrar(url, self._settings.worker_key or "", self._announcement)
+        return asyncio.create_task(self._registrar.run())
+
+    def leave(self) -> None:
+        """It will stop: what runs goes on, nothing new shall be sent here."""
+        self._leaving = True
+        if self._registrar:
+            self._registrar.changed()
 
     def _announcement(self) -> Announcement:
         return Announcement(
@@ -117,6 +126,7 @@ class Worker:
             models=(ServedModel(id=self._eye.detector.name, abilities=("faces",), max_model_len=None),),
             roles=(),
             capacity=self._pool.capacity,
+            draining=self._leaving,
         )
 
     async def ready(self) -> Readiness:

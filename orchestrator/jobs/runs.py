@@ -5,6 +5,7 @@ results of its finished steps, as portable JSON, in the schema `dbos` of the sam
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -85,6 +86,7 @@ class Runs:
         self._here: dict[str, _Here] = {}
         self._held: dict[str, Mapping[str, bytes]] = {}
         self._waited: dict[str, asyncio.Future[End | None]] = {}
+        self._rests_until = 0.0  # on the monotonic clock
         RUNNING.set_function(lambda: len(self._here))
 
     async def __aenter__(self) -> "Runs":
@@ -106,7 +108,7 @@ class Runs:
             "scheduler_polling_interval_sec": 3600.0,
         }
         _into_our_log()
-        DBOS(config=config)
+        self._engine = DBOS(config=config)
 
         async def pipeline(job_id: str) -> None:  # a function of its own: the engine marks what it is given
             await self.carry_out(job_id)
@@ -129,6 +131,19 @@ class Runs:
         with ThreadPoolExecutor(1) as apart:  # it ends the threads that it would otherwise run on
             await loop.run_in_executor(apart, lambda: DBOS.destroy(destroy_registry=True))
         loop.set_default_executor(ThreadPoolExecutor())
+
+    def rest(self, seconds: float) -> None:
+        """Begin nothing more out of the queues; what runs here may take so long."""
+        self._rests_until = time.monotonic() + seconds
+        for stop in self._engine.background_thread_stop_events:
+            stop.set()
+
+    async def idle(self) -> None:
+        """Returns when nothing runs here, or the time is up that `rest` gave."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._rests_until - time.monotonic()):
+                while running := [here.task for here in self._here.values()]:
+                    await asyncio.wait(running)
 
     # -- beginning ------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,7 @@ class Jobs:
         tracing: Tracing | None = None,
     ) -> None:
         self._days = settings.jobs_days
+        self._stop_seconds = settings.stop_delay_seconds + settings.stop_seconds
         self.store = JobStore(pool, settings.jobs_queue_max)
         self._teller = Teller(pool)
         hub = Hub(self.store)
@@ -78,6 +79,14 @@ class Jobs:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+    def rest(self) -> None:
+        """Begin nothing more that is queued: another orchestrator does. What runs here goes on."""
+        self.runs.rest(self._stop_seconds)
+
+    async def idle(self) -> None:
+        """Where told to rest: wait for what runs here, as long as a stop may take. The watchers must still run."""
+        await self.runs.idle()
 
     def router(self, keys: Keys) -> APIRouter:
         """What callers ask of jobs."""

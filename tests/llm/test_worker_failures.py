@@ -2,15 +2,19 @@
 
 import asyncio
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from core.settings import SettingsError
+from llm.app import create_app
 from llm.settings import ChatWorkerSettings
 from tests.fakes.chat_worker import ChatWorker, base, chat_worker, instruct
 from tests.fakes.client import ask, request
 from tests.fakes.orchestrator import Orchestrator, listening
+from tests.fakes.serving import serving
 from tests.fakes.wait import answers, soon
 
 pytestmark = pytest.mark.slow
@@ -154,6 +158,21 @@ async def test_only_ready_models_are_announced_and_a_death_at_once(tmp_path: Pat
         assert names == ["small"]
     last = [orchestrator.heard.get_nowait() for _ in range(orchestrator.heard.qsize())][-1]
     assert last.method == "DELETE"
+
+
+async def test_a_worker_that_is_told_to_stop_says_so_while_it_still_answers(tmp_path: Path) -> None:
+    orchestrator = Orchestrator()
+    async with listening(orchestrator):
+        given: dict[str, Any] = {"vllm_python": sys.executable, "llm_engine_module": "llm.fake_engine"}
+        service = create_app(
+            ChatWorkerSettings.load(data_dir=tmp_path, orchestrator_url=orchestrator.url, **given), [instruct(tmp_path)]
+        )
+        async with serving(service) as port:
+            assert '"draining":false' in (await soon(orchestrator.heard.get())).said
+            service.stop()
+            while '"draining":true' not in (await soon(orchestrator.heard.get())).said:
+                pass
+            assert (await ask(port, request(target=b"/health"))).status == 200
 
 
 async def served_next(orchestrator: Orchestrator) -> list[str]:

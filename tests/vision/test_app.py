@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from core.service import ASGIApp, Message, Receive, Scope, Send, send_json
+from core.service import Message, Receive, Scope, Send, Shell, send_json
 from tests.fakes.client import RawClient, ask, connected, request
 from tests.fakes.serving import serving
 from tests.fakes.wait import eventually
@@ -177,7 +177,7 @@ async def test_wrong_methods_and_paths(worker: int) -> None:
     assert (await ask(worker, request(b"POST", b"/v1/profile", [MULTIPART], BODY))).error["code"] == "not_found"
 
 
-def app_of(settings: VisionSettings, detector: Detector) -> ASGIApp:
+def app_of(settings: VisionSettings, detector: Detector) -> Shell:
     return create_app(settings, eye_of(detector), in_process(settings))
 
 
@@ -296,8 +296,11 @@ async def test_registers_at_start_and_says_goodbye_at_the_end() -> None:
         settings = VisionSettings.load(
             orchestrator_url=f"http://127.0.0.1:{there}", wan_worker_api_key="secret", public_url="http://selfie.test:9"
         )
-        async with serving(app_of(settings, GatedDetector())):
+        service = app_of(settings, GatedDetector())
+        async with serving(service):
             await eventually(lambda: orchestrator.calls, "registration")
+            service.stop()
+            await eventually(lambda: orchestrator.calls[-1][2]["draining"], "that it will stop")
     (first, key, announced), *_, (last, _, _) = orchestrator.calls
     assert (first, key) == ("POST /v1/workers", "Bearer secret")
     assert (announced["kind"], announced["url"], announced["capacity"]) == ("selfie", "http://selfie.test:9/", 10)
