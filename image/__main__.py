@@ -1,4 +1,7 @@
-"""`python -m image`: the image worker. `python -m image inspect FILE`: what a picture says about itself."""
+"""The image worker: OpenAI's images API over diffusers, many requests in one denoising step.
+
+IMAGE_MODEL names a checkpoint folder; without it the small model that is shipped draws.
+"""
 
 import argparse
 import asyncio
@@ -10,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core import core_files, logs
+from core import commands, core_files, logs
 from core.serving import serve
 from core.settings import SettingsError
 from image import encode, signing
@@ -21,22 +24,28 @@ from image.signing import SigningError
 from image.worker import Worker
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m image", description=__doc__)
-    commands = parser.add_subparsers(dest="command")
-    inspect = commands.add_parser("inspect", help="print the marks of a picture")
-    inspect.add_argument("file", type=Path)
-    chosen = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    whole, verbs = commands.parser("image", __doc__)
+    inspect = verbs.add_parser("inspect", help="print, as JSON, what a picture says of itself: model, run, signature")
+    inspect.add_argument("file", type=Path, help="a PNG, JPEG or WebP file; 1 where it says nothing")
+    return whole
+
+
+def main(arguments: list[str] | None = None) -> None:
+    chosen = parser().parse_args(arguments)
     if chosen.command == "inspect":
         sys.exit(print_marks(chosen.file))
-    run()
-
-
-def run() -> None:
     try:
         settings = ImageSettings.load()
     except SettingsError as exc:
         sys.exit(f"Settings: {exc}")
+    if chosen.command == "settings":
+        commands.print_settings(settings, as_json=chosen.json)
+        return
+    run(settings)
+
+
+def run(settings: ImageSettings) -> None:
     core_files.none_left()
     logs.configure(settings.log_level, settings.log_format)
     loads: dict[str, Load] = {id: partial(load, settings, id, folder) for id, folder in settings.checkpoints.items()}

@@ -1,7 +1,8 @@
-"""`python -m orchestrator` runs the orchestrator; `settings` prints what it would run with.
+"""The orchestrator: the one service that callers see. It checks keys, applies policy, renders prompts, picks workers
+and records what was run; its state is in Postgres (DATABASE_URL, else an embedded one in DATA_DIR).
 
-`doctor` looks at this machine; `backup` and `restore` move the whole studio; all others ask an orchestrator that runs.
-Most take --json. Exit status: 0 done, 1 refused or failed (the reason is on standard error), 2 a wrong command line.
+`doctor` looks at this machine; `backup` and `restore` move the whole studio; `keys`, `aliases`, `workers` and `jobs`
+ask an orchestrator that runs, with an admin key. `COMMAND --help` tells more.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from core import core_files, logs
+from core import commands, core_files, logs
 from core.db.embedded import DatabaseError, embedded_postgres
 from core.db.migrate import MigrationError
 from core.serving import bind, serve_on
@@ -23,18 +24,19 @@ from orchestrator import backup, doctor, jobs_cli, keys_cli, names_cli
 from orchestrator.settings import OrchestratorSettings
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m orchestrator", description=__doc__)
-    commands = parser.add_subparsers(dest="command")
-    commands.add_parser("serve", help="run the orchestrator (the default)")
-    commands.add_parser("settings", help="every setting with its value, secrets masked")
-    commands.add_parser("openapi", help="the API as an OpenAPI document, as with the default settings")
-    keys_cli.add_commands(commands)
-    names_cli.add_commands(commands)
-    jobs_cli.add_commands(commands)
-    doctor.add_command(commands)
-    backup.add_commands(commands)
-    given = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    whole, verbs = commands.parser("orchestrator", __doc__)
+    verbs.add_parser("openapi", help="print the API as an OpenAPI document (JSON), as with the default settings")
+    keys_cli.add_commands(verbs)
+    names_cli.add_commands(verbs)
+    jobs_cli.add_commands(verbs)
+    doctor.add_command(verbs)
+    backup.add_commands(verbs)
+    return whole
+
+
+def main(arguments: list[str] | None = None) -> None:
+    given = parser().parse_args(arguments)
     if given.command == "doctor":
         sys.exit(doctor.run(given))
     if given.command == "openapi":
@@ -53,7 +55,7 @@ def main() -> None:
     if given.command in names_cli.COMMANDS:
         sys.exit(names_cli.run(given, settings))
     if given.command == "settings":
-        print("\n".join(f"{name}={value}" for name, value in settings.masked().items()))
+        commands.print_settings(settings, as_json=given.json)
         return
     core_files.none_left()
     logs.configure(settings.log_level, settings.log_format)
@@ -74,7 +76,7 @@ async def serve(settings: OrchestratorSettings, sock: socket.socket) -> None:
             dsn = settings.database_url.get_secret_value()
         else:
             dsn = await stack.enter_async_context(embedded_postgres(settings.data_dir.resolve() / "postgres"))
-        await serve_on(create_app(settings, dsn, tracing.from_environment()), sock, settings.stop_seconds)
+        await serve_on(create_app(settings, dsn, tracing.from_environment()), sock, settings)
 
 
 async def openapi() -> str:

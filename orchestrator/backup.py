@@ -14,12 +14,13 @@ import os
 import sys
 import tarfile
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psycopg
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from core.db.embedded import DatabaseError, embedded_postgres
 from core.db.tools import ToolError, contents_of_dump, run_tool, running_dsn, tables
@@ -81,12 +82,11 @@ async def back_up(settings: OrchestratorSettings, file: Path) -> dict[str, Any]:
         }
         note = Path(folder, MANIFEST)
         note.write_text(json.dumps(manifest), "utf-8")
-        _say(f"{len(found)} files")
         with (
             os.fdopen(os.open(whole, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as out,
             tarfile.open(fileobj=out, mode="w") as tar,
         ):
-            for name, path in {MANIFEST: note, **found}.items():
+            for name, path in _shown({MANIFEST: note, **found}):
                 tar.add(path, name)
         os.link(whole, file)  # unlike a rename, never over another file
     return manifest
@@ -179,6 +179,16 @@ def _unpacked(file: Path, folder: Path) -> dict[str, Any]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _shown(files: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
+    """Each in turn, with a bar by bytes where standard error is a terminal."""
+    _say(f"{len(files)} files")
+    whole = sum(path.stat().st_size for path in files.values())
+    with tqdm(total=whole, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+        for name, path in files.items():
+            yield name, path
+            bar.update(path.stat().st_size)
 
 
 def _say(what: str) -> None:

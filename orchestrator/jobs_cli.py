@@ -23,13 +23,15 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     jobs = commands.add_parser("jobs", help="follow, list and cancel runs of pipelines", description=__doc__)
     add_where(jobs)
     verbs = jobs.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("watch", help="follow a job to its end").add_argument("id")
+    watching = verbs.add_parser("watch", help="follow a job to its end; 1 where it does not complete")
+    watching.add_argument("id", help="job_…, as the answer's X-Job-Id says")
     listing = verbs.add_parser("list", help="the key's own jobs, the newest first")
-    listing.add_argument("--state", choices=("queued", "running", "completed", "failed", "cancelled"))
-    listing.add_argument("--limit", type=int, default=20)
+    states = ("queued", "running", "completed", "failed", "cancelled")
+    listing.add_argument("--state", choices=states, help="those alone that are so")
+    listing.add_argument("--limit", type=int, default=20, help="how many at most")
     cancel = verbs.add_parser("cancel", help="end a job before its time")
-    cancel.add_argument("id")
-    for verb in (listing, cancel):
+    cancel.add_argument("id", help="job_…")
+    for verb in (watching, listing, cancel):
         verb.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -41,7 +43,7 @@ def run(given: argparse.Namespace, settings: OrchestratorSettings) -> int:
     try:
         headers = {"authorization": f"Bearer {given.key or local_key(settings)}", "accept": "text/event-stream"}
         with httpx2.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
-            return _watch(client, given.id)
+            return _watch(client, given.id, as_json=given.json)
     except (httpx2.HTTPError, OSError) as exc:
         sys.stderr.write(f"No orchestrator answers at {url}: {exc}\n")
         return 1
@@ -54,7 +56,7 @@ def _ask(client: httpx2.Client, url: str, given: argparse.Namespace) -> httpx2.R
     return client.get(url, params={"limit": given.limit, **state})
 
 
-def _watch(client: httpx2.Client, job_id: str) -> int:
+def _watch(client: httpx2.Client, job_id: str, *, as_json: bool) -> int:
     """Show a job's events as they come; where the connection breaks, go on behind the last one that was seen."""
     after, began, lost = 0, time.monotonic(), 0
     while lost < TRIES:
@@ -67,7 +69,8 @@ def _watch(client: httpx2.Client, job_id: str) -> int:
                         return 1
                 for event in _events(answer.iter_lines()) if answer.is_success else ():
                     after, lost = event["sequence_number"], 0
-                    sys.stdout.write(line(event, time.monotonic() - began) + "\n")
+                    shown = json.dumps(event) if as_json else line(event, time.monotonic() - began)
+                    sys.stdout.write(shown + "\n")
                     sys.stdout.flush()
                     if event["type"] in ("pipeline.completed", "error"):
                         return 0 if event["type"] == "pipeline.completed" else 1

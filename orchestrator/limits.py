@@ -20,12 +20,12 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    requests_per_minute: int | None = Field(default=None, ge=1, le=10**12)
-    tokens_per_minute: int | None = Field(default=None, ge=1, le=10**12)
-    images_per_minute: int | None = Field(default=None, ge=1, le=10**12)
+    requests_per_minute: int | None = Field(default=None, ge=1, le=10**12, description="Requests in a minute.")
+    tokens_per_minute: int | None = Field(default=None, ge=1, le=10**12, description="Tokens in a minute.")
+    images_per_minute: int | None = Field(default=None, ge=1, le=10**12, description="Pictures in a minute.")
     concurrent: int | None = Field(default=None, ge=1, le=10**6, description="Requests at once.")
-    budget_tokens: int | None = Field(default=None, ge=0, le=10**15)
-    budget_days: int | None = Field(default=None, ge=1, le=366)
+    budget_tokens: int | None = Field(default=None, ge=0, le=10**15, description="Tokens in each period.")
+    budget_days: int | None = Field(default=None, ge=1, le=366, description="Days of that period.")
 
     @model_validator(mode="after")
     def _budget_whole(self) -> "Limits":

@@ -25,17 +25,17 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     workers = commands.add_parser("workers", help="see, register, drain and remove workers")
     verbs = {name: parser.add_subparsers(dest="verb", required=True) for name, parser in _with_where(aliases, workers)}
     put = verbs["aliases"].add_parser("set", help="make a name mean a model")
-    put.add_argument("name")
-    put.add_argument("model")
+    put.add_argument("name", help="what callers say")
+    put.add_argument("model", help="what is asked: a model that a worker serves")
     remove = verbs["aliases"].add_parser("remove", help="forget a name")
-    remove.add_argument("name")
+    remove.add_argument("name", help="what callers say")
     listing = verbs["aliases"].add_parser("list", help="show names")
     for verb in (put, remove, listing):
         verb.add_argument("--tenant", help="whose name it is; without it: everyone's")
     add = verbs["workers"].add_parser("add", help="use any OpenAI-compatible server, by its URL")
     add.add_argument("name", help="its worker id will be engine:NAME")
-    add.add_argument("server", metavar="URL")
-    add.add_argument("--kind", choices=get_args(Kind), default="chat")
+    add.add_argument("server", metavar="URL", help="where it is, with its /v1")
+    add.add_argument("--kind", choices=get_args(Kind), default="chat", help="what it does")
     add.add_argument("--api-key-env", metavar="NAME", help="the variable that holds the server's own key")
     add.add_argument("--abilities", default="", help=f"of {', '.join(get_args(Ability))}; empty: found out by asking")
     add.add_argument("--models", default="", help="those that it may be asked for; empty: those that it lists")
@@ -48,7 +48,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         ("remove", "forget it"),
     ):
         several.append(verbs["workers"].add_parser(name, help=what))
-        several[-1].add_argument("id")
+        several[-1].add_argument("id", help="the worker's id, as `workers list` shows it")
     for verb in (put, remove, listing, *several):
         verb.add_argument("--json", action="store_true", help="print JSON")
 

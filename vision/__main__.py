@@ -1,8 +1,12 @@
-"""python -m vision: the selfie worker."""
+"""The selfie worker: faces, photo quality and coarse features of one picture; nothing of it is kept.
 
+VISION_VLM_URL names a vision model that it may ask as well.
+"""
+
+import argparse
 import sys
 
-from core import core_files, logs
+from core import commands, core_files, logs
 from core.serving import serve
 from core.settings import SettingsError
 from vision.analysis import Eye
@@ -17,10 +21,18 @@ from vision.reading import SmallModels
 from vision.settings import VisionSettings
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    return commands.parser("vision", __doc__)[0]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    given = parser().parse_args(arguments)
     core_files.none_left()
     try:
         settings = VisionSettings.load()
+        if given.command == "settings":
+            commands.print_settings(settings, as_json=given.json)
+            return
         eye = Eye(detector(settings), SmallModels() if settings.vision_features == "small" else None)
     except (SettingsError, ModelUnavailable) as exc:
         sys.exit(str(exc))

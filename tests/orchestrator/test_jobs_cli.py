@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 
 import pytest
 
@@ -33,6 +34,10 @@ async def test_a_job_is_followed_to_its_end(durable_studio: Studio, capsys: pyte
     assert shown == [*(f"{mark} {step}" for step in STEPS for mark in "…✓"), "✓ done"]
     assert await told(durable_studio, "watch", job_id) == 0, "and again, when it has ended"
     capsys.readouterr()
+    assert await told(durable_studio, "watch", "--json", job_id) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["sequence_number"] for event in events] == list(range(1, len(events) + 1))
+    assert events[-1]["type"] == "pipeline.completed"
     assert await told(durable_studio, "list", "--state", "completed") == 0
     assert job_id in capsys.readouterr().out
     assert await told(durable_studio, "watch", "job_none") == 1
