@@ -7,9 +7,10 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dbos import DBOS, Queue
+from prometheus_client import Gauge
 from sqlalchemy.exc import DBAPIError
 
 from core.db.pool import Pool
@@ -23,9 +24,13 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 BUSY_POLL_SECONDS, IDLE_POLL_SECONDS = 0.1, 1.0
 
-_TENANTS = """
-select pipeline, count(distinct tenant) as tenants from jobs
- where ended_at is null and way = 'background' group by pipeline
+WAITING = Gauge("soundstage_jobs_waiting", "Background jobs that nobody has begun; of all orchestrators.", ["pipeline"])
+OLDEST = Gauge("soundstage_jobs_oldest_seconds", "How long the oldest of them has waited; 0: none does.", ["pipeline"])
+
+_OPEN = """
+select pipeline, count(distinct tenant) as tenants, count(*) filter (where state = 'queued') as waiting,
+       extract(epoch from now() - min(created_at) filter (where state = 'queued'))::float8 as oldest
+  from jobs where ended_at is null and way = 'background' group by pipeline
 """
 
 
@@ -73,14 +78,22 @@ class Queues:
     async def look(self) -> None:
         """Once."""
         async with self._pool.connection() as connection:
-            rows = await (await connection.execute(_TENANTS)).fetchall()
-        tenants = {row["pipeline"]: row["tenants"] for row in rows}
+            rows = {row["pipeline"]: row for row in await (await connection.execute(_OPEN)).fetchall()}
+        self._count(rows)
+        tenants = {name: row["tenants"] for name, row in rows.items()}
         for name, wanted in self._wanted(tenants).items():
             if self._set.get(name) != wanted:
                 queue = await DBOS.retrieve_queue_async(name)
                 if queue is not None:
                     await _limit(queue, wanted)
                     self._set[name] = wanted
+
+    def _count(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        """Tell how far the jobs of each pipeline lag; one that a table of an older version names is left out."""
+        for name in self._runs.pipelines:
+            row = rows.get(name, {})
+            WAITING.labels(name).set(row.get("waiting", 0))
+            OLDEST.labels(name).set(row.get("oldest") or 0.0)
 
     def _wanted(self, tenants: Mapping[str, int]) -> dict[str, Limits]:
         usable = self._workers.usable()

@@ -16,7 +16,7 @@ from compose import metrics_doc, ports
 COMPOSE = metrics_doc.ROOT / "compose"
 METRICS = {sample: metric for metric in metrics_doc.declared() for sample in metric.samples}
 OF_EVERY_TARGET = {"job", "instance"}
-WANTED = {"QueueWaitLong", "BreakerOpen", "WorkerLost", "JobLag", "ProofMismatch", "PolicyRefusals"}
+WANTED = {"QueueWaitLong", "BreakerOpen", "WorkerLost", "JobLag", "JobsWait", "ProofMismatch", "PolicyRefusals"}
 
 
 class Strict(BaseModel):
