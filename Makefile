@@ -79,4 +79,5 @@ docs:
 	@$(PY) -m compose.settings_doc
 	@$(PY) -m compose.metrics_doc
 	@$(PY) -m compose.env_example
+	@$(PY) -m compose.environment
 	@$(PY) -m compose.api_doc

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from compose_spec import PyCompose
 
-from compose import env_example, ports
+from compose import env_example, environment, ports, settings_doc
 from tests.image.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +74,39 @@ def test_only_the_gpu_file_asks_for_a_gpu() -> None:
 
 def test_the_example_of_settings_is_what_the_code_says() -> None:
     assert env_example.FILE.read_text("utf-8") == env_example.page(), "run: make docs"
+
+
+def test_what_each_service_is_given_is_what_the_code_says() -> None:
+    assert environment.FILE.read_text("utf-8") == environment.page(), "run: make docs"
+
+
+def given(service: str) -> dict[str, Any]:
+    """The environment of a service, as compose merges it; a name without a value comes from .env."""
+    shared = yaml.safe_load(interpolated("services.yaml"))["services"][service]
+    assert "env_file" not in shared, "it would get everything that .env holds"
+    assert shared["extends"] == {"file": "environment.yaml", "service": service}
+    passed = yaml.safe_load(interpolated("environment.yaml"))["services"][service]["environment"]
+    assert set(passed.values()) == {None}
+    return {**passed, **shared["environment"]}
+
+
+SECRETS = {
+    "orchestrator": {"DATABASE_URL", "WAN_WORKER_API_KEY", "WEBHOOK_SECRET", "BLOB_SECRET_ACCESS_KEY", "LLM_API_KEY"},
+    "chat": {"WAN_WORKER_API_KEY", "HF_TOKEN", "SUPABASE_SERVICE_ROLE_KEY"},
+    "image": {"WAN_WORKER_API_KEY"},
+    "selfie": {"WAN_WORKER_API_KEY", "VISION_VLM_KEY"},
+}
+
+
+@pytest.mark.parametrize("service", FOLDERS)
+def test_a_service_gets_its_own_settings_and_nobody_elses(service: str) -> None:
+    names = set(given(service))
+    [settings] = [settings_doc.SERVICES[title] for title, name in environment.NAMES.items() if name == service]
+    assert names <= {name.upper() for name in settings.model_fields} | set(environment.MORE.get(service, ()))
+    assert names >= SECRETS[service], "what it needs"
+    of_others = {name for other, secrets in SECRETS.items() if other != service for name in secrets}
+    assert not names & (of_others - SECRETS[service])
+    assert "POSTGRES_PASSWORD" not in names
 
 
 @pytest.mark.parametrize("service", FOLDERS)
