@@ -13,7 +13,6 @@ from core.http_protocol import HttpProtocol
 from core.service import ASGIApp, Shell
 from core.settings import Settings
 
-
 YOUNG_OBJECTS = 10_000  # that are made between two collections of the youngest
 
 
