@@ -40,6 +40,7 @@ from orchestrator.oversight import Oversight
 from orchestrator.pipelines import known
 from orchestrator.pipelines.base import Pipeline, Studio
 from orchestrator.pipelines.calls import Attended, Desk
+from orchestrator.pipelines.warming import Warming
 from orchestrator.policy_store import Policies, first_policy
 from orchestrator.probes import Prober
 from orchestrator.published import publish
@@ -152,6 +153,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     studio = Studio(recipes, engines, pictures, Likenesses(pool), settings.default_image_size)
     jobs = _jobs(settings, dsn, pool, studio, pipeline_table, workers_pool, tracing)
     pipeline_desk: Desk = jobs.desk if jobs else Attended(studio, pipeline_table, settings.pipeline_seconds)
+    warming = Warming(workers_pool, engines, registry, pipeline_table)
     orchestrator = Orchestrator(keys, registry, workers_pool, epoch, relay, engines, recipes, settings)
 
     @contextlib.asynccontextmanager
@@ -167,6 +169,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
                 pictures.purge(),
                 conversations.purge(),
                 *([intake.run()] if intake else []),
+                *([warming.watch()] if settings.warm_recipes else []),
             ]
             running = [tasks.create_task(watcher) for watcher in watchers]
             async with jobs or contextlib.nullcontext():

@@ -38,13 +38,14 @@ class Dialect:
     reader: answers.Reader
 
     def call(self, client: AsyncOpenAI, model: str, messages: list[Message], fields: Mapping[str, Any]) -> Any:
-        """The openai client's call, not made yet; `messages` pass as the registry rendered and the caller sent them."""
-        body = {**fields, **self.ids}
+        """The openai client's call, not made yet; `messages` pass as the registry rendered and the caller sent them.
+
+        In its `extra_body`: in their own place it looks at each for what it may have to convert, for milliseconds.
+        """
+        body = {**fields, **self.ids, self.messages: messages}
         if self.messages == "input":
-            given: Any = messages
-            return client.responses.with_streaming_response.create(model=model, input=given, extra_body=body)
-        said: Any = messages
-        return client.chat.completions.with_streaming_response.create(model=model, messages=said, extra_body=body)
+            return client.responses.with_streaming_response.create(model=model, input="", extra_body=body)
+        return client.chat.completions.with_streaming_response.create(model=model, messages=[], extra_body=body)
 
 
 def shown(fields: Mapping[str, Any]) -> Fields:

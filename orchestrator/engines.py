@@ -6,7 +6,9 @@ import math
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextvars import ContextVar
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import httpx2
@@ -29,8 +31,12 @@ from orchestrator.pool import Ask, Worker
 from orchestrator.workers import WorkerPool
 
 MAX_CONNECTIONS = 256
+MAX_CLIENTS = 1024
 NO_KEY = "none"  # the client insists on one; a worker without a key ignores it
 ASIDE_SECONDS = 5.0
+
+_headers: ContextVar[Mapping[str, str]] = ContextVar("headers", default=MappingProxyType({}))
+"""What every request within an engine's block is sent with, where it says nothing else itself."""
 
 
 @cache
@@ -45,6 +51,7 @@ class Engines:
     def __init__(self, workers: WorkerPool, timeouts: Timeouts) -> None:
         self._workers = workers
         self._timeouts = timeouts
+        self._clients: dict[tuple[str, str], AsyncOpenAI] = {}
         self._aside: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Engines":
@@ -53,6 +60,7 @@ class Engines:
             limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=4.0),
             trust_env=False,
             verify=_authorities(),
+            event_hooks={"request": [_add_headers]},
         )
         return self
 
@@ -133,23 +141,33 @@ class Engines:
         """
         place = await self._workers.take(Ask(model, ability, role, tenant, 0, until, worker=prefer))
         worker = place.worker
-        client = AsyncOpenAI(
-            base_url=str(worker.url.joinpath("v1")),
-            api_key=worker.key or NO_KEY,
-            max_retries=0,
-            http_client=self._http,
-            default_headers={
-                "x-request-id": request_id,
-                **({"idempotency-key": key} if key else {}),
-                **({"traceparent": trace} if trace else {}),
-            },
-        )
+        given = {"x-request-id": request_id, "idempotency-key": key, "traceparent": trace}
         name = worker.rewrites.get(model, model) if model else worker.first(ability)
         with place:
+            before = _headers.set({header: value for header, value in given.items() if value})
             try:
-                yield client, name, worker.id
+                yield self._client(worker), name, worker.id
             except (openai.OpenAIError, httpx2.HTTPError) as exc:
                 raise as_ours(exc) from exc
+            finally:
+                _headers.reset(before)
+
+    def _client(self, worker: Worker) -> AsyncOpenAI:
+        """One for each worker, whatever it is asked: a new one finds out about its machine first, on another thread."""
+        at = str(worker.url.joinpath("v1")), worker.key or NO_KEY
+        found = self._clients.get(at)
+        if found is None:
+            if len(self._clients) >= MAX_CLIENTS:  # workers that came and went
+                self._clients.clear()
+            url, key = at
+            found = AsyncOpenAI(base_url=url, api_key=key, max_retries=0, http_client=self._http)
+            self._clients[at] = found
+        return found
+
+
+async def _add_headers(request: httpx2.Request) -> None:
+    for name, value in _headers.get().items():
+        request.headers.setdefault(name, value)
 
 
 def as_ours(exc: openai.OpenAIError | httpx2.HTTPError) -> SoundstageError:

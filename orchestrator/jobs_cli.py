@@ -28,6 +28,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     listing = verbs.add_parser("list", help="the key's own jobs, the newest first")
     states = ("queued", "running", "completed", "failed", "cancelled")
     listing.add_argument("--state", choices=states, help="those alone that are so")
+    listing.add_argument("--pipeline", help="those of this pipeline alone")
     listing.add_argument("--limit", type=int, default=20, help="how many at most")
     cancel = verbs.add_parser("cancel", help="end a job before its time")
     cancel.add_argument("id", help="job_…")
@@ -52,8 +53,8 @@ def run(given: argparse.Namespace, settings: OrchestratorSettings) -> int:
 def _ask(client: httpx2.Client, url: str, given: argparse.Namespace) -> httpx2.Response:
     if given.verb == "cancel":
         return client.post(f"{url}/{given.id}/cancel")
-    state = {"state": given.state} if given.state else {}
-    return client.get(url, params={"limit": given.limit, **state})
+    filters = {"state": given.state, "pipeline": given.pipeline}
+    return client.get(url, params={"limit": given.limit, **{name: value for name, value in filters.items() if value}})
 
 
 def _watch(client: httpx2.Client, job_id: str, *, as_json: bool) -> int:

@@ -83,6 +83,10 @@ class RecipeRunner:
             raise
         marked.settle(None, contents, days)
 
+    async def has(self, recipe: str, caller: Caller) -> bool:
+        """Whether the database has it, for a recipe that may be there and need not."""
+        return await self._registry.has(recipe, tenant=caller.key.tenant)
+
     async def text(
         self,
         recipe: str,

@@ -106,6 +106,11 @@ class OrchestratorSettings(Settings):
         ' `{"/v1/embeddings": {"connect": 1, "first_byte": 30, "idle": 10, "total": 60}}`.',
     )
     pipeline_seconds: float = Field(900.0, gt=0, description="Longest a pipeline may take.")
+    warm_recipes: bool = Field(
+        True,
+        description="Ask each chat engine that comes once for the opening of every pipeline's recipes, for one token:"
+        " its prefix cache holds them, and grammars are built, before somebody waits.",
+    )
     durable_jobs: bool = Field(
         True,
         description="Keep runs of pipelines in the database: they outlive this process, and may work in the background;"

@@ -76,10 +76,12 @@ class Registry:
         self._choices: dict[tuple[str | None, str, str], _Choice] = {}
         self._before: dict[tuple[str | None, str, str], _Choice] = {}
         self._compiled: dict[tuple[str, int], Release] = {}
+        self._absent: set[tuple[str | None, str]] = set()
         self._generation = 0
 
     def drop(self) -> None:
         self._generation += 1
+        self._absent.clear()
         self._before.update(self._choices)
         self._choices = {}
 
@@ -95,6 +97,20 @@ class Registry:
         if found is None:
             found = await self._look_up(key)
         return found.of(sticky)
+
+    async def has(self, recipe: str, *, tenant: str | None = None) -> bool:
+        """Whether this tenant has a release of it in production. That there is none is remembered, too: not for names
+        that callers make up. Raises Unavailable like `resolve`."""
+        generation = self._generation
+        if (tenant, recipe) in self._absent:
+            return False
+        try:
+            await self.resolve(recipe, tenant=tenant)
+        except NotFound:
+            if generation == self._generation and len(self._absent) < MAX_CACHED:
+                self._absent.add((tenant, recipe))
+            return False
+        return True
 
     async def _look_up(self, key: tuple[str | None, str, str]) -> _Choice:
         generation = self._generation

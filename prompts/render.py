@@ -93,6 +93,18 @@ class Release:
                 messages.append({"role": part.role, "content": self.text(part, variables, guard)})
         return messages if placed else [*messages, *said]
 
+    def opening(self) -> list[Message]:
+        """The messages that are the same for everyone: those before the first that takes a variable, or the history."""
+        found: list[Message] = []
+        for part in self.parts:
+            try:
+                if part.template is None:
+                    break
+                found.append({"role": part.role, "content": self.text(part, {})})
+            except InvalidRequest:
+                break
+        return found
+
     def negative(self, variables: Mapping[str, Any]) -> str | None:
         """The negative prompt of an image recipe, where it has one."""
         part = next((part for part in self.parts if part.role == "negative"), None)

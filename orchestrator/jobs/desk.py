@@ -5,10 +5,11 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError
@@ -37,9 +38,9 @@ HEARTBEAT_SECONDS = 10.0
 
 
 class JobDesk:
-    """Takes what callers ask of pipelines. `pipeline_seconds` is the longest that somebody waits, `job_seconds` the
-    longest that a background job queues and runs, `stream_grace` how many seconds a stream's run goes on when nobody
-    follows it any more."""
+    """Takes what callers ask of pipelines. `places`: how many background jobs of a pipeline's pool may be at work now.
+    `pipeline_seconds` is the longest that somebody waits, `job_seconds` the longest that a background job queues and
+    runs, `stream_grace` how many seconds a stream's run goes on when nobody follows it any more."""
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class JobDesk:
         jobs: JobStore,
         hub: Hub,
         blobs: Blobs,
+        places: Callable[[str], int],
         *,
         pipeline_seconds: float,
         job_seconds: float,
@@ -56,6 +58,7 @@ class JobDesk:
         self._jobs = jobs
         self._hub = hub
         self._blobs = blobs
+        self._places = places
         self._pipeline_seconds = pipeline_seconds
         self._job_seconds = job_seconds
         self._stream_grace = stream_grace
@@ -68,13 +71,13 @@ class JobDesk:
         wanted = self._wanted(http, name, asked, caller)
         await refuse_private(wanted.webhook)
         if wanted.way == "background" and not held:
-            job_id = await self._runs.enqueue(wanted)
+            job_id = await self._runs.enqueue(wanted, self._places(name))
         else:
             job_id = await self._runs.begin(wanted, held or {})
         if wanted.way == "background":
             return await self._accepted(http, job_id, caller)
         if wanted.way == "stream":
-            return self._events(http, await self._jobs.one(job_id, caller.key.id), last_seen(http))
+            return self._events(http, await self._row(job_id, wanted), last_seen(http))
         return await self._waited(http, job_id, wanted)
 
     def _wanted(self, http: Request, name: str, asked: Asked, caller: Caller) -> Wanted:
@@ -116,7 +119,14 @@ class JobDesk:
         if how.error is not None:
             raise how.cause or as_error(how.error)
         answer = await self._showing(http, wanted.request).of(how.answer)
-        return JSONResponse(answer, headers=_named(job_id))
+        return Response(msgspec.json.encode(answer), headers=_named(job_id), media_type="application/json")
+
+    async def _row(self, job_id: str, wanted: Wanted) -> Mapping[str, Any]:
+        """What a stream needs of a job; nothing has to be asked of one that is at work here."""
+        way = self._runs.way(job_id)
+        if way is None:
+            return await self._jobs.one(job_id, wanted.caller.key.id)
+        return {"id": job_id, "way": way, "request": wanted.request, "ended_at": None, "events": 0}
 
     async def _ended(self, job_id: str, key_id: str) -> End:
         """How a run ended that is carried out elsewhere, or was long ago."""

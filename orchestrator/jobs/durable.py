@@ -1,4 +1,4 @@
-"""A run on the durable engine: each step's result is kept, its events are told, its errors can be raised again."""
+"""A run that outlives its process: each step's result is kept, its events are told."""
 
 import asyncio
 import logging
@@ -7,13 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
-from dbos import DBOS
 from prometheus_client import Counter, Histogram
 
 from core.errors import Overloaded, SoundstageError, Unavailable, internal
-from orchestrator.jobs.events import Teller, Told
-from orchestrator.jobs.plain import as_error, kept_error, plain, where
-from orchestrator.jobs.store import Taken
+from orchestrator.jobs.events import Kept, Teller, Told
+from orchestrator.jobs.plain import plain, where
+from orchestrator.jobs.store import End, Taken
 from orchestrator.pipelines.flow import COMPLETED, STARTED, current_step, of_memory, step_key, within
 from orchestrator.tracing import Tracing
 
@@ -42,8 +41,16 @@ def traced(tracing: Tracing | None, taken: Taken, step: str | None = None) -> Ab
     return tracing.work("invoke_workflow" if step is None else "workflow_step", step or taken.pipeline, told)
 
 
+class LostError(Exception):
+    """The run is another process's now, or was ended: what this one still does for it is not kept."""
+
+
 class Durable:
-    """The Flow that pipelines run on. What it promises is in orchestrator/pipelines/flow.py."""
+    """The Flow that pipelines run on. What it promises is in orchestrator/pipelines/flow.py.
+
+    A finished step is kept as the event that tells of it. The next step begins only when that is kept: the event of its
+    own start goes to the database in the same statement, and the run's end in that of its last step.
+    """
 
     outlives = True
 
@@ -56,17 +63,30 @@ class Durable:
         self._held = held
         self._tracing = tracing
         self._told: dict[str, int] = {}
-        self._raised: dict[str, SoundstageError] = {}
+        self._last: Kept | None = None  # of the steps that were finished here
 
     async def step(self, name: str, do: Callable[[str], Awaitable[T]]) -> T:
-        await self._tell(f"{name}/{STARTED}", STARTED, {"step": name})
-        kept: dict[str, Any] = await DBOS.run_step_async({"name": name}, self._do, name, do)
-        if "error" in kept:
-            raise self._raised.get(name) or as_error(kept["error"])
-        result: T = kept["result"]
+        result: T
+        if name in self._taken.finished:
+            result = self._taken.finished[name]
+        else:
+            await self._tell(f"{name}/{STARTED}", STARTED, {"step": name})
+            await self._kept()
+            result = await self._do(name, do)
+            self._last = await self._tell(f"{name}/{COMPLETED}", COMPLETED, {"step": name, "result": result})
         self._count(result)
-        await self._tell(f"{name}/{COMPLETED}", COMPLETED, {"step": name, "result": result})
         return result
+
+    async def _kept(self) -> None:
+        """Return when the steps that were finished here are kept. Raises LostError where they are not."""
+        if self._last is not None and await asyncio.shield(self._last) is None:
+            raise LostError
+
+    async def end(self, how: End) -> None:
+        """Keep how it ended. Raises LostError where it had ended otherwise, or another process has it."""
+        name, data = how.event
+        self._last = await self._teller.tell(Told(self.id, self._taken.attempts, "end", name, data, how.kept))
+        await self._kept()
 
     async def emit(self, event: str, data: Mapping[str, Any]) -> None:
         key = f"{current_step()}/{event}"
@@ -76,8 +96,8 @@ class Durable:
     def held(self, name: str) -> bytes:
         return of_memory(self._held, name)
 
-    async def _tell(self, key: str, event: str, data: Mapping[str, Any]) -> None:
-        await self._teller.tell(Told(self.id, key, event, plain(data)))
+    async def _tell(self, key: str, event: str, data: Mapping[str, Any]) -> Kept:
+        return await self._teller.tell(Told(self.id, self._taken.attempts, key, event, plain(data)))
 
     def _count(self, result: Any) -> None:
         cost = result.get("cost") if isinstance(result, dict) else None
@@ -85,22 +105,21 @@ class Durable:
             self.tokens += int(cost.get("tokens") or 0)
             self.image_steps += int(cost.get("image_steps") or 0)
 
-    async def _do(self, name: str, do: Callable[[str], Awaitable[Any]]) -> dict[str, Any]:
-        """What is kept of the step. An error is kept too: taken up again, the run ends as it would have ended."""
+    async def _do(self, name: str, do: Callable[[str], Awaitable[Any]]) -> Any:
+        """What the step returns, as it is kept. What it raises is not kept: taken up again, the step is done again."""
         began, outcome, label = time.perf_counter(), "cancelled", name.partition(".")[0]
         try:
             with within(name), traced(self._tracing, self._taken, name):
-                result = await self._patiently(do, name)
+                result = plain(await self._patiently(do, name))
             outcome = "completed"
-            return {"result": plain(result)}
+            return result
         except SoundstageError as exc:
             outcome = "refused" if exc.status == 422 else "failed"
-            self._raised[name] = exc
-            return {"error": kept_error(exc)}
-        except Exception as exc:  # noqa: BLE001 - a bug of ours: the run fails by itself, not its process
+            raise
+        except Exception as exc:
             outcome = "failed"
             log.error("a step failed", extra={"job": self.id, "step": name, **where(exc)})
-            return {"error": kept_error(internal())}
+            raise internal() from exc  # a bug of ours: the run fails by itself, not its process
         finally:
             STEPS.labels(self._taken.pipeline, label, outcome).observe(time.perf_counter() - began)
 

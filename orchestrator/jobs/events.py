@@ -1,20 +1,20 @@
-"""Events of runs: told in batches off the pipeline's path, followed by whoever asks, on any orchestrator.
+"""What runs do: kept in batches, many runs at once, and then shown to whoever follows, on any orchestrator.
 
 An event is shown only when it is kept, so nobody sees one that a crash then takes back.
 """
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import psycopg
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Json
 
-from core.db.pool import Pool
-from orchestrator.jobs.store import JobStore
+from orchestrator.jobs.store import EVENTS, JobStore
 from orchestrator.pipelines.flow import Event
 from prompts.registry import DATABASE_AWAY
 
@@ -28,70 +28,85 @@ LAST = frozenset(("pipeline.completed", "error"))
 
 
 class Told(NamedTuple):
-    """An event on its way to the database. `key` names it within its run."""
+    """Something that a run did, on its way to the database. `attempt`: how often the run was begun; `key` names it
+    within its run; `end` is there with the last: how the run ended."""
 
     job: str
+    attempt: int
     key: str
     name: str
     data: Mapping[str, Any]
+    end: Mapping[str, Any] | None = None
+
+    def sent(self) -> dict[str, Any]:
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+Kept = asyncio.Future[int | None]
+"""An event's number once it is kept; None where it is not: its run has ended, or is another process's now."""
 
 
 class Teller:
-    """Takes events at once and keeps them soon, in their order. One for each process."""
+    """Takes what runs do at once and keeps it soon, in its order. One for each process, with a connection of its own:
+    what is done waits for nobody who only reads."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._waiting: deque[Told] = deque()
+    def __init__(self, dsn: str, hub: "Hub") -> None:
+        self._dsn = dsn
+        self._hub = hub
+        self._waiting: deque[tuple[Told, Kept]] = deque()
         self._wake = asyncio.Event()
         self._written = asyncio.Condition()
 
-    async def tell(self, told: Told) -> None:
+    async def tell(self, told: Told) -> Kept:
         """Waits only where much is waiting: a database that is away slows the pipelines, and costs no memory."""
         while len(self._waiting) >= MAX_WAITING:
-            await self._turn()
-        self._waiting.append(told)
+            async with self._written:
+                await self._written.wait()
+        kept: Kept = asyncio.get_running_loop().create_future()
+        self._waiting.append((told, kept))
         self._wake.set()
-
-    async def flushed(self) -> None:
-        """Return when nothing that was told before is still waiting."""
-        last = self._waiting[-1] if self._waiting else None
-        while last is not None and any(one is last for one in self._waiting):
-            await self._turn()
-
-    async def _turn(self) -> None:
-        async with self._written:
-            await self._written.wait()
+        return kept
 
     async def write(self) -> None:
         """Until cancelled."""
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting:
-                batch = list(self._waiting)[:BATCH]
-                try:
-                    await self._keep(batch)
-                except DATABASE_AWAY as exc:
-                    log.warning("events not kept; trying again", extra={"waiting": len(batch), "reason": str(exc)})
-                    await asyncio.sleep(RETRY_SECONDS)
-                    continue
-                for _ in batch:
-                    self._waiting.popleft()
-                async with self._written:
-                    self._written.notify_all()
+            try:
+                async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
+                    while True:
+                        await self._wake.wait()
+                        self._wake.clear()
+                        while self._waiting:
+                            await self._batch(connection)
+            except DATABASE_AWAY as exc:
+                log.warning("events not kept; trying again", extra={"waiting": len(self._waiting), "reason": str(exc)})
+                await asyncio.sleep(RETRY_SECONDS)
+                self._wake.set()
 
-    async def _keep(self, batch: list[Told]) -> None:
-        async with self._pool.connection() as connection:
-            await connection.execute("select tell_jobs(%s)", (Jsonb([one._asdict() for one in batch]),))
+    async def _batch(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Keep what waits longest, in one statement: one commit for all runs that did something meanwhile."""
+        batch = sorted(itertools.islice(self._waiting, BATCH), key=lambda one: one[0].job)
+        told = Json([one.sent() for one, _ in batch])
+        row = await (await connection.execute("select keep_events(%s::json)", (told,))).fetchone()
+        assert row is not None
+        for _ in batch:
+            self._waiting.popleft()
+        for (one, kept), number in zip(batch, row[0], strict=True):
+            if number is not None:
+                self._hub.happened(one.job, Event(number, one.name, one.data))
+            if not kept.done():  # who waited for it may have been cancelled
+                kept.set_result(number)
+        async with self._written:
+            self._written.notify_all()
 
 
 class Ear:
-    """Hears of events and ends that other orchestrators kept."""
+    """Hears of events and ends that others kept. `here` says of which runs this orchestrator knows all by itself."""
 
-    def __init__(self, dsn: str, hub: "Hub", ended: Callable[[str], None]) -> None:
+    def __init__(self, dsn: str, hub: "Hub", ended: Callable[[str], None], here: Callable[[str], object]) -> None:
         self._dsn = dsn
         self._hub = hub
         self._ended = ended
+        self._here = here
 
     async def listen(self) -> None:
         """Until cancelled. While the connection is broken, who follows looks by themselves."""
@@ -108,32 +123,72 @@ class Ear:
         job_id = said.removeprefix("ended ")
         if job_id != said:
             self._ended(job_id)
-        self._hub.wake(job_id)
+            self._hub.wake(job_id)
+        elif not self._here(job_id):
+            self._hub.wake(job_id)
+
+
+class _Follower:
+    """Who follows a run, and what it was told of since it last looked."""
+
+    def __init__(self) -> None:
+        self.woken = asyncio.Event()
+        self.look = True  # in the database: there may be events that were not told here
+        self._news: deque[Event] = deque()
+
+    def happened(self, event: Event) -> None:
+        if len(self._news) >= EVENTS:  # its client is slow: it reads them when it comes to it
+            self._news.clear()
+        self._news.append(event)
+        self.woken.set()
+
+    def wake(self) -> None:
+        self.look = True
+        self.woken.set()
+
+    def next(self, after: int) -> list[Event]:
+        """What it was told that follows on `after`; where something is missing before it, it has to look."""
+        found = []
+        while self._news:
+            event = self._news.popleft()
+            if event.number > after + 1:
+                self._news.clear()
+                self.look = True
+            elif event.number == after + 1:
+                found.append(event)
+                after += 1
+        return found
 
 
 class Hub:
-    """Wakes those who follow a run when something of it was kept."""
+    """Tells those who follow a run when something of it was kept."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
-        self._followers: dict[str, set[asyncio.Event]] = {}
+        self._followers: dict[str, set[_Follower]] = {}
+
+    def happened(self, job_id: str, event: Event) -> None:
+        """It was kept by this process."""
+        for follower in self._followers.get(job_id, ()):
+            follower.happened(event)
 
     def wake(self, job_id: str) -> None:
-        for woken in self._followers.get(job_id, ()):
-            woken.set()
+        """Something of it was kept somewhere."""
+        for follower in self._followers.get(job_id, ()):
+            follower.wake()
 
     def wake_all(self) -> None:
         for job_id in self._followers:
             self.wake(job_id)
 
     @contextlib.contextmanager
-    def _following(self, job_id: str) -> Any:
-        woken = asyncio.Event()
-        self._followers.setdefault(job_id, set()).add(woken)
+    def _following(self, job_id: str) -> Iterator[_Follower]:
+        follower = _Follower()
+        self._followers.setdefault(job_id, set()).add(follower)
         try:
-            yield woken
+            yield follower
         finally:
-            self._followers[job_id].discard(woken)
+            self._followers[job_id].discard(follower)
             if not self._followers[job_id]:
                 del self._followers[job_id]
 
@@ -144,24 +199,33 @@ class Hub:
         """
         loop = asyncio.get_running_loop()
         said = loop.time()
-        with self._following(job_id) as woken:
+        with self._following(job_id) as follower:
             while True:
-                woken.clear()
-                for row in await self._next(job_id, after):
-                    after, said = row["number"], loop.time()
-                    yield Event(row["number"], row["name"], row["data"])
-                    if row["name"] in LAST:
+                follower.woken.clear()
+                for event in await self._next(follower, job_id, after):
+                    after, said = event.number, loop.time()
+                    yield event
+                    if event.name in LAST:
                         return
-                    woken.set()  # there may be more
-                if not woken.is_set():
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(woken.wait(), LOOK_SECONDS)
+                    follower.woken.set()  # there may be more
+                if not follower.woken.is_set():
+                    try:
+                        async with asyncio.timeout(LOOK_SECONDS):
+                            await follower.woken.wait()
+                    except TimeoutError:
+                        follower.look = True
                 if loop.time() - said >= heartbeat:
                     said = loop.time()
                     yield None
 
-    async def _next(self, job_id: str, after: int) -> list[dict[str, Any]]:
+    async def _next(self, follower: _Follower, job_id: str, after: int) -> list[Event]:
+        found = follower.next(after)
+        if found or not follower.look:
+            return found
+        follower.look = False
         try:
-            return await self._store.events(job_id, after)
+            rows = await self._store.events(job_id, after)
         except DATABASE_AWAY:
             return []
+        follower.look = len(rows) == EVENTS
+        return [Event(row["number"], row["name"], row["data"]) for row in rows]

@@ -1,6 +1,6 @@
-"""How many background jobs of a pool are at work at once: as many as its workers declare places, shared evenly among
-the tenants who have some. The places themselves are given out by orchestrator/pools.py, as to everyone: here it is only
-kept from happening that more runs are begun than could be drawn.
+"""How many background jobs of a pool are at work at once, in all orchestrators together: as many as its workers declare
+places, shared evenly among the tenants who have some. The places themselves are given out by orchestrator/pools.py, as
+to everyone, and it is its workers that are counted here: no more runs are begun than could be drawn.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from dbos import DBOS, Queue
+from dbos import DBOS
 from prometheus_client import Gauge
 from sqlalchemy.exc import DBAPIError
 
@@ -35,9 +35,9 @@ select pipeline, count(distinct tenant) as tenants, count(*) filter (where state
 
 
 class Limits(NamedTuple):
-    """Of one queue: runs at once in one process, runs at once of one tenant, seconds between two looks at it."""
+    """Of one queue: runs at once, whoever carries them out; of one tenant; seconds between two looks at it."""
 
-    here: int
+    all: int
     tenant: int
     poll: float
 
@@ -83,10 +83,8 @@ class Queues:
         tenants = {name: row["tenants"] for name, row in rows.items()}
         for name, wanted in self._wanted(tenants).items():
             if self._set.get(name) != wanted:
-                queue = await DBOS.retrieve_queue_async(name)
-                if queue is not None:
-                    await _limit(queue, wanted)
-                    self._set[name] = wanted
+                await _limit(name, wanted)
+                self._set[name] = wanted
 
     def _count(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Tell how far the jobs of each pipeline lag; one that a table of an older version names is left out."""
@@ -94,6 +92,10 @@ class Queues:
             row = rows.get(name, {})
             WAITING.labels(name).set(row.get("waiting", 0))
             OLDEST.labels(name).set(row.get("oldest") or 0.0)
+
+    def places(self, pipeline: str) -> int:
+        """How many background jobs may be at work now in the pool of that pipeline."""
+        return min(places(self._workers.usable(), self._runs.pipelines[pipeline].role), self._most)
 
     def _wanted(self, tenants: Mapping[str, int]) -> dict[str, Limits]:
         usable = self._workers.usable()
@@ -106,7 +108,13 @@ class Queues:
         return {queue: limits(places(usable, role), busy[queue], self._most) for queue, role in roles.items()}
 
 
-async def _limit(queue: Queue, wanted: Limits) -> None:
-    await queue.set_partition_concurrency_async(wanted.tenant)
-    await queue.set_worker_concurrency_async(wanted.here)
-    await queue.set_polling_interval_sec_async(wanted.poll)
+async def _limit(name: str, wanted: Limits) -> None:
+    """For every orchestrator: the durable engine keeps it in the database. A single one may have all the places."""
+    await DBOS.register_queue_async(
+        name,
+        global_concurrency=wanted.all,
+        worker_concurrency=wanted.all,
+        partition_concurrency=wanted.tenant,
+        polling_interval_sec=wanted.poll,
+        on_conflict="always_update",
+    )

@@ -25,7 +25,7 @@ from sqlalchemy.exc import DBAPIError
 
 from core.errors import Unavailable
 from orchestrator.jobs.plain import kept_error
-from orchestrator.jobs.runs import VERSION, Runs, queue_of, queued
+from orchestrator.jobs.runs import VERSION, Runs, queued
 from orchestrator.jobs.store import End
 
 log = logging.getLogger(__name__)
@@ -36,36 +36,43 @@ Held = psycopg.AsyncConnection[dict[str, Any]]
 LOOK_SECONDS = 1.0
 GRACE_SECONDS = 5.0
 ORPHAN_SECONDS = 15.0
+AT_ONCE = "_dbos_internal_queue"  # the durable engine's own queue, of which it takes everything at once
 # A machine that loses its power closes no connection: the server finds out by these, and frees the lock.
 KEEPALIVE = "set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; set tcp_keepalives_count = 3"
 
 REAPED = Counter("soundstage_executors_reaped_total", "Dead orchestrators whose runs were taken up.")
 
-_OTHERS = """
-select distinct executor_id as id from dbos.workflow_status
- where status = 'PENDING' and executor_id <> %s and application_version = %s
-"""
-_VERSIONS = """
-select distinct application_version as id from dbos.workflow_status
- where status in ('PENDING', 'ENQUEUED') and application_version <> %s
-"""
-_OF_VERSION = """
-select w.workflow_uuid as id, w.queue_name, exists (
-           select from dbos.operation_outputs o where o.workflow_uuid = w.workflow_uuid) as touched
-  from dbos.workflow_status w
- where w.status in ('PENDING', 'ENQUEUED') and w.application_version = %s limit 500
-"""
+_ATTENDED = """state = 'running' and ended_at is null
+   and not exists (select from dbos.workflow_status w where w.workflow_uuid = j.id)"""  # the engine knows nothing of it
+_OTHERS = f"""
+select executor_id as id from dbos.workflow_status
+ where status = 'PENDING' and executor_id <> %(me)s and application_version = %(version)s
+union select executor from jobs j where executor <> %(me)s and version = %(version)s and {_ATTENDED}
+"""  # noqa: S608 - constants
+_LEFT = f"select id from jobs j where executor = %s and version = %s and {_ATTENDED} limit 500"  # noqa: S608
+_VERSIONS = f"""
+select application_version as id from dbos.workflow_status
+ where status in ('PENDING', 'ENQUEUED') and application_version <> %(version)s
+union select version from jobs j where version <> %(version)s and {_ATTENDED}
+"""  # noqa: S608
+_OF_VERSION = f"""
+select id, attended,
+       exists (select from job_events e where e.job = id and e.name = 'pipeline.step.completed')
+    or exists (select from dbos.operation_outputs o where o.workflow_uuid = id) as touched
+  from (select workflow_uuid as id, false as attended from dbos.workflow_status
+         where status in ('PENDING', 'ENQUEUED') and application_version = %(version)s
+        union all select id, true from jobs j where version = %(version)s and {_ATTENDED}) left_behind limit 500
+"""  # noqa: S608
 _ADOPT = """
 update dbos.workflow_status
    set application_version = %s, status = 'ENQUEUED', owner_xid = null, started_at_epoch_ms = null,
-       queue_name = coalesce(queue_name, '_dbos_internal_queue')
+       queue_name = coalesce(queue_name, %s)
  where workflow_uuid = %s and application_version = %s and status in ('PENDING', 'ENQUEUED')
 """
-_ORPHANS = """
-select id, pipeline, tenant, priority from jobs j
- where ended_at is null and state = 'queued' and created_at < now() - make_interval(secs => %s)
-   and not exists (select from dbos.workflow_status w where w.workflow_uuid = j.id) limit 500
-"""
+_ORPHANS = f"""
+select id from jobs j where executor = %s and id <> all(%s) and started_at < now() - make_interval(secs => %s)
+   and {_ATTENDED} limit 500
+"""  # noqa: S608
 
 
 def lock_key(kind: str, name: str) -> int:
@@ -115,20 +122,26 @@ class Reaper:
             await asyncio.sleep(self._look)
 
     async def look(self, held: Held) -> None:
-        """Once: take up what the dead left, what an upgrade left, and what never reached the durable engine."""
+        """Once: take up what the dead left, what an upgrade left, and what this process was to begin and did not."""
         await self._runs.look_for_cancelled()
-        for row in await self._rows(held, _OTHERS, self._runs.executor, VERSION):
+        me = {"me": self._runs.executor, "version": VERSION}
+        for row in await self._rows(held, _OTHERS, me):
             if await self._is_free(held, "executor", row["id"]):
                 await self._take_up(held, row["id"])
-        for row in await self._rows(held, _VERSIONS, VERSION):
+        for row in await self._rows(held, _VERSIONS, me):
             if await self._is_free(held, "version", row["id"]):
                 await self._upgrade(held, row["id"])
-        for row in await self._rows(held, _ORPHANS, ORPHAN_SECONDS):
-            pipeline = self._runs.pipelines.get(row["pipeline"])
-            if pipeline is not None:
-                await held.execute(*queued(row["id"], queue_of(pipeline), row["tenant"], row["priority"]))
+        await self._enqueue(held, _ORPHANS, (self._runs.executor, self._runs.here(), ORPHAN_SECONDS))
 
-    async def _rows(self, held: Held, query: str, *given: Any) -> list[dict[str, Any]]:
+    async def _enqueue(self, held: Held, query: str, given: Any) -> int:
+        """Give runs that nobody carries out to the durable engine; how many there were. Somebody waits for them: they
+        do not stand in line with background jobs."""
+        found = await self._rows(held, query, given)
+        for row in found:
+            await held.execute(*queued(row["id"], AT_ONCE, None, 0))
+        return len(found)
+
+    async def _rows(self, held: Held, query: str, given: Any) -> list[dict[str, Any]]:
         return await (await held.execute(query.encode(), given)).fetchall()
 
     async def _is_free(self, held: Held, kind: str, name: str) -> bool:
@@ -150,9 +163,10 @@ class Reaper:
         """Back into the queue with the runs of a dead orchestrator; each is then begun by one who is free."""
         try:
             # The engine has no public name for this; its version is pinned, and the tests kill processes.
-            found = await asyncio.to_thread(DBOS._recover_pending_workflows, [executor])
+            found = len(await asyncio.to_thread(DBOS._recover_pending_workflows, [executor]))
+            found += await self._enqueue(held, _LEFT, (executor, VERSION))
             REAPED.inc()
-            log.warning("runs of a dead orchestrator taken up", extra={"executor": executor, "runs": len(found)})
+            log.warning("runs of a dead orchestrator taken up", extra={"executor": executor, "runs": found})
         finally:
             self._free.pop(("executor", executor), None)
             await self._release(held, "executor", executor)
@@ -160,12 +174,14 @@ class Reaper:
     async def _upgrade(self, held: Held, version: str) -> None:
         """What older steps left: untouched runs begin anew, the others end."""
         try:
-            for row in await self._rows(held, _OF_VERSION, version):
+            for row in await self._rows(held, _OF_VERSION, {"version": version}):
                 if row["touched"]:
                     late = Unavailable("The studio was upgraded while this ran: send it again.", code="upgraded")
                     await self._runs.cancel(row["id"], End("failed", None, kept_error(late)))
                     await DBOS.cancel_workflow_async(row["id"])
+                elif row["attended"]:
+                    await held.execute(*queued(row["id"], AT_ONCE, None, 0))
                 else:
-                    await held.execute(_ADOPT.encode(), (VERSION, row["id"], version))
+                    await held.execute(_ADOPT.encode(), (VERSION, AT_ONCE, row["id"], version))
         finally:
             await self._release(held, "version", version)

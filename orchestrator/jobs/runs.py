@@ -1,7 +1,9 @@
-"""The runs of one process on the durable engine (DBOS): begun here, queued for whoever is free, or taken up again.
+"""The runs of one process: begun here, queued for whoever is free, or taken up again.
 
-DBOS keeps one engine in a process, so one process holds one `Runs`. What it keeps: for each run its state and the
-results of its finished steps, as portable JSON, in the schema `dbos` of the same database.
+A run that somebody waits for or follows is carried out by the process that was asked. All others go through the durable
+engine (DBOS), in the schema `dbos` of the same database: it queues them, gives each to one process, and takes up again
+what a dead one left. What a run did is kept by orchestrator/jobs/events.py in both cases. DBOS keeps one engine in a
+process, so one process holds one `Runs`.
 """
 
 import asyncio
@@ -14,17 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID, error
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 from prometheus_client import Counter, Gauge, Histogram
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.engine import URL
 
 from core.errors import Forbidden, SoundstageError, UpstreamTimeout, internal
 from orchestrator.auth import Key
-from orchestrator.jobs.durable import SECONDS, Durable, traced
-from orchestrator.jobs.events import Hub, Teller
+from orchestrator.jobs.durable import SECONDS, Durable, LostError, traced
+from orchestrator.jobs.events import Teller
 from orchestrator.jobs.plain import kept_error, plain, where
-from orchestrator.jobs.store import End, JobStore, Taken, Wanted, new_job_id
+from orchestrator.jobs.store import By, End, JobStore, Queue, Taken, Wanted, Way, begun, new_job_id
+from orchestrator.limits import Limits
 from orchestrator.oversight import Caller
 from orchestrator.pipelines.base import Pipeline, Studio
 from orchestrator.pipelines.flow import STOPPING
@@ -33,10 +36,10 @@ from prompts.registry import DATABASE_AWAY
 
 log = logging.getLogger(__name__)
 
-VERSION = "1"
-"""Of the pipelines' steps. Raised when a pipeline asks for its steps in another order or under other names: what was
-begun under another version is then not taken up (orchestrator/jobs/recovery.py). Never the product's version: most
-upgrades change no steps, and what runs then goes on."""
+VERSION = "2"
+"""Of the pipelines' steps. Raised when a pipeline gives its steps other names or other results: what was begun under
+another version is then not taken up (orchestrator/jobs/recovery.py). Never the product's version: most upgrades change
+no steps, and what runs then goes on."""
 WORKFLOW = "pipeline"
 NAME, SCHEMA = "soundstage", "dbos"
 MOST_ATTEMPTS = 20
@@ -54,11 +57,12 @@ RUNNING = Gauge("soundstage_pipelines_running", "Runs at work in this process.")
 AGAIN = Counter("soundstage_pipelines_resumed_total", "Runs that another process had begun.", ["pipeline"])
 
 
-@dataclass
+@dataclass(eq=False)
 class _Here:
     """A run at work in this process."""
 
     task: "asyncio.Task[Any]"
+    way: Way
     ending: bool = False  # what it came to is being kept: too late to cancel it
 
 
@@ -70,17 +74,16 @@ class Runs:
         dsn: str,
         store: JobStore,
         teller: Teller,
-        hub: Hub,
         studio: Studio,
         pipelines: Mapping[str, Pipeline],
         tracing: Tracing | None = None,
     ) -> None:
         self.executor = "exec_" + os.urandom(8).hex()
+        self._by = By(self.executor, VERSION)
         self.pipelines = pipelines
         self._dsn = dsn
         self._store = store
         self._teller = teller
-        self._hub = hub
         self._studio = studio
         self._tracing = tracing
         self._here: dict[str, _Here] = {}
@@ -111,9 +114,9 @@ class Runs:
         self._engine = DBOS(config=config)
 
         async def pipeline(job_id: str) -> None:  # a function of its own: the engine marks what it is given
-            await self.carry_out(job_id)
+            await self.take_up(job_id)
 
-        self._workflow = DBOS.workflow(name=WORKFLOW, max_recovery_attempts=MOST_ATTEMPTS * 5)(pipeline)
+        DBOS.workflow(name=WORKFLOW, max_recovery_attempts=MOST_ATTEMPTS * 5)(pipeline)
         DBOS.launch()
         for pool in sorted({queue_of(one) for one in self.pipelines.values()}):
             await DBOS.register_queue_async(
@@ -150,22 +153,38 @@ class Runs:
     async def begin(self, wanted: Wanted, held: Mapping[str, bytes]) -> str:
         """Begin a run in this process; its id, or that of the run which its idempotency key names."""
         job_id = new_job_id()
-        kept = await self._store.add(job_id, wanted)
-        if kept != job_id:
-            return kept
-        if wanted.way == "wait":
-            self._waited[job_id] = asyncio.get_running_loop().create_future()
-        if held:
-            self._held[job_id] = held
-        with SetWorkflowID(job_id):
-            await DBOS.start_workflow_async(self._workflow, job_id)
-        return job_id
+        added = await self._store.add(job_id, wanted, self._by)
+        if added.begun:
+            if wanted.way == "wait":
+                self._waited[job_id] = asyncio.get_running_loop().create_future()
+            if held:
+                self._held[job_id] = held
+            self._start(job_id, wanted)
+        return added.id
 
-    async def enqueue(self, wanted: Wanted) -> str:
-        """Queue a run for whichever orchestrator is free; the row and its place in the queue come to be together."""
-        job_id = new_job_id()
-        queue = queue_of(self.pipelines[wanted.pipeline])
-        return await self._store.add(job_id, wanted, queued(job_id, queue, wanted.caller.key.tenant, wanted.priority))
+    async def enqueue(self, wanted: Wanted, places: int) -> str:
+        """Begin a run in this process where its pool has a place for it, of so many `places`; else queue it for
+        whichever orchestrator is free: the row and its place in the queue come to be together."""
+        job_id, name = new_job_id(), queue_of(self.pipelines[wanted.pipeline])
+        sharing = [one.name for one in self.pipelines.values() if queue_of(one) == name]
+        statement = queued(job_id, name, wanted.caller.key.tenant, wanted.priority)
+        added = await self._store.add(job_id, wanted, self._by, Queue(statement, sharing, places))
+        if added.begun:
+            self._start(job_id, wanted)
+        return added.id
+
+    def _start(self, job_id: str, wanted: Wanted) -> None:
+        task = asyncio.create_task(self._carry_out(begun(job_id, wanted)), name=job_id)
+        self._here[job_id] = _Here(task, wanted.way)
+
+    def here(self) -> list[str]:
+        """The runs at work in this process."""
+        return list(self._here)
+
+    def way(self, job_id: str) -> Way | None:
+        """How a run that is at work in this process was called; None where it is not."""
+        here = self._here.get(job_id)
+        return here.way if here else None
 
     async def ended_here(self, job_id: str) -> End | None:
         """How a run ended that was begun here to be waited for; None where this process does not know."""
@@ -199,36 +218,39 @@ class Runs:
 
     # -- carrying out ---------------------------------------------------------------------------------------------
 
-    async def carry_out(self, job_id: str) -> None:
+    async def take_up(self, job_id: str) -> None:
         """The workflow: called by the durable engine, again where a process died before its end."""
-        taken = await _until_there(lambda: self._store.begin(job_id))
+        taken = await _until_there(lambda: self._store.begin(job_id, self._by))
         if taken is None:
             return
         if taken.attempts > 1:
             AGAIN.labels(taken.pipeline).inc()
+        await self._carry_out(taken)
+
+    async def _carry_out(self, taken: Taken) -> None:
         task = asyncio.current_task()
         assert task is not None
-        here = self._here[job_id] = _Here(task)
+        here = self._here[taken.id] = _Here(task, taken.way)
+        flow = Durable(taken, self._teller, self._held.get(taken.id, {}), self._tracing)
         began = time.perf_counter()
         how: End | None = None
         try:
-            found = how = await self._run(taken)
-            await self._teller.flushed()
+            found = await self._run(taken, flow)
             here.ending = True
-            if not await _until_there(lambda: self._store.end(job_id, found)):
-                how = None  # it was ended meanwhile, as the row says
+            await flow.end(found)
+            how = found
+        except LostError:
+            log.info("a run was ended, or taken up elsewhere", extra={"job": taken.id})
         finally:
-            if self._here.get(job_id) is here:  # taken for dead, this process may have taken up its own run
-                del self._here[job_id]
-            self._held.pop(job_id, None)
-            waited = self._waited.get(job_id)
+            if self._here.get(taken.id) is here:  # taken for dead, this process may have taken up its own run
+                del self._here[taken.id]
+            self._held.pop(taken.id, None)
+            waited = self._waited.get(taken.id)
             if waited is not None and not waited.done():
                 waited.set_result(how)
-            self._hub.wake(job_id)
         RUNS.labels(taken.pipeline, taken.way, how.state if how else "cancelled").observe(time.perf_counter() - began)
 
-    async def _run(self, taken: Taken) -> End:
-        flow = Durable(taken, self._teller, self._held.get(taken.id, {}), self._tracing)
+    async def _run(self, taken: Taken, flow: Durable) -> End:
         try:
             if taken.attempts > MOST_ATTEMPTS:
                 raise SoundstageError("The run ended its process again and again.", code="too_many_attempts")
@@ -245,8 +267,8 @@ class Runs:
             return End("failed", None, kept_error(late), flow.tokens, flow.image_steps)
         except SoundstageError as exc:
             return End("failed", None, kept_error(exc), flow.tokens, flow.image_steps, exc)
-        except error.DBOSException:
-            raise  # the run is another process's now
+        except LostError:
+            raise
         except Exception as exc:  # noqa: BLE001 - the outermost of a run
             log.error("a run failed", extra={"job": taken.id, **where(exc)})
             return End("failed", None, kept_error(internal()), flow.tokens, flow.image_steps)
@@ -267,8 +289,9 @@ def queue_of(pipeline: Pipeline) -> str:
     return pipeline.role or "images"
 
 
-def queued(job_id: str, queue: str, tenant: str, priority: int) -> tuple[str, tuple[Any, ...]]:
-    """The statement that queues a run: the durable engine's own function, so that it joins our transaction."""
+def queued(job_id: str, queue: str, tenant: str | None, priority: int) -> tuple[str, tuple[Any, ...]]:
+    """The statement that queues a run: the durable engine's own function, so that it joins our transaction. The line of
+    a `tenant` is one of the pools' queues; the engine's own has none."""
     statement = (
         "select dbos.enqueue_workflow(workflow_name => %s, queue_name => %s, workflow_id => %s, app_version => %s,"
         " positional_args => array[to_json(%s::text)], priority => %s, queue_partition_key => %s,"
@@ -280,7 +303,8 @@ def queued(job_id: str, queue: str, tenant: str, priority: int) -> tuple[str, tu
 def caller_of(taken: Taken) -> Caller:
     """Who asked, as it was when they did; until when is the run's own deadline."""
     kept = taken.caller
-    key = Key(taken.key_id, taken.tenant, frozenset(kept["scopes"]), kept["max_tier"], None)
+    own, tenants = (Limits(**kept.get(name, {})) for name in ("limits", "tenant_limits"))
+    key = Key(taken.key_id, taken.tenant, frozenset(kept["scopes"]), kept["max_tier"], None, own, tenants)
     until = asyncio.get_running_loop().time() + taken.seconds_left
     return Caller(key, kept["request_id"], kept["route"], kept["session"], kept["asked_tier"], False, until)
 

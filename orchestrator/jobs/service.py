@@ -49,10 +49,10 @@ class Jobs:
         self._days = settings.jobs_days
         self._stop_seconds = settings.stop_delay_seconds + settings.stop_seconds
         self.store = JobStore(pool, settings.jobs_queue_max)
-        self._teller = Teller(pool)
         hub = Hub(self.store)
-        self.runs = Runs(dsn, self.store, self._teller, hub, studio, pipelines, tracing)
-        self._ear = Ear(dsn, hub, self.runs.cancel_here)
+        self._teller = Teller(dsn, hub)
+        self.runs = Runs(dsn, self.store, self._teller, studio, pipelines, tracing)
+        self._ear = Ear(dsn, hub, self.runs.cancel_here, self.runs.way)
         self._reaper = Reaper(dsn, self.runs, settings.jobs_grace_seconds)
         self._queues = Queues(pool, self.runs, workers, settings.jobs_at_once)
         given = settings.webhook_secret
@@ -63,6 +63,7 @@ class Jobs:
             self.store,
             hub,
             studio.blobs,
+            self._queues.places,
             pipeline_seconds=settings.pipeline_seconds,
             job_seconds=settings.job_seconds,
             stream_grace=settings.stream_grace_seconds,

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import psycopg
 from psycopg.types.json import Json, Jsonb
@@ -15,6 +15,7 @@ from core.db.pool import Pool
 from core.errors import Conflict, NotFound, Overloaded, SoundstageError, Unavailable
 from orchestrator.jobs.plain import told_error
 from orchestrator.oversight import Caller
+from orchestrator.pipelines.flow import COMPLETED
 
 State = Literal["queued", "running", "completed", "failed", "cancelled"]
 Way = Literal["wait", "stream", "background"]
@@ -28,23 +29,28 @@ _SHOWN = (
 )
 _INSERT = """
 insert into jobs (id, pipeline, tenant, key_id, way, priority, caller, request, request_sha256, idempotency_key,
-                  webhook, webhook_state, followers, deadline_at)
+                  webhook, webhook_state, followers, deadline_at, state, attempts, started_at, executor, version)
 values (%(id)s, %(pipeline)s, %(tenant)s, %(key_id)s, %(way)s, %(priority)s, %(caller)s, %(request)s, %(sha256)s,
-        %(idempotency_key)s, %(webhook)s, %(webhook_state)s, %(followers)s, now() + make_interval(secs => %(seconds)s))
+        %(idempotency_key)s, %(webhook)s, %(webhook_state)s, %(followers)s, now() + make_interval(secs => %(seconds)s),
+        %(state)s, %(attempts)s, case when %(attempts)s > 0 then now() end, %(executor)s, %(version)s)
 on conflict (key_id, idempotency_key) where idempotency_key is not null do nothing
 """
 _OPEN = """
-select count(*) as open from (
-    select from jobs where tenant = %s and ended_at is null and way = 'background' limit %s) counted
+select (select count(*) from (
+           select from jobs where tenant = %s and ended_at is null and way = 'background' limit %s) t) as of_tenant,
+       (select count(*) from (
+           select from jobs where pipeline = any(%s) and ended_at is null and way = 'background' limit %s) p) as of_pool
 """
 _BEGIN = """
-update jobs set state = 'running', attempts = attempts + 1, started_at = coalesce(started_at, now())
+update jobs set state = 'running', attempts = attempts + 1, started_at = coalesce(started_at, now()),
+                executor = %s, version = %s
  where id = %s and ended_at is null
 returning id, pipeline, tenant, key_id, way, caller, request, webhook, attempts,
           extract(epoch from deadline_at - now())::float8 as seconds_left,
           (select revoked_at is not null or coalesce(expires_at < now(), false) from api_keys k where k.id = key_id)
               as revoked
 """
+_FINISHED = "select data from job_events where job = %s and name = %s"
 _LIST = "select {shown} from jobs where key_id = %(key)s{filters} order by created_at desc, id desc limit %(limit)s"
 
 
@@ -67,6 +73,29 @@ class Wanted:
     webhook: str | None = None
 
 
+class By(NamedTuple):
+    """Who carries a run out: a process, and the version of its steps."""
+
+    executor: str
+    version: str
+
+
+class Queue(NamedTuple):
+    """Where a run waits: the statement that queues it, the pipelines that share the queue, and how many of its runs may
+    be at work at once now."""
+
+    enqueue: tuple[str, Sequence[Any]]
+    pipelines: Sequence[str]
+    places: int
+
+
+class Added(NamedTuple):
+    """The run that is kept: another, where its idempotency key was used before; and whether it begins here and now."""
+
+    id: str
+    begun: bool
+
+
 @dataclass(frozen=True)
 class Taken:
     """A run that was begun, or begun again: what its process needs of it."""
@@ -81,7 +110,8 @@ class Taken:
     webhook: str | None
     attempts: int
     seconds_left: float
-    revoked: bool  # its key was taken back, or is over
+    revoked: bool = False  # its key was taken back, or is over
+    finished: Mapping[str, Any] = field(default_factory=dict)  # the results of steps that an earlier attempt finished
 
 
 @dataclass(frozen=True)
@@ -94,6 +124,13 @@ class End:
     tokens: int = 0
     image_steps: int = 0
     cause: SoundstageError | None = None  # the error itself, for who waits in the process where it happened
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What of it is kept with the last event; what is not there is left out."""
+        given = {"answer": self.answer, "error": self.error}
+        there = {name: value for name, value in given.items() if value is not None}
+        return {"state": self.state, "tokens": self.tokens, "image_steps": self.image_steps, **there}
 
     @property
     def event(self) -> tuple[str, Mapping[str, Any]]:
@@ -120,10 +157,30 @@ class JobStore:
         self._pool = pool
         self._queue_max = queue_max
 
-    async def add(self, job_id: str, wanted: Wanted, enqueue: tuple[str, Sequence[Any]] | None = None) -> str:
-        """Keep a new run, with `enqueue` in the same transaction; the id of the one that is kept: another's, where
-        its idempotency key was used before. Raises Conflict where that was for something else."""
+    async def add(self, job_id: str, wanted: Wanted, by: By, queue: Queue | None = None) -> Added:
+        """Keep a new run, begun by a process; where there is a `queue` and it has no place left, queued there.
+
+        Raises Conflict where its idempotency key was used for something else, Overloaded where the tenant has too many.
+        """
+        async with connected(self._pool) as connection:
+            if queue is None or await self._has_place(connection, wanted.caller.key.tenant, queue):
+                made = await self._insert(connection, job_id, wanted, by)
+                begun = True
+            else:
+                begun = False
+                async with connection.transaction():
+                    made = await self._insert(connection, job_id, wanted, None)
+                    if made:
+                        await connection.execute(*queue.enqueue)
+            return Added(job_id, begun) if made else Added(await self._first(connection, wanted), False)
+
+    async def _insert(self, connection: Any, job_id: str, wanted: Wanted, begun: By | None) -> bool:
+        """Whether it is new, for its idempotency key."""
         row = {
+            "state": "running" if begun else "queued",
+            "attempts": 1 if begun else 0,
+            "executor": begun and begun.executor,
+            "version": begun and begun.version,
             "id": job_id,
             "pipeline": wanted.pipeline,
             "tenant": wanted.caller.key.tenant,
@@ -139,46 +196,49 @@ class JobStore:
             "followers": int(wanted.way == "stream"),
             "seconds": wanted.seconds,
         }
-        async with connected(self._pool) as connection:
-            if enqueue is None:
-                made = (await connection.execute(_INSERT, row)).rowcount
-            else:
-                await self._room(connection, wanted.caller.key.tenant)
-                async with connection.transaction():
-                    made = (await connection.execute(_INSERT, row)).rowcount
-                    if made:
-                        await connection.execute(*enqueue)
-            if made:
-                return job_id
-            query = "select id, request_sha256 from jobs where key_id = %s and idempotency_key = %s"
-            found = await (await connection.execute(query, (row["key_id"], wanted.idempotency_key))).fetchone()
+        return bool((await connection.execute(_INSERT, row)).rowcount)
+
+    async def _first(self, connection: Any, wanted: Wanted) -> str:
+        """The run that came first with the same idempotency key."""
+        query = "select id, request_sha256 from jobs where key_id = %s and idempotency_key = %s"
+        given = (wanted.caller.key.id, wanted.idempotency_key)
+        found = await (await connection.execute(query, given)).fetchone()
         if found is None:
             raise Conflict("The run of this Idempotency-Key was just purged: send it again.", code="idempotency_purged")
         if found["request_sha256"] != wanted.request_sha256:
             raise idempotency.reused()
         return str(found["id"])
 
-    async def _room(self, connection: Any, tenant: str) -> None:
-        """Raises Overloaded where the tenant has as many background jobs as it may."""
-        row = await (await connection.execute(_OPEN, (tenant, self._queue_max))).fetchone()
-        if row["open"] >= self._queue_max:
+    async def _has_place(self, connection: Any, tenant: str, queue: Queue) -> bool:
+        """Whether fewer of a pool's background jobs are open than it has places: then none of them waits.
+
+        Raises Overloaded where the tenant has as many background jobs as it may.
+        """
+        given = (tenant, self._queue_max, list(queue.pipelines), queue.places)
+        row = await (await connection.execute(_OPEN, given)).fetchone()
+        if row["of_tenant"] >= self._queue_max:
             message = f"There are {self._queue_max} jobs of yours that have not ended."
             raise Overloaded(message, code="jobs_full", retry_after=FULL_SECONDS)
+        return bool(row["of_pool"] < queue.places)
 
-    async def begin(self, job_id: str) -> Taken | None:
-        """Note that it runs now; None where it has ended, or was purged."""
+    async def begin(self, job_id: str, by: By) -> Taken | None:
+        """Note who runs it now; None where it has ended, or was purged. What an earlier attempt still does is not kept
+        from here on."""
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(_BEGIN, (job_id,))).fetchone()
-        return Taken(**row) if row else None
+            row = await (await connection.execute(_BEGIN, (*by, job_id))).fetchone()
+            if row is None:
+                return None
+            told = await (await connection.execute(_FINISHED, (job_id, COMPLETED))).fetchall()
+        return Taken(**row, finished={one["data"]["step"]: one["data"]["result"] for one in told})
 
     async def end(self, job_id: str, how: End) -> bool:
-        """Whether it had not ended before."""
+        """End a run before its time; whether it had not ended before. One that comes to its end tells so itself."""
         name, data = how.event
         answer = None if how.answer is None else Json(how.answer)
         error = None if how.error is None else Jsonb(how.error)
-        given = (job_id, how.state, answer, error, name, Jsonb(data), how.tokens, how.image_steps)
+        given = (job_id, how.state, answer, error, name, Json(data), how.tokens, how.image_steps)
         async with self._pool.connection() as connection:
-            query = "select end_job(%s, %s, %s::json, %s::jsonb, %s, %s, %s, %s) as ended"
+            query = "select end_job(%s, %s, %s::json, %s::jsonb, %s, %s::json, %s, %s) as ended"
             row = await (await connection.execute(query, given)).fetchone()
         return bool(row and row["ended"])
 
@@ -256,7 +316,26 @@ def kept_caller(caller: Caller) -> dict[str, Any]:
         "asked_tier": caller.asked_tier,
         "max_tier": caller.key.max_tier,
         "scopes": sorted(caller.key.scopes),
+        "limits": caller.key.limits.model_dump(exclude_none=True),
+        "tenant_limits": caller.key.tenant_limits.model_dump(exclude_none=True),
     }
+
+
+def begun(job_id: str, wanted: Wanted) -> Taken:
+    """A run that was just added, as the process takes it that adds it."""
+    key = wanted.caller.key
+    return Taken(
+        id=job_id,
+        pipeline=wanted.pipeline,
+        tenant=key.tenant,
+        key_id=key.id,
+        way=wanted.way,
+        caller=kept_caller(wanted.caller),
+        request=wanted.request,
+        webhook=wanted.webhook,
+        attempts=1,
+        seconds_left=wanted.seconds,
+    )
 
 
 def shown(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,12 +111,14 @@ class Pipeline:
     singles: tuple[Single, ...] = ()
     form: bool = False
     recipes: Path | None = None
+    warm: tuple[str, ...] = ()
 
 
 def of_module(module: ModuleType) -> Pipeline:
     """A module that is a pipeline says NAME, PATH, ROLE (the pool of image workers that draw for it, None: any of
     them), Request, Answer and `run`; and where it has them SINGLE (steps with routes of their own), RECIPES (the folder
-    of its recipes) and FORM (its body is no JSON: it has a route of its own). Raises SettingsError for another."""
+    of its recipes), WARM (recipes that chat engines are made warm for) and FORM (its body is no JSON: it has a route of
+    its own). Raises SettingsError for another."""
     try:
         return Pipeline(
             name=module.NAME,
@@ -129,6 +131,7 @@ def of_module(module: ModuleType) -> Pipeline:
             singles=getattr(module, "SINGLE", ()),
             form=getattr(module, "FORM", False),
             recipes=getattr(module, "RECIPES", None),
+            warm=getattr(module, "WARM", ()),
         )
     except AttributeError as exc:
         raise SettingsError(f"{module.__name__} is no pipeline: {exc}") from exc

@@ -16,6 +16,7 @@ __all__ = ["Answer", "Request"]
 
 NAME, PATH, ROLE = "chat1to1", "/v1/chat/1to1/imagegen", "chat1to1"
 EXPAND = "chat1to1.expand"
+WARM = (EXPAND, steps.CAPTION)
 CONTEXT_TURNS, CONTEXT_CHARACTERS = 6, 4000
 
 

@@ -6,8 +6,9 @@ process.
 
 What a pipeline must keep to, so that a run can be taken up again by another process:
 - Whatever is not the same each time (a worker's answer, a clock, a random number) happens inside a step.
-- Steps begin in the same order each time. Independent ones may run together, by `asyncio.gather(flow.step(…), …)`.
-- A step that was interrupted is done again; its key goes to the engine, so that finished work is not repeated there.
+- Steps have the same names each time. Independent ones may run together, by `asyncio.gather(flow.step(…), …)`.
+- A step begins when what was finished before it is kept. One that was interrupted, or failed, is done again; its key
+  goes to the engine, so that finished work is not repeated there.
 - What a step returns is small plain JSON. A picture is a blob reference, `{"blob": sha256, "type": …, "bytes": n}`.
 - What may not be kept (a selfie) is looked at before the run begins. What is needed of it later is `held`: in memory
   alone, and gone when the process goes.

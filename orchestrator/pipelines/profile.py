@@ -23,6 +23,7 @@ from orchestrator.selfies import Question, Seen, Selfie
 NAME, PATH, ROLE = "profile", "/v1/profile/create", "profile"
 FORM = True
 DESCRIBE, REPAIR, AVATAR = "profile.describe", "profile.repair", "profile.avatar"
+WARM = (AVATAR,)
 PORTRAIT = "portrait"
 REAL = Subject(real=True)
 NOTHING = frozenset(("unknown", "none", ""))

@@ -1,6 +1,7 @@
 """Shorts: a message becomes one vertical frame, clothed by its recipe, with a caption. expand → generate → caption."""
 
 from orchestrator.oversight import Caller
+from orchestrator.pipelines import steps
 from orchestrator.pipelines.base import Plain, Studio
 from orchestrator.pipelines.flow import Flow
 from orchestrator.pipelines.story import Answer, Request, Told, expand_alone, tell
@@ -9,6 +10,7 @@ __all__ = ["Answer", "Request"]
 
 NAME, PATH, ROLE = "shorts", "/v1/chat/shorts/generate", "shorts"
 EXPAND = "shorts.expand"
+WARM = (EXPAND, steps.CAPTION)
 SINGLE = (expand_alone("/v1/chat/shorts/expand", Told, EXPAND, ROLE),)
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, TypedDict
 
-from core.errors import ContentPolicy, NotFound, Overloaded, SoundstageError, Unavailable, Upstream
+from core.errors import ContentPolicy, Overloaded, SoundstageError, Unavailable, Upstream
 from orchestrator.oversight import Caller
 from orchestrator.pipelines import drawing, expansion
 from orchestrator.pipelines.base import Asked, Made, Plain, Studio, made, release
@@ -114,12 +114,8 @@ async def _of_own(
     """A model that draws few things can have a recipe of its own, which knows them: `recipe.MODEL` goes before `recipe`
     where the database has it."""
     own = studio.engines.model_of("images", role)
-    if own:
-        try:
-            return await studio.recipes.text(f"{recipe}.{own}", variables, caller, surface="image", key=key)
-        except NotFound as exc:
-            if exc.code != "prompt_not_found":
-                raise
+    if own and await studio.recipes.has(f"{recipe}.{own}", caller):
+        recipe = f"{recipe}.{own}"
     return await studio.recipes.text(recipe, variables, caller, surface="image", key=key)
 
 

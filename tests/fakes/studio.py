@@ -146,6 +146,7 @@ async def studio_over(dsn: str, data_dir: Path, tracing: Tracing | None = None, 
         **{
             **{"data_dir": data_dir, "wan_worker_api_key": WORKER_KEY, "llm_url": None, "log_level": "warning"},
             "ready_probe_seconds": 0,  # a probe would be one more request at a fake that counts them
+            "warm_recipes": False,  # nor are these
             "durable_jobs": False,  # the durable engine is one for a process: a test that needs it says so
             **given,
         }

@@ -61,7 +61,7 @@ async def test_wait_stream_and_background_give_the_same(studio: Studio, workers:
     assert waited.status_code == 200, waited.text
     streamed = await studio.post(PATH, {**ASKED, "stream": True})
     accepted = await studio.post(PATH, {**ASKED, "background": True})
-    assert (accepted.status_code, accepted.json()["state"]) == (202, "queued")
+    assert (accepted.status_code, accepted.json()["state"]) == (202, "running"), "there is a place for it"
     assert accepted.headers["location"] == f"/v1/jobs/{accepted.json()['id']}"
     job = await ended(studio, accepted.json()["id"])
     told = events_of(streamed.text)
@@ -210,6 +210,21 @@ async def test_cancel_reaches_the_engine_inside_a_step(studio: Studio, workers: 
     page = (await studio.get(f"/v1/jobs/{job_id}/events")).json()
     assert page["data"][-1]["type"] == "error"
     assert not [e for e in page["data"] if e["type"].endswith("completed") and e["step"] == step]
+
+
+async def test_a_deadline_reaches_the_engine_and_ends_the_run(studio: Studio, workers: Workers) -> None:
+    _, image = workers
+    image.held.clear()
+    late = await studio.post(PATH, ASKED, headers={"x-request-timeout": "0.7"})
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "pipeline_timeout")
+    assert 0 < int(image.headers[0]["x-soundstage-deadline-ms"]) <= 700
+    await eventually(lambda: not image.running)
+    job = await ended(studio, await newest(studio))
+    assert (job["state"], job["error"]["code"]) == ("failed", "pipeline_timeout")
+
+
+async def newest(studio: Studio) -> str:
+    return str((await studio.get("/v1/jobs?limit=1")).json()["data"][0]["id"])
 
 
 async def test_who_leaves_without_a_key_ends_the_run(studio: Studio, workers: Workers) -> None:

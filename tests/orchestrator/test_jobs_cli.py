@@ -38,8 +38,10 @@ async def test_a_job_is_followed_to_its_end(durable_studio: Studio, capsys: pyte
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [event["sequence_number"] for event in events] == list(range(1, len(events) + 1))
     assert events[-1]["type"] == "pipeline.completed"
-    assert await told(durable_studio, "list", "--state", "completed") == 0
-    assert job_id in capsys.readouterr().out
+    completed = ("--state", "completed", "--pipeline", "chat1to1")
+    for filters, there in ((completed, True), (("--pipeline", "scenes"), False)):
+        assert await told(durable_studio, "list", *filters) == 0
+        assert (job_id in capsys.readouterr().out) == there
     assert await told(durable_studio, "watch", "job_none") == 1
     assert "no such job" in capsys.readouterr().err
 
