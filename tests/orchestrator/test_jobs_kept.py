@@ -2,8 +2,10 @@
 taken up, its finished steps with it."""
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator
+from dataclasses import MISSING
 from typing import Any
 
 import psycopg
@@ -144,8 +146,9 @@ class Slow(Teller):
 
 
 def taken(**given: Any) -> Taken:
-    values: dict[str, Any] = {"id": "job", "pipeline": "p", "tenant": "t", "key_id": "k", "way": "wait", "caller": {}}
-    return Taken(**{**values, "request": {}, "webhook": None, "attempts": 1, "seconds_left": 60.0, **given})
+    values: dict[str, Any] = {one.name: None for one in dataclasses.fields(Taken) if one.default_factory is MISSING}
+    own = {"id": "job", "pipeline": "p", "way": "wait", "attempts": 1, "seconds_left": 60.0}
+    return Taken(**{**values, **own, **given})
 
 
 async def test_a_step_begins_when_the_one_before_is_kept() -> None:
