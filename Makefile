@@ -2,6 +2,9 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 JOBS ?= 4
+# The tests of a file stay together, for what they share (tests/conftest.py). Bytecode is kept, whatever this shell says:
+# hundreds of processes are started.
+TESTS := env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest --dist loadgroup
 SOURCES := core llm image vision prompts orchestrator compose bench tests
 
 .PHONY: up test check install format lint types imports unit e2e lock docs clean
@@ -37,10 +40,10 @@ imports:
 
 .PHONY: quick
 quick:
-	@exec $(PY) -m pytest -m "not e2e and not slow" -n $(JOBS)
+	@exec $(TESTS) -m "not e2e and not slow" -n $(JOBS)
 
 unit:
-	@exec $(PY) -m pytest -m "not e2e" -n $(JOBS)
+	@exec $(TESTS) -m "not e2e" -n $(JOBS)
 
 # The property tests with new examples, many of them; what fails becomes an @example and is mended.
 .PHONY: fuzz
@@ -50,7 +53,7 @@ fuzz:
 
 # One process keeps the studio busy, the other runs what starts programs of its own.
 e2e:
-	@exec $(PY) -m pytest -m e2e -n 2 --dist loadgroup
+	@exec $(TESTS) -m e2e -n 2
 
 format:
 	@$(PY) -m ruff format $(SOURCES)

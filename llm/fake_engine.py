@@ -19,13 +19,16 @@ from typing import Any
 
 import msgspec
 import uvicorn
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
 
 from core.disconnect import ClientDisconnected, until_disconnect
 
 DEFAULT_COMPLETION_TOKENS = 16
 KEPT_REQUESTS = 100
+GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 
 
 @dataclass
@@ -85,61 +88,53 @@ class FakeEngine:
         return {"id": f"fake-{next(self.ids)}", "object": kind, "created": int(time.time()), "model": self.names[0]}
 
 
-def create_app(names: list[str], key: str | None = None, *, ballast: int = 0, can_sleep: bool = False) -> FastAPI:
+def create_app(names: list[str], key: str | None = None, *, ballast: int = 0, can_sleep: bool = False) -> Starlette:
     engine = FakeEngine(names, key, ballast)
-    api = FastAPI(title="fake engine")
 
-    @api.get("/health")
-    async def health() -> Response:
+    async def health(_: Request) -> Response:
         return Response(status_code=200 if engine.behaviour.healthy else 503)
 
-    @api.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": name, "object": "model"} for name in engine.names]}
+    async def models(_: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"} for name in engine.names]})
 
-    @api.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(_: Request) -> Response:
         return PlainTextResponse(f"vllm:num_requests_running {engine.running}\nvllm:num_requests_waiting 0\n")
 
-    @api.get("/fake")
-    async def state() -> dict[str, Any]:
-        return {"received": engine.received, "running": engine.running, "aborted": engine.aborted, "pid": os.getpid()}
+    async def state(_: Request) -> Response:
+        counts = {"running": engine.running, "aborted": engine.aborted, "pid": os.getpid()}
+        return JSONResponse({"received": engine.received, **counts})
 
-    @api.post("/fake")
-    async def behave(wanted: dict[str, Any]) -> dict[str, Any]:
-        engine.behaviour = Behaviour(**{**asdict(engine.behaviour), **wanted})
+    async def behave(request: Request) -> Response:
+        engine.behaviour = Behaviour(**{**asdict(engine.behaviour), **await request.json()})
         if engine.behaviour.die_saying:
             sys.stderr.write(engine.behaviour.die_saying + "\n")
             sys.stderr.flush()
             os._exit(1)
-        return asdict(engine.behaviour)
+        return JSONResponse(asdict(engine.behaviour))
 
-    if can_sleep:
+    async def sleep(_: Request) -> Response:
+        engine.sleep(True)
+        return Response()
 
-        @api.post("/sleep")
-        async def sleep() -> Response:
-            engine.sleep(True)
-            return Response()
+    async def wake_up(_: Request) -> Response:
+        engine.sleep(False)
+        return Response()
 
-        @api.post("/wake_up")
-        async def wake_up() -> Response:
-            engine.sleep(False)
-            return Response()
-
-    @api.post("/v1/chat/completions")
-    @api.post("/v1/completions")
-    @api.post("/v1/responses")
     async def generate(request: Request) -> Response:
         return await _generate(engine, request)
 
-    @api.post("/tokenize")
-    async def tokenize(request: Request) -> dict[str, Any]:
+    async def tokenize(request: Request) -> Response:
         body = await request.json()
         said = " ".join(f"{message['role']} {message.get('content') or ''}" for message in body.get("messages", ()))
         words = str(body.get("prompt", said)).split()
-        return {"tokens": list(range(len(words))), "count": len(words), "max_model_len": 4096}
+        return JSONResponse({"tokens": list(range(len(words))), "count": len(words), "max_model_len": 4096})
 
-    return api
+    asked = {"/health": health, "/v1/models": models, "/metrics": metrics, "/fake": state}
+    told = {**dict.fromkeys(GENERATING, generate), "/tokenize": tokenize, "/fake": behave}
+    if can_sleep:
+        told |= {"/sleep": sleep, "/wake_up": wake_up}
+    routes = [Route(path, answer) for path, answer in asked.items()]
+    return Starlette(routes=[*routes, *(Route(path, answer, methods=["POST"]) for path, answer in told.items())])
 
 
 async def _generate(engine: FakeEngine, request: Request) -> Response:

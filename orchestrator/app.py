@@ -69,7 +69,7 @@ from orchestrator.settings import OrchestratorSettings
 from orchestrator.tracing import Tracing
 from orchestrator.workers import WorkerPool
 from prompts.registry import Registry, import_recipes
-from prompts.sources import SEED, read_folder
+from prompts.sources import read_folder, shipped
 
 if TYPE_CHECKING:
     from orchestrator.jobs.service import Jobs
@@ -259,7 +259,7 @@ async def _first_start(pool: Pool, settings: OrchestratorSettings, pipelines: Ma
     await create_key(pool, "local", ["chat", "images", "pipelines", "admin"], secret=local)
     await create_key(pool, "workers", ["worker"], secret=worker)
     await first_policy(pool)
-    made = await import_recipes(pool, read_folder(SEED), author="soundstage")
+    made = await import_recipes(pool, shipped(), author="soundstage")
     for own in pipelines.values():
         if own.recipes is not None:
             made += await import_recipes(pool, read_folder(own.recipes), author=f"pipeline {own.name}")

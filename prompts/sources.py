@@ -7,7 +7,7 @@ import hashlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,12 @@ def template_sha256(body: str, variables: Mapping[str, Any], pinned: Mapping[str
     """The hash of a template version: its body, its variables' schema and the hashes of what it includes."""
     content: Any = {"body": body, "variables": dict(variables), "includes": dict(pinned or {})}
     return hashlib.sha256(rfc8785.dumps(content)).hexdigest()
+
+
+@cache
+def shipped() -> tuple[RecipeSource, ...]:
+    """The recipes of SEED."""
+    return tuple(read_folder(SEED))
 
 
 def read_folder(folder: Path) -> Iterator[RecipeSource]:

@@ -68,7 +68,7 @@ async def import_recipes(pool: Pool, recipes: Iterable[RecipeSource], *, author:
     """
     made = []
     writer = Writer(author)
-    for recipe in recipes:
+    for recipe in await _unknown(pool, list(recipes), writer):
         async with changing(pool, writer) as connection:
             await connection.execute("select pg_advisory_xact_lock(%s)", (IMPORT_LOCK,))
             if not await _known(connection, recipe, writer):
@@ -77,6 +77,19 @@ async def import_recipes(pool: Pool, recipes: Iterable[RecipeSource], *, author:
                 await _label_if_unmoved(connection, saved, writer)
                 made.append(f"{saved.recipe}@{saved.version}")
     return made
+
+
+async def _unknown(pool: Pool, sources: list[RecipeSource], writer: Writer) -> list[RecipeSource]:
+    """Those whose content is no release yet. Asked once and without a lock: at every start but the first it is none."""
+    query = (
+        "select recipe, sha256 from releases where tenant is not distinct from %s"
+        " and (recipe, sha256) in (select * from unnest(%s::text[], %s::text[]))"
+    )
+    asked = (writer.tenant, [source.name for source in sources], [source.sha256 for source in sources])
+    async with pool.connection() as connection:
+        rows = await (await connection.execute(query, asked)).fetchall()
+    known = {(row["recipe"], row["sha256"]) for row in rows}
+    return [source for source in sources if (source.name, source.sha256) not in known]
 
 
 async def _known(connection: Connection, source: RecipeSource, writer: Writer) -> int | None:

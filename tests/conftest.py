@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from core.db.migrate import migrate
 from tests.fakes.upstream import Upstream, recording_upstream
 
 _numbers = itertools.count(1)
+_unused: defaultdict[str, list[str]] = defaultdict(list)  # the databases that a test has left behind, by server
 
 # A busy machine is no failure (no deadline), and one commit has one result: the same examples each time.
 # `make fuzz` looks for new ones, and what it finds becomes an @example.
@@ -34,15 +36,18 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
     return {"uvloop": uvloop.new_event_loop}
 
 
-class _OneStudio(LoadScopeScheduling):  # type: ignore[misc]
-    """The tests that share a studio run in one process, one after the other; every other test wherever there is room.
+class _Together(LoadScopeScheduling):  # type: ignore[misc]
+    """The tests of a file run in one process, one after the other, so that what they share is made once.
 
+    All of those that share a studio do, and all that draw: neither the engines' start nor torch is paid twice.
     xdist's own groups need node ids that pytest 9.2 no longer lets a plugin change.
     """
 
     def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
         own_programs = ("tests/e2e/test_6", "tests/e2e/test_7")
-        return nodeid if nodeid.startswith(own_programs) or not nodeid.startswith("tests/e2e/") else "studio"
+        shared = ("tests/e2e/", "tests/image/")
+        return next((at for at in shared if file.startswith(at) and not file.startswith(own_programs)), file)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,8 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _OneStudio | None:
-    return _OneStudio(config, log) if config.getvalue("dist") == "loadgroup" else None
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Together | None:
+    return _Together(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.fixture
@@ -111,10 +116,15 @@ async def _migrated(postgres_server: str) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def fresh_database(server: str, template: str = "template0") -> AsyncIterator[str]:
+    """It is dropped when the next one is made: at once, Postgres would wait for the connections to it to end."""
     name = f"test_{next(_numbers)}"
-    create = sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
-    drop = sql.SQL("drop database {} with (force)").format(sql.Identifier(name))
+    create = sql.SQL("create database {} template {} strategy file_copy").format(sql.Identifier(name), sql.Identifier(template))
     async with await psycopg.AsyncConnection.connect(server, autocommit=True) as connection:
+        while _unused[server]:
+            old = sql.Identifier(_unused[server].pop())
+            await connection.execute(sql.SQL("drop database {} with (force)").format(old))
         await connection.execute(create)
+    try:
         yield urlsplit(server)._replace(path=f"/{name}").geturl()
-        await connection.execute(drop)
+    finally:
+        _unused[server].append(name)

@@ -12,6 +12,13 @@ from tests.fakes.wait import eventually, soon
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.leaves = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.leaves.wait()  # uvicorn's own looks ten times a second whether it should
+
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         return nullcontext()  # Ctrl-C is pytest's
 
@@ -26,5 +33,5 @@ async def serving(app: ASGIApp) -> AsyncIterator[int]:
     try:
         yield sock.getsockname()[1]
     finally:
-        server.should_exit = True
+        server.leaves.set()
         await soon(running)
