@@ -140,14 +140,15 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     recipes = RecipeRunner(registry, engines, oversight)
     direct = Direct(engines, oversight)
     enhancer = Enhancer(direct, recipes, registry, EnhancementCache(pool), Counters(settings.wan_tokenizer))
-    desk = EnhanceDesk(enhancer, job_types.read(settings.job_types))
+    kinds = job_types.read(settings.job_types)
+    desk = EnhanceDesk(enhancer, kinds)
     conversations = Conversations(
         pool,
         most_tokens=settings.conversation_tokens,
         hours=settings.conversation_hours,
         wait_seconds=settings.conversation_wait_seconds,
     )
-    older_chat = OlderChat(direct, recipes, conversations)
+    older_chat = OlderChat(direct, recipes, conversations, *job_types.conversations(kinds))
     intake = intake_of(settings, pool, keys, JobHandler(desk, older_chat))
     pictures, pipeline_table = blobs.stored(settings), known(settings.pipeline_modules)
     studio = Studio(recipes, engines, pictures, Likenesses(pool), settings.default_image_size)

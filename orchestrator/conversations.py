@@ -8,10 +8,11 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 from core.db.pool import Pool
 from core.errors import NotFound, Overloaded, Unavailable
@@ -53,8 +54,8 @@ def fitting(turns: Sequence[Turn], budget: int) -> list[Turn]:
 class Held:
     """A conversation while one request answers in it."""
 
-    def __init__(self, pool: Pool, key_id: str, name: str, most_tokens: int) -> None:
-        self._pool, self._key, self._name, self._most = pool, key_id, name, most_tokens
+    def __init__(self, pool: Pool, key_id: str, name: str, holder: str, most_tokens: int) -> None:
+        self._pool, self._key, self._name, self._holder, self._most = pool, key_id, name, holder, most_tokens
 
     async def turns(self) -> list[Turn]:
         query = (
@@ -65,14 +66,31 @@ class Held:
             rows = await (await connection.execute(query, (self._key, self._name))).fetchall()
         return [Turn(row["role"], row["content"], row["tokens"]) for row in rows]
 
-    async def add(self, question: Turn, answer: Turn, message_id: str) -> None:
-        """Both or none; what is beyond the bound goes, the oldest first."""
+    async def told(self, message_id: str) -> tuple[str, dict[str, Any]] | None:
+        """What was answered under this id before, and what was said of it."""
+        query = (
+            "select content, told from conversation_turns where key_id = %s and conversation = %s and message_id = %s"
+            " and role = 'assistant'"
+        )
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(query, (self._key, self._name, message_id))).fetchone()
+        return (row["content"], row["told"] or {}) if row else None
+
+    async def add(self, question: Turn, answer: Turn, message_id: str, told: Mapping[str, Any]) -> None:
+        """Both or none; what is beyond the bound goes, the oldest first. Nothing is kept in a conversation that was
+        deleted meanwhile. Raises Overloaded where another request has taken it over, as from one that had died."""
         async with self._pool.connection() as connection, connection.transaction():
+            query = "select busy_by from conversations where key_id = %s and id = %s for update"
+            row = await (await connection.execute(query, (self._key, self._name))).fetchone()
+            if row is None:
+                return
+            if row["busy_by"] != self._holder:
+                raise _busy("Another request answers in this conversation now.")
             for turn in (question, answer):
                 await connection.execute(
-                    "insert into conversation_turns (key_id, conversation, message_id, role, content, tokens)"
-                    " values (%s, %s, %s, %s, %s, %s)",
-                    (self._key, self._name, message_id, *turn),
+                    "insert into conversation_turns (key_id, conversation, message_id, role, content, tokens, told)"
+                    " values (%s, %s, %s, %s, %s, %s, %s)",
+                    (self._key, self._name, message_id, turn.role, turn.content, turn.tokens, Jsonb(dict(told))),
                 )
             await connection.execute(
                 "delete from conversation_turns t using (select position, sum(tokens) over w as held,"
@@ -103,14 +121,12 @@ class Conversations:
                 while not await self._take(key_id, name, holder):  # noqa: ASYNC110 - others hold it in the database
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
-            raise Overloaded(
-                "This conversation is still being answered.", code="conversation_busy", retry_after=2
-            ) from None
+            raise _busy("This conversation is still being answered.") from None
         except DATABASE_AWAY as exc:
             raise Unavailable("The database does not answer.", code="database_unavailable", retry_after=2) from exc
         renewing = asyncio.ensure_future(self._renew(key_id, name, holder))
         try:
-            yield Held(self._pool, key_id, name, self.most_tokens)
+            yield Held(self._pool, key_id, name, holder, self.most_tokens)
         finally:
             renewing.cancel()
             await asyncio.shield(self._let_go(key_id, name, holder))
@@ -167,3 +183,7 @@ class Conversations:
         while True:
             await self._quietly("delete from conversations where expires_at < now() and busy_until < now()", ())
             await asyncio.sleep(PURGE_SECONDS)
+
+
+def _busy(message: str) -> Overloaded:
+    return Overloaded(message, code="conversation_busy", retry_after=2)

@@ -1,19 +1,23 @@
 """The older /chat: one message, and a conversation that the studio remembers."""
 
+import hashlib
 import logging
 import os
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.errors import NotFound, Unavailable, Upstream
+from core.errors import NotFound, Unavailable, Unprocessable, Upstream
 from core.pure import text_of
-from orchestrator.conversations import Conversations, Turn, fitting
+from core.wire.text import Text
+from orchestrator.conversations import Conversations, Held, Turn, fitting
 from orchestrator.direct import Direct
+from orchestrator.enhance.enhancer import asking
+from orchestrator.enhance.job_types import JobType
 from orchestrator.oversight import Caller
 from orchestrator.policy import ADULT_TIER
 from orchestrator.recipes import RecipeRunner
@@ -22,9 +26,8 @@ from prompts.render import Message
 
 log = logging.getLogger(__name__)
 
-MODEL = "qwen_instruct"
-RECIPE = "chat_conversation"
-SAMPLING = {"max_tokens": 512, "temperature": 0.7, "top_p": 0.9}
+SAMPLING = {"temperature": 0.7, "top_p": 0.9}
+CONVERSATION = r"^[\w.:@+-]+$"
 ASKS = re.compile(r"\b(?:unrestricted|adult|nsfw)\s+mode\b", re.IGNORECASE)
 BYTES_A_TOKEN = 3
 """Where no worker counts tokens: a few more than most texts have."""
@@ -33,9 +36,9 @@ BYTES_A_TOKEN = 3
 class ChatRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    message: str = Field(min_length=1, max_length=16_000)
-    system_prompt: str | None = Field(None, min_length=1, max_length=16_000)
-    conversation_id: str | None = Field(None, min_length=1, max_length=200, pattern=r"^[\w.:@+-]+$")
+    message: Text = Field(min_length=1)
+    system_prompt: Text | None = Field(None, min_length=1, max_length=16_000)
+    conversation_id: str | None = Field(None, min_length=1, max_length=200, pattern=CONVERSATION)
 
 
 class ChatAnswer(BaseModel):
@@ -53,53 +56,73 @@ class ChatAnswer(BaseModel):
 
 @dataclass(frozen=True)
 class OlderChat:
-    """One for each process."""
+    """One for each process. The job types say which recipe and model answer, within what limits."""
 
     direct: Direct
     recipes: RecipeRunner
     conversations: Conversations
+    plain: JobType
+    unrestricted: JobType
 
-    async def answer(self, asked: ChatRequest, caller: Caller, *, unrestricted: bool) -> ChatAnswer:
-        """Raises Refused, Overloaded (the conversation is busy), and what engines raise."""
+    async def answer(self, asked: ChatRequest, caller: Caller, job: JobType, *, once: str | None = None) -> ChatAnswer:
+        """The next turn of a conversation, as `job` says; asked again with the same `once`, the turn that there is.
+
+        Raises Unprocessable, Refused, Overloaded (the conversation is busy), and what engines raise."""
         started = time.perf_counter()
-        wants = unrestricted or bool(ASKS.search(asked.message))
-        most = ADULT_TIER if wants else ADULT_TIER - 1
-        caller = replace(caller, asked_tier=most if caller.asked_tier is None else min(most, caller.asked_tier))
-        name = asked.conversation_id or f"conv_{os.urandom(12).hex()}"
+        if len(asked.message) > job.max_prompt:
+            raise Unprocessable(
+                f"message: at most {job.max_prompt} characters.", param="message", code="string_too_long"
+            )
+        if job == self.plain and ASKS.search(asked.message):
+            job = self.unrestricted
+        caller = asking(caller, job)
+        number = hashlib.sha256(once.encode()).hexdigest()[:24] if once else os.urandom(12).hex()
+        name, message_id = asked.conversation_id or f"conv_{number}", f"msg_{number}"
         async with self.conversations.hold(caller.key.id, name) as held:
-            question = await self._turn("user", asked.message, caller)
-            system = await self._tokens(asked.system_prompt, caller) if asked.system_prompt else 0
-            room = self.conversations.most_tokens - question.tokens - system
-            before = fitting(await held.turns(), room)
-            text, run = await self._ask(asked, [turn.message() for turn in (*before, question)], caller)
-            message_id = f"msg_{os.urandom(12).hex()}"
-            await held.add(question, await self._turn("assistant", text, caller), message_id)
+            found = await held.told(message_id) if once else None
+            text, told = found or await self._next(asked, caller, job, held, message_id)
         return ChatAnswer(
             response=text,
             generation_time=round(time.perf_counter() - started, 4),
             conversation_id=name,
-            context_type="continued" if before else "new",
             message_id=message_id,
-            system_prompt_used=f"{run.recipe}@{run.version}" if run.recipe else "caller",
-            unrestricted_mode=wants and run.tier == ADULT_TIER,
+            **told,
         )
 
-    async def _ask(self, asked: ChatRequest, turns: Sequence[Message], caller: Caller) -> tuple[str, Run]:
+    async def _next(
+        self, asked: ChatRequest, caller: Caller, job: JobType, held: Held, message_id: str
+    ) -> tuple[str, dict[str, Any]]:
+        """A new turn, kept: its text, and what is said of it."""
+        question = await self._turn("user", asked.message, caller, job)
+        system = await self._tokens(asked.system_prompt, caller, job) if asked.system_prompt else 0
+        room = self.conversations.most_tokens - question.tokens - system
+        before = fitting(await held.turns(), room)
+        text, run = await self._ask(asked, [turn.message() for turn in (*before, question)], caller, job)
+        text = text.replace("\x00", "")  # Postgres does not keep it
+        told = {
+            "context_type": "continued" if before else "new",
+            "system_prompt_used": f"{run.recipe}@{run.version}" if run.recipe else "caller",
+            "unrestricted_mode": job.tier == ADULT_TIER and run.tier == ADULT_TIER,
+        }
+        await held.add(question, await self._turn("assistant", text, caller, job), message_id, told)
+        return text, told
+
+    async def _ask(self, asked: ChatRequest, turns: Sequence[Message], caller: Caller, job: JobType) -> tuple[str, Run]:
         """By the caller's own system message, else by the recipe's."""
         if asked.system_prompt is None:
-            return await self.recipes.text(RECIPE, {}, caller, turns)
+            return await self.recipes.text(job.recipe, {}, caller, turns)
         messages = [{"role": "system", "content": asked.system_prompt}, *turns]
-        body, run = await self.direct.chat(MODEL, messages, SAMPLING, caller)
+        body, run = await self.direct.chat(job.model, messages, {"max_tokens": job.max_tokens, **SAMPLING}, caller)
         return text_of(body), run
 
-    async def _turn(self, role: str, content: str, caller: Caller) -> Turn:
-        return Turn(role, content, await self._tokens(content, caller))
+    async def _turn(self, role: str, content: str, caller: Caller, job: JobType) -> Turn:
+        return Turn(role, content, await self._tokens(content, caller, job))
 
-    async def _tokens(self, content: str, caller: Caller) -> int:
+    async def _tokens(self, content: str, caller: Caller, job: JobType) -> int:
         """By the model's own tokenizer, in its chat template; by bytes where no worker counts."""
         message = [{"role": "user", "content": content}]
         try:
-            return len(await self.direct.engines.tokens(MODEL, message, {}, caller.request_id))
+            return len(await self.direct.engines.tokens(job.model, message, {}, caller.request_id))
         except (NotFound, Unavailable, Upstream) as exc:
             log.warning("tokens not counted; taken from bytes", extra={"why": exc.message})
             return -(-len(content.encode("utf-8", "replace")) // BYTES_A_TOKEN)

@@ -150,6 +150,10 @@ class OrchestratorSettings(Settings):
     )
     queue_name: str = Field("", description="Redis list or stream that jobs come from; empty: none are taken.")
     queue_kind: Literal["list", "stream"] = Field("list", description="What QUEUE_NAME is.")
+    queue_end: Literal["left", "right"] = Field(
+        "left",
+        description="The end of a list that jobs are taken from: left where RPUSH fills it, right where LPUSH does.",
+    )
     queue_url: SecretStr | None = Field(None, description="Its Redis, redis:// or rediss:// (TLS).")
     upstash_redis_rest_url: str | None = Field(None, description="Its Redis, as an Upstash database over REST.")
     upstash_redis_rest_token: SecretStr | None = Field(None, description="The token of UPSTASH_REDIS_REST_URL.")

@@ -1,18 +1,27 @@
 """Enhancement as its callers ask for it and are answered: over HTTP and from a queue."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from core.errors import Unprocessable
+from core.wire.text import Text
 from orchestrator.enhance import job_types
 from orchestrator.enhance.enhancer import Enhancer, Wish, asking
 from orchestrator.enhance.job_types import JobType
+from orchestrator.enhance.phrases import tidy
 from orchestrator.oversight import Caller
 from orchestrator.routes.legacy import parsed
 
 OPTIMIZATIONS = {"sdxl": "sdxl_optimizations", "wan": "wan_optimizations"}
+
+
+def _says_something(prompt: str) -> str:
+    if not tidy(prompt):
+        raise PydanticCustomError("empty_prompt", "There is nothing in it but spaces and separators")
+    return prompt
 
 
 class EnhanceRequest(BaseModel):
@@ -20,12 +29,12 @@ class EnhanceRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: str = Field(min_length=1)
+    prompt: Annotated[Text, AfterValidator(_says_something)] = Field(min_length=1)
     job_type: str
     quality: Literal["fast", "high"] = "fast"
     enhancement_type: str = Field("manual", max_length=100)
-    system_prompt: str | None = Field(None, min_length=1, max_length=16_000)
-    context: str | None = Field(None, min_length=1, max_length=2000)
+    system_prompt: Text | None = Field(None, min_length=1, max_length=16_000)
+    context: Text | None = Field(None, min_length=1, max_length=2000)
 
 
 class PlainAnswer(BaseModel):

@@ -228,8 +228,9 @@ class Enhancer:
 
 
 def cleaned(text: str) -> str:
-    """A model's answer without what it says around the prompt: a preamble, quotation marks, empty space."""
-    bare = _PREAMBLE.sub("", text.strip(), count=1).strip()
+    """A model's answer without what it says around the prompt: a preamble, quotation marks, empty space, and NULs,
+    which are not kept."""
+    bare = _PREAMBLE.sub("", text.replace("\x00", "").strip(), count=1).strip()
     if len(bare) > 1 and bare[0] in _QUOTES and bare[-1] in _QUOTES:
         bare = bare.strip(_QUOTES)
     return tidy(bare)

@@ -41,6 +41,13 @@ def read(file: Path = BUNDLED) -> dict[str, JobType]:
         raise SettingsError(f"JOB_TYPES: {file}: {exc}") from exc
 
 
+def conversations(own: Mapping[str, JobType]) -> tuple[JobType, JobType]:
+    """Of POST /chat and of POST /chat/unrestricted: the operator's, else those that ship."""
+    shipped = read()
+    plain, unrestricted = (own.get(name) or shipped[name] for name in ("chat_conversation", "chat_unrestricted"))
+    return plain, unrestricted
+
+
 def find(job_types: Mapping[str, JobType], name: str) -> JobType:
     """Raises Unprocessable, which names those that exist."""
     if name not in job_types:

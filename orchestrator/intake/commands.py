@@ -51,7 +51,12 @@ class _Upstash:
 async def over_redis(url: str) -> AsyncIterator[Commands]:
     """redis:// and rediss://. A connection that broke is made anew by the next command."""
     client = redis.asyncio.Redis.from_url(
-        url, decode_responses=True, protocol=2, socket_timeout=SECONDS, socket_connect_timeout=5
+        url,
+        decode_responses=True,
+        encoding_errors="surrogateescape",  # bytes that are no text are no job: they are buried as they came
+        protocol=2,
+        socket_timeout=SECONDS,
+        socket_connect_timeout=5,
     )
     try:
         yield _Redis(client)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from core.errors import Unprocessable
+from orchestrator.enhance import job_types
 from orchestrator.enhance.desk import EnhanceDesk
 from orchestrator.intake.job import Job
 from orchestrator.older_chat import ChatRequest, OlderChat
@@ -12,7 +14,8 @@ from orchestrator.routes.legacy import parsed
 
 @dataclass(frozen=True)
 class JobHandler:
-    """`{"prompt": …}` is enhanced as by POST /enhance; `{"message": …}` is answered as by POST /chat."""
+    """`{"prompt": …}` is enhanced as by POST /enhance; `{"message": …}` is answered as by POST /chat, where the job
+    type is a conversation's."""
 
     desk: EnhanceDesk
     chat: OlderChat
@@ -20,8 +23,12 @@ class JobHandler:
     async def run(self, job: Job, caller: Caller) -> dict[str, Any]:
         """The answer that the endpoint would give. Raises as it does."""
         if "message" in job.payload:
+            kind = job_types.find(self.desk.kinds, job.job_type)
+            if not kind.conversation:
+                raise Unprocessable(
+                    f"job_type: {kind.name} takes a prompt, not a message.", param="job_type", code="no_conversation"
+                )
             asked = parsed(ChatRequest, job.payload)
-            unrestricted = job.job_type == "chat_unrestricted"
-            return (await self.chat.answer(asked, caller, unrestricted=unrestricted)).model_dump()
+            return (await self.chat.answer(asked, caller, kind, once=job.id)).model_dump()
         body = {**job.payload, "job_type": job.job_type}
         return (await self.desk.enhance(body, caller)).model_dump(exclude_none=True)

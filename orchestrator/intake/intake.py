@@ -26,7 +26,7 @@ from orchestrator.intake import job as jobs
 from orchestrator.intake.commands import Commands, QueueAwayError, over_redis, over_upstash
 from orchestrator.intake.job import Job
 from orchestrator.intake.ledger import Found, Ledger
-from orchestrator.intake.sources import Delivery, ListSource, Source, StreamSource
+from orchestrator.intake.sources import Delivery, End, ListSource, Source, StreamSource
 from orchestrator.oversight import Caller
 from orchestrator.settings import OrchestratorSettings
 from prompts.registry import DATABASE_AWAY
@@ -51,6 +51,7 @@ class Rules:
 
     name: str
     kind: str = "list"
+    end: End = "left"
     poll: float = 3.0
     concurrency: int = 8
     visibility: float = 60.0
@@ -101,7 +102,7 @@ class Intake:
         rules = self.rules
         if rules.kind == "stream":
             return StreamSource(commands, rules.name, rules.dead_letter, rules.visibility, self._me)
-        return ListSource(commands, rules.name, rules.dead_letter, rules.visibility)
+        return ListSource(commands, rules.name, rules.dead_letter, rules.visibility, rules.end)
 
     async def _take_for_ever(self) -> None:
         opened = False
@@ -213,7 +214,10 @@ class Intake:
                 await self._bury(delivery, job, error.envelope()["error"])
             else:
                 JOBS.labels("again").inc()
-                await self._back(delivery, job)
+                try:
+                    await asyncio.sleep(self.rules.poll * found.tries)  # what was away may be back then
+                finally:
+                    await asyncio.shield(self._back(delivery, job))
         else:
             await self._end(delivery, job, "done", result)
 
@@ -275,6 +279,7 @@ def intake_of(settings: OrchestratorSettings, pool: Pool, keys: Keys, handler: H
     rules = Rules(
         name=settings.queue_name,
         kind=settings.queue_kind,
+        end=settings.queue_end,
         poll=settings.queue_poll_seconds,
         concurrency=settings.queue_concurrency,
         visibility=settings.queue_visibility_seconds,

@@ -29,8 +29,8 @@ def read(text: str) -> Job:
         payload = given.get("payload", given.get("data", {}))
         payload = _decode(payload) if isinstance(payload, str) else payload
         job = msgspec.convert({"id": given.get("id"), "job_type": given.get("job_type"), "payload": payload}, Job)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as exc:
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeError, RecursionError) as exc:
         raise Unprocessable(f"A job is {{id, job_type, payload}}: {exc}", code="invalid_job") from exc
-    if not 0 < len(job.id) <= 200:
-        raise Unprocessable("A job's id has 1 to 200 characters.", code="invalid_job", param="id")
+    if not 0 < len(job.id) <= 200 or "\x00" in job.id:
+        raise Unprocessable("A job's id has 1 to 200 characters, none of them NUL.", code="invalid_job", param="id")
     return job

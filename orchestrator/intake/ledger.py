@@ -6,6 +6,7 @@ from typing import Any, Literal
 from psycopg.types.json import Jsonb
 
 from core.db.pool import Pool
+from orchestrator.jobs.plain import plain
 
 KEPT_DAYS = 7
 
@@ -48,7 +49,7 @@ class Ledger:
             " where queue = %s and id = %s and state = 'running' and held_by = %s"
         )
         async with self._pool.connection() as connection:
-            given = (state, Jsonb(result), self._queue, job, self._holder)
+            given = (state, Jsonb(plain(result)), self._queue, job, self._holder)
             return (await connection.execute(query, given)).rowcount == 1
 
     async def hold(self, job: str) -> None:

@@ -3,31 +3,33 @@
 Each change is one command or one script, so that a death between two leaves nothing lost. Times are the server's.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from orchestrator.intake.commands import Commands, QueueAwayError
 
 GROUP = "soundstage"
+End = Literal["left", "right"]
+"""From which end of a list jobs are taken: left of what RPUSH fills, right of what LPUSH does."""
 REAPED_AT_ONCE = 200
 
 _NOW = "local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000); "
 _TAKE = _NOW + (
-    "local found = {}; for i = 1, tonumber(ARGV[1]) do local job = redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT',"
+    "local found = {}; for i = 1, tonumber(ARGV[1]) do local job = redis.call('LMOVE', KEYS[1], KEYS[2], ARGV[3],"
     " 'RIGHT'); if not job then break end; redis.call('ZADD', KEYS[3], now + tonumber(ARGV[2]), job);"
     " found[i] = job end; return found"
 )
 _END = "redis.call('LREM', KEYS[1], -1, ARGV[1]); redis.call('ZREM', KEYS[2], ARGV[1]); "
 _MOVE = (
-    "if redis.call('LREM', KEYS[1], -1, ARGV[1]) > 0 then redis.call('RPUSH', KEYS[3], ARGV[1]) end;"
+    "if redis.call('LREM', KEYS[1], -1, ARGV[1]) > 0 then redis.call(ARGV[2], KEYS[3], ARGV[1]) end;"
     " redis.call('ZREM', KEYS[2], ARGV[1]); return 1"
 )
 _HOLD = _NOW + "return redis.call('ZADD', KEYS[1], 'XX', now + tonumber(ARGV[1]), ARGV[2])"
 _REAP = _NOW + (
     "local late = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, tonumber(ARGV[1]));"
     " for _, job in ipairs(late) do redis.call('ZREM', KEYS[3], job);"
-    " while redis.call('LREM', KEYS[2], 1, job) > 0 do redis.call('RPUSH', KEYS[1], job) end end;"
+    " while redis.call('LREM', KEYS[2], 1, job) > 0 do redis.call(ARGV[3], KEYS[1], job) end end;"
     # The same job twice shares one deadline: when one of them ends, the other gets its own here.
     " for _, job in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do"
     " redis.call('ZADD', KEYS[3], 'NX', now + tonumber(ARGV[2]), job) end; return #late"
@@ -67,10 +69,11 @@ class Source(Protocol):
 
 
 class ListSource:
-    """LPUSH or RPUSH fills it; jobs leave from the left."""
+    """Jobs leave from one end; one that comes again joins at the other, where the producers push."""
 
-    def __init__(self, commands: Commands, name: str, dead: str, visibility: float) -> None:
+    def __init__(self, commands: Commands, name: str, dead: str, visibility: float, end: End = "left") -> None:
         self._run, self._name, self._dead = commands.run, name, dead
+        self._end, self._push = end.upper(), "RPUSH" if end == "left" else "LPUSH"
         self._taken, self._held = f"{name}:taken", f"{name}:held"
         self._milliseconds = int(visibility * 1000)
 
@@ -79,7 +82,8 @@ class ListSource:
 
     async def take(self, most: int) -> list[Delivery]:
         keys = (self._name, self._taken, self._held)
-        return [Delivery(text) for text in await self._run("EVAL", _TAKE, 3, *keys, most, self._milliseconds)]
+        found = await self._run("EVAL", _TAKE, 3, *keys, most, self._milliseconds, self._end)
+        return [Delivery(text) for text in found]
 
     async def hold(self, delivery: Delivery) -> None:
         await self._run("EVAL", _HOLD, 1, self._held, self._milliseconds, delivery.text)
@@ -88,14 +92,14 @@ class ListSource:
         await self._run("EVAL", _END + "return 1", 2, self._taken, self._held, delivery.text)
 
     async def again(self, delivery: Delivery) -> None:
-        await self._run("EVAL", _MOVE, 3, self._taken, self._held, self._name, delivery.text)
+        await self._run("EVAL", _MOVE, 3, self._taken, self._held, self._name, delivery.text, self._push)
 
     async def bury(self, delivery: Delivery) -> None:
-        await self._run("EVAL", _MOVE, 3, self._taken, self._held, self._dead, delivery.text)
+        await self._run("EVAL", _MOVE, 3, self._taken, self._held, self._dead, delivery.text, "RPUSH")
 
     async def reap(self) -> int:
         keys = (self._name, self._taken, self._held)
-        return int(await self._run("EVAL", _REAP, 3, *keys, REAPED_AT_ONCE, self._milliseconds))
+        return int(await self._run("EVAL", _REAP, 3, *keys, REAPED_AT_ONCE, self._milliseconds, self._push))
 
     async def waiting(self) -> int:
         return int(await self._run("LLEN", self._name))
@@ -145,7 +149,9 @@ class StreamSource:
         return len(entries)
 
     async def waiting(self) -> int:
-        return int(await self._run("XLEN", self._name))
+        """Those that nobody holds: of the entries there are, the ones that were not given to a consumer."""
+        script = "return redis.call('XLEN', KEYS[1]) - redis.call('XPENDING', KEYS[1], ARGV[1])[1]"
+        return int(await self._run("EVAL", script, 1, self._name, GROUP))
 
 
 def _pairs(reply: Any) -> list[Any]:

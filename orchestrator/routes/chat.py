@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel
 
 from core import pure
@@ -10,7 +10,7 @@ from core.errors import Unprocessable
 from orchestrator import pure as pure_form
 from orchestrator.auth import Key, Keys
 from orchestrator.direct import Direct
-from orchestrator.older_chat import ChatRequest, OlderChat
+from orchestrator.older_chat import CONVERSATION, ChatRequest, OlderChat
 from orchestrator.oversight import Caller, caller_of
 from orchestrator.quotas import Quotas
 from orchestrator.routes.access import metered
@@ -38,9 +38,8 @@ def router(keys: Keys, quotas: Quotas, pure_route: PureRoute, older: OlderChat) 
             return await pure_route.answer("/chat", body, caller)
         if "message" not in given:
             raise Unprocessable("Send `message`, or `messages` in the pure form.", param="message", code="missing")
-        return await older.answer(
-            parsed(ChatRequest, given), caller, unrestricted=caller.route.endswith("unrestricted")
-        )
+        job = older.unrestricted if caller.route.endswith("unrestricted") else older.plain
+        return await older.answer(parsed(ChatRequest, given), caller, job)
 
     @api.post("/chat")
     @api.post("/chat/unrestricted")
@@ -55,7 +54,7 @@ def router(keys: Keys, quotas: Quotas, pure_route: PureRoute, older: OlderChat) 
         return await answered(request, pure_route.answer("/generate", body, caller_of(request.scope, key)))
 
     @api.delete("/chat/{conversation_id}", status_code=204)
-    async def forget(conversation_id: str, key: chat_key) -> None:
+    async def forget(conversation_id: Annotated[str, Path(pattern=CONVERSATION)], key: chat_key) -> None:
         """Delete a conversation of this key with all its turns."""
         await older.conversations.delete(key.id, conversation_id)
 

@@ -4,6 +4,7 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 import msgspec
+import psycopg
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,7 @@ from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, SoundstageError, Unprocessable
 from core.pure import legacy_body
 from core.service import from_validation
+from orchestrator.routes import away
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -40,7 +42,8 @@ async def answered(request: Request, work: Awaitable[BaseModel], **legacy: Any) 
     try:
         with until_disconnect(request.receive):
             answer = await work
-    except SoundstageError as exc:
+    except (SoundstageError, psycopg.OperationalError) as caught:
+        exc = caught if isinstance(caught, SoundstageError) else away.told(request, caught)
         headers = {name.decode(): value.decode() for name, value in exc.headers()}
         return JSONResponse(legacy_body(exc, **legacy), exc.status, headers=headers)
     return JSONResponse(answer.model_dump(exclude_none=True))

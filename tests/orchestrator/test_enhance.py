@@ -182,6 +182,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a prompt of another type": ({"prompt": 3}, "prompt"),
     "a long prompt": ({"prompt": "x" * 4001}, "prompt"),
     "a job type nobody knows": ({"job_type": "opera"}, "job_type"),
+    "a prompt of separators": ({"prompt": " ,;\n"}, "prompt"),
+    "what cannot be kept": ({"prompt": "a\x00"}, "prompt"),
+    "a context that cannot be kept": ({"context": "a\x00"}, "context"),
     "another quality": ({"quality": "best"}, "quality"),
     "an unknown field": ({"surprise": 1}, "surprise"),
 }

@@ -25,7 +25,7 @@ from tests.fakes.studio import studio_over
 from tests.fakes.tls import tls_before
 from tests.fakes.wait import answers, eventually, soon
 
-KINDS = ("list", "stream", "rest stream")
+KINDS = ("list", "stream", "rest list", "rest stream")
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,10 @@ class Queue:
     def __init__(self, redis: Any, connect: Callable[[], AbstractAsyncContextManager[Commands]], kind: str) -> None:
         self.name = f"q{random.getrandbits(40):x}"
         self.redis, self.connect, self.stream = redis, connect, kind.endswith("stream")
+        self.rest = kind.startswith("rest")
         self.worker = Worker()
 
-    async def put(self, text: str) -> None:
+    async def put(self, text: str | bytes) -> None:
         if self.stream:
             await self.redis.execute_command("XADD", self.name, "*", "job", text)
         else:
@@ -107,7 +108,8 @@ class Queue:
         return int(await self.redis.execute_command("LLEN", self.name)) + int(taken)
 
     async def dead(self) -> list[str]:
-        return list(await self.redis.execute_command("LRANGE", f"{self.name}:dead", 0, -1))
+        found = await self.redis.execute_command("LRANGE", f"{self.name}:dead", 0, -1, NEVER_DECODE=True)
+        return [text.decode(errors="replace") for text in found]
 
 
 @pytest.fixture(params=KINDS)
@@ -174,7 +176,8 @@ async def test_what_fails_is_tried_again_and_what_is_poison_is_buried(queue: Que
     async with running(queue.intake(pool)):
         for number in ("soon", "never", "wrong"):
             await queue.job(number, say=number)
-        await queue.put("{")
+        for text in ("{", b"{" if queue.rest else b"\xff\x00", '{"id": "\\u0000", "job_type": "t"}'):
+            await queue.put(text)
         found = await queue.results("soon", "never", "wrong")
         assert [told["success"] for told in found] == [True, False, False]
         assert [told["error"]["code"] for told in found[1:]] == ["no_worker", "invalid"]
@@ -182,10 +185,38 @@ async def test_what_fails_is_tried_again_and_what_is_poison_is_buried(queue: Que
         assert counts == {"soon": 3, "never": 3, "wrong": 1}
 
         async def buried() -> bool:
-            return len(await queue.dead()) == 2 and await queue.left() == 0
+            return await queue.redis.llen(f"{queue.name}:dead") == 4 and await queue.left() == 0
 
         await answers(buried, "the dead letters")
-        assert {text for text in await queue.dead() if text == "{"} == {"{"}
+        wanted = {"{"} if queue.rest else {"{", "\ufffd\0"}  # over REST there is nothing but text
+        assert wanted < set(await queue.dead()), "as they came"
+
+
+@pytest.mark.parametrize(("end", "push"), [("left", "RPUSH"), ("right", "LPUSH")])
+async def test_a_list_is_taken_from_the_end_that_is_not_filled(end: Any, push: str, redis_url: str, pool: Pool) -> None:
+    """The first that came is the first to go, also when it comes again."""
+    async with client(redis_url) as redis:
+        queue = Queue(redis, lambda: over_redis(redis_url), "list")
+        for number in range(4):
+            text = json.dumps({"id": f"j{number}", "job_type": "t", "payload": {}})
+            await redis.execute_command(push, queue.name, text)
+        queue.worker.raises = {"j0": [Unavailable("No worker.", code="no_worker")]}
+        async with running(queue.intake(pool, end=end, concurrency=1)):
+            await queue.results(*(f"j{number}" for number in range(4)))
+        assert queue.worker.ran == ["j0", "j1", "j2", "j3", "j0"]
+        assert await queue.left() == 0
+
+
+async def test_what_is_held_does_not_wait(queue: Queue, pool: Pool) -> None:
+    async with queue.connect() as commands:
+        source = queue.intake(pool)._source_over(commands)
+        await source.open()
+        assert await source.waiting() == 0
+        for number in range(3):
+            await queue.job(f"j{number}")
+        assert await source.waiting() == 3
+        await source.take(2)
+        assert await source.waiting() == 1
 
 
 async def test_a_stop_lets_running_jobs_end_and_gives_back_the_rest(queue: Queue, pool: Pool) -> None:
@@ -277,11 +308,12 @@ async def test_in_the_orchestrator(redis_url: str, migrated_dsn: str, tmp_path: 
     name = f"q{random.getrandbits(40):x}"
     given: dict[str, Any] = {"queue_name": name, "queue_url": redis_url, "queue_poll_seconds": 0.02}
     async with studio_over(migrated_dsn, tmp_path, **given) as studio, client(redis_url) as redis:
-        await studio.chat_worker()
+        worker = await studio.chat_worker()
         jobs: dict[str, tuple[str, dict[str, Any]]] = {
             "a": ("sdxl_image_fast", {"prompt": "a red boat"}),
             "b": ("chat_conversation", {"message": "hello", "conversation_id": "c"}),
             "c": ("opera", {"prompt": "x"}),
+            "d": ("video_fast", {"message": "x"}),
         }
         for number, (job_type, payload) in jobs.items():
             text = json.dumps({"id": number, "job_type": job_type, "payload": payload})
@@ -294,7 +326,17 @@ async def test_in_the_orchestrator(redis_url: str, migrated_dsn: str, tmp_path: 
         found = {n: json.loads(await redis.execute_command("GET", f"{name}:result:{n}")) for n in jobs}
         assert found["a"]["result"]["enhanced_prompt"] == "a red boat"
         assert (found["b"]["result"]["response"], found["b"]["result"]["conversation_id"]) == ("hello", "c")
-        assert found["c"]["error"]["code"] == "unknown_job_type"
+        assert [found[n]["error"]["code"] for n in ("c", "d")] == ["unknown_job_type", "no_conversation"]
+        asked = len(await worker.received())
+        async with await psycopg.AsyncConnection.connect(migrated_dsn, autocommit=True) as connection:
+            await connection.execute("delete from queue_jobs where id = 'b'")  # as of one that died before its end
+        await redis.execute_command("DEL", f"{name}:result:b")
+        text = json.dumps({"id": "b", "job_type": jobs["b"][0], "payload": jobs["b"][1]})
+        await redis.execute_command("RPUSH", name, text)
+        await answers(ended, "the result")
+        again = json.loads(await redis.execute_command("GET", f"{name}:result:b"))
+        assert len(await worker.received()) == asked, "the turn is there: the model is not asked again"
+        assert {**again["result"], "generation_time": 0} == {**found["b"]["result"], "generation_time": 0}
         metrics = (await studio.http.get("/metrics")).text
         assert 'soundstage_queue_jobs_total{outcome="done"}' in metrics
         assert "soundstage_queue_lag 0.0" in metrics

@@ -9,10 +9,11 @@ import psycopg
 import pytest
 
 from core.db.pool import open_pool
+from core.errors import Overloaded
 from orchestrator.auth import create_key
 from orchestrator.conversations import Conversations, Turn, fitting
 from tests.fakes.studio import Studio, studio_over
-from tests.fakes.wait import soon
+from tests.fakes.wait import answers, soon
 
 
 async def say(studio: Studio, message: str, path: str = "/chat", key: str | None = None, **given: Any) -> Any:
@@ -121,7 +122,7 @@ async def test_a_busy_conversation_is_a_429_and_a_dead_holders_is_free_again(
 async def test_what_has_expired_begins_anew(conversations: Conversations, migrated_dsn: str) -> None:
     key = await key_id(migrated_dsn)
     async with conversations.hold(key, "c") as held:
-        await held.add(Turn("user", "q", 1), Turn("assistant", "a", 1), "m")
+        await held.add(Turn("user", "q", 1), Turn("assistant", "a", 1), "m", {})
         assert len(await held.turns()) == 2
     async with await psycopg.AsyncConnection.connect(migrated_dsn, autocommit=True) as connection:
         await connection.execute("update conversations set expires_at = now() - interval '1 second'")
@@ -136,6 +137,65 @@ async def test_delete(studio: Studio) -> None:
     assert (await studio.http.delete("/chat/c", headers=authorization)).status_code == 204
     assert (await say(studio, "two", conversation_id="c"))["context_type"] == "new"
     assert (await studio.http.delete("/chat/nope", headers=authorization)).status_code == 404
+
+
+async def test_deleted_while_it_is_being_answered(studio: Studio) -> None:
+    """The answer comes; nothing of it is kept."""
+    worker = await studio.chat_worker()
+    await worker.behave(first_token_seconds=0.5)
+    asked = asyncio.ensure_future(say(studio, "one", conversation_id="c"))
+
+    async def running() -> bool:
+        return bool((await worker.state())["running"])
+
+    await answers(running)
+    authorization = {"authorization": f"Bearer {studio.key}"}
+    assert (await studio.http.delete("/chat/c", headers=authorization)).status_code == 204
+    assert (await asked)["response"] == "one"
+    await worker.behave(first_token_seconds=0.0)
+    assert (await say(studio, "two", conversation_id="c"))["context_type"] == "new"
+
+
+async def test_who_lost_a_conversation_adds_nothing_to_it(conversations: Conversations, migrated_dsn: str) -> None:
+    """Held by one that was not heard of for too long, then by another."""
+    key = await key_id(migrated_dsn)
+    turns = Turn("user", "q", 1), Turn("assistant", "a", 1)
+    async with conversations.hold(key, "c") as late:
+        async with await psycopg.AsyncConnection.connect(migrated_dsn, autocommit=True) as connection:
+            await connection.execute("update conversations set busy_until = now() - interval '1 second'")
+        async with conversations.hold(key, "c") as held:
+            with pytest.raises(Overloaded, match="answers in this conversation now"):
+                await late.add(*turns, "late", {})
+            await held.add(*turns, "m", {})
+            assert len(await held.turns()) == 2
+
+
+async def test_what_has_expired_is_forgotten_by_itself(conversations: Conversations, migrated_dsn: str) -> None:
+    key = await key_id(migrated_dsn)
+    for name in ("old", "new"):
+        async with conversations.hold(key, name) as held:
+            await held.add(Turn("user", "q", 1), Turn("assistant", "a", 1), "m", {})
+    async with await psycopg.AsyncConnection.connect(migrated_dsn, autocommit=True) as connection:
+        await connection.execute("update conversations set expires_at = now() - interval '1 second' where id = 'old'")
+        purging = asyncio.ensure_future(conversations.purge())
+
+        async def left() -> bool:
+            rows = await (await connection.execute("select distinct conversation from conversation_turns")).fetchall()
+            return rows == [("new",)]
+
+        await answers(left)
+        purging.cancel()
+        await asyncio.wait([purging])
+
+
+async def test_where_no_worker_counts_tokens_they_are_taken_from_bytes(studio: Studio, migrated_dsn: str) -> None:
+    abilities = ("chat", "completions")
+    models = [{"id": "small", "aliases": ["qwen_instruct"], "abilities": abilities}]
+    await studio.chat_worker(models=models)
+    await say(studio, "x" * 30, conversation_id="c")
+    async with await psycopg.AsyncConnection.connect(migrated_dsn) as connection:
+        rows = await (await connection.execute("select tokens from conversation_turns order by position")).fetchall()
+    assert rows == [(10,), (10,)]
 
 
 TURNS = [Turn("user", "a", 5), Turn("assistant", "b", 5), Turn("user", "c", 5), Turn("assistant", "d", 5)]
@@ -170,6 +230,8 @@ WRONG: dict[str, tuple[Any, int, str | None]] = {
     "an empty message": ({"message": ""}, 422, "message"),
     "a message of another type": ({"message": ["x"]}, 422, "message"),
     "a long message": ({"message": "x" * 16_001}, 422, "message"),
+    "what cannot be kept": ({"message": "a\x00b"}, 422, "message"),
+    "a prompt that cannot be kept": ({"message": "x", "system_prompt": "\x00"}, 422, "system_prompt"),
     "an odd conversation": ({"message": "x", "conversation_id": "a b"}, 422, "conversation_id"),
     "an unknown field": ({"message": "x", "surprise": 1}, 422, "surprise"),
     "a wrong pure form": ({"messages": []}, 422, "messages"),
@@ -185,6 +247,17 @@ async def test_a_wrong_form_is_named(studio: Studio) -> None:
         told = answer.json()
         assert (answer.status_code, told["error"]["param"], told["success"]) == (status, param, False), (name, told)
     assert await worker.received() == []
+    for odd in ("a%00b", "a%20b"):
+        answer = await studio.http.delete(f"/chat/{odd}", headers={"authorization": f"Bearer {studio.key}"})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "conversation_id")
+
+
+async def test_a_model_that_says_what_cannot_be_kept(studio: Studio) -> None:
+    worker = await studio.scripted_worker()
+    worker.expand = "a\x00b"
+    assert (await say(studio, "one", conversation_id="c"))["response"] == "ab"
+    enhanced = await studio.post("/enhance", {"prompt": "b", "job_type": "chat_enhance"})
+    assert enhanced.json()["enhanced_prompt"] == "ab"
 
 
 async def test_the_pure_form_passes_what_was_sent(studio: Studio) -> None:
