@@ -88,8 +88,16 @@ class FakeEngine:
         return {"id": f"fake-{next(self.ids)}", "object": kind, "created": int(time.time()), "model": self.names[0]}
 
 
-def create_app(names: list[str], key: str | None = None, *, ballast: int = 0, can_sleep: bool = False) -> Starlette:
+def create_app(
+    names: list[str],
+    key: str | None = None,
+    *,
+    ballast: int = 0,
+    can_sleep: bool = False,
+    behaviour: Behaviour | None = None,
+) -> Starlette:
     engine = FakeEngine(names, key, ballast)
+    engine.behaviour = behaviour or engine.behaviour
 
     async def health(_: Request) -> Response:
         return Response(status_code=200 if engine.behaviour.healthy else 503)
@@ -279,6 +287,7 @@ def main() -> None:
     parser.add_argument("--max-model-len", type=int, default=4096)
     parser.add_argument("--fake-ballast-mb", type=int, default=0, help="memory that it holds while it is awake")
     parser.add_argument("--fake-cache-kb", type=float, default=0, help="memory for each token of each sequence")
+    parser.add_argument("--fake-token-seconds", type=float, default=0, help="time for each token")
     parser.add_argument("--fake-limit-mb", type=int, default=0, help="more memory than this it cannot have")
     given, _ = parser.parse_known_args()  # a real engine's other arguments mean nothing here
     if given.fake_limit_mb:
@@ -289,6 +298,7 @@ def main() -> None:
         os.environ.get("VLLM_API_KEY"),
         ballast=(given.fake_ballast_mb << 20) + cache,
         can_sleep=given.enable_sleep_mode,
+        behaviour=Behaviour(token_seconds=given.fake_token_seconds),
     )
     uvicorn.run(app, host=given.host, port=given.port, log_level="warning", timeout_keep_alive=5)
 
