@@ -37,7 +37,7 @@ POD_NOTE = "the selfie worker, on this machine: a rented pod was not at hand"
 
 STEPS = (
     Step("make doctor", "Nothing stands in the way"),
-    Step(f"{CHAT} \\\n  -H", '"content"'),
+    Step(f"{CHAT} \\\n-H", '"content"'),
     Step(CHAT.replace("-s", "-sN"), "data: [DONE]"),
     Step(CHAT.replace("-s", "-si"), "x-prompt-release: chat_conversation@"),
     Step(f"{CURL}/v1/chat/1to1/imagegen", "."),
@@ -123,6 +123,7 @@ NOT_RUN = {
     "make fuzz": "run apart: it searches for as long as one lets it",
     "make tiny-model": "it trains for hours",
     "$ make tiny-model": "it trains for hours",
+    f"{PYTHON} -m prompts": "its commands are run",
     f"{PYTHON} -m llm": "`make up` runs it",
     f"{PYTHON} -m image": "`make up` runs it",
     f"{PYTHON} -m vision": "`make up` runs it",
