@@ -3,7 +3,8 @@
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -18,8 +19,12 @@ class _Line(msgspec.Struct, omit_defaults=True):
     method: str
     path: str
     status: int
+    outcome: str
     ms: float
     key_id: str | None = None
+    worker: str | None = None  # the last that was asked
+    waited_ms: float | None = None  # of those, in a queue for a place at a worker
+    waited_for: str | None = None
 
 
 class AccessLog:
@@ -32,10 +37,15 @@ class AccessLog:
         self._encode = msgspec.json.Encoder().encode
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, request_id: str, method: str, path: str, status: int, seconds: float, key_id: str | None) -> None:
+    def add(self, scope: Mapping[str, Any], status: int, outcome: str, seconds: float) -> None:
+        """A request that has ended. Of its scope: request_id and, where they are known, key_id, worker, waited (in
+        seconds) and waited_for."""
         line = _Line(
-            round(time.time(), 3), self._service, request_id, method, path, status, round(seconds * 1e3, 2), key_id
+            *(round(time.time(), 3), self._service, scope["request_id"], scope["method"], scope["path"], status),
+            *(outcome, round(seconds * 1e3, 2), scope.get("key_id"), scope.get("worker")),
         )
+        if "waited" in scope:
+            line.waited_ms, line.waited_for = round(scope["waited"] * 1e3, 2), scope["waited_for"]
         self._lines.append(self._encode(line))
         if len(self._lines) >= FLUSH_LINES:
             self.flush()

@@ -148,8 +148,9 @@ class Shell:
             self._running -= 1
             if status == CLIENT_CLOSED_REQUEST:
                 self._disconnects.inc()
-            self._ended[_outcome(scope, status)].inc()
-            self._record(scope, request_id, status, time.perf_counter() - started)
+            outcome = _outcome(scope, status)
+            self._ended[outcome].inc()
+            self._record(scope, status, outcome, time.perf_counter() - started)
 
     def _route(self, scope: Scope) -> ASGIApp:
         methods = self._routes.get(scope["path"])
@@ -161,7 +162,7 @@ class Shell:
             raise MethodNotAllowed("Method Not Allowed", code="method_not_allowed", allow=methods)
         return found
 
-    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, outcome: str, seconds: float) -> None:
         route = str(scope.get("route_path") or getattr(scope.get("route"), "path", "unmatched"))
         found = self._counters.get((route, status))
         if found is None:
@@ -173,7 +174,7 @@ class Shell:
         found[0].inc()
         found[1].observe(seconds)
         if route not in _OPERATING:
-            self._access.add(request_id, scope["method"], scope["path"], status, seconds, scope.get("key_id"))
+            self._access.add(scope, status, outcome, seconds)
 
 
 def create_service(

@@ -63,6 +63,7 @@ from orchestrator.routes import (
 from orchestrator.routes import blobs as blob_routes
 from orchestrator.routes import keys as key_routes
 from orchestrator.routes import runs as run_routes
+from orchestrator.routes.access import LimitsShown
 from orchestrator.routes.away import add_away
 from orchestrator.runs import RunLog
 from orchestrator.settings import OrchestratorSettings
@@ -188,6 +189,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
 
     api = FastAPI(title="Soundstage", lifespan=lifespan)
     add_away(api)
+    api.add_middleware(LimitsShown)
     pure_route = chat.PureRoute(direct, workers_pool, settings.chat_max_tokens)
     api.include_router(chat.router(keys, quotas, pure_route, older_chat))
     api.include_router(enhance.router(keys, quotas, desk, pure_route, workers_pool))

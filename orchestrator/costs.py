@@ -16,9 +16,14 @@ DEFAULT_STEPS = 8
 MOST = 1e9
 
 
+PHOTO_TOKENS = 3400  # of a selfie of 1024 pixels, as its worker shows it: more than vision models make of it
+PHOTO_ANSWER = 2048  # tokens that such a model answers with, where nothing else is said
+
+
 class _Asked(msgspec.Struct):
     """Anything may stand there: what is wrong is the worker's to refuse."""
 
+    prompt: msgspec.Raw = msgspec.Raw()
     max_tokens: Any = None
     max_completion_tokens: Any = None
     max_output_tokens: Any = None
@@ -28,6 +33,7 @@ class _Asked(msgspec.Struct):
 
 
 _asked = msgspec.json.Decoder(_Asked).decode
+_several = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def estimate(ability: Ability, body: bytes) -> float:
@@ -36,7 +42,7 @@ def estimate(ability: Ability, body: bytes) -> float:
         asked = _asked(body)
     except msgspec.DecodeError:
         return max(1.0, len(body) / BYTES_PER_TOKEN)
-    count = _number(asked.n, 1)
+    count = _number(asked.n, 1) * _prompts(asked.prompt)
     if ability in ("images", "image_edits"):
         return min(count * _pixels(asked.size) / PIXELS_PER_TOKEN * _number(asked.steps, DEFAULT_STEPS), MOST)
     limit = asked.max_completion_tokens or asked.max_tokens or asked.max_output_tokens
@@ -44,24 +50,44 @@ def estimate(ability: Ability, body: bytes) -> float:
 
 
 def most(ability: Ability, body: bytes, context: int | None) -> Needs:
-    """What a request may take at most. No token is shorter than a byte; an answer of no stated limit may fill the
-    model's `context`, in tokens."""
+    """What a request may take at most. No token is shorter than a byte, but in a picture; an answer of no stated limit
+    may fill the model's `context`, in tokens."""
     if ability == "faces":
         return Needs()  # a picture's bytes are no tokens
     asked = _asked(body)
-    count = int(_number(asked.n, 1))
+    count = int(_number(asked.n, 1)) * _prompts(asked.prompt)
     if ability in ("images", "image_edits"):
         return Needs(images=count)
     if ability not in ("chat", "completions", "responses"):
         return Needs(tokens=len(body))
     unlimited = context or DEFAULT_OUTPUT_TOKENS
     limit = _number(asked.max_completion_tokens or asked.max_tokens or asked.max_output_tokens, unlimited)
-    prompt = min(len(body), context) if context else len(body)
+    prompt = len(body) if not context else context if b"image_url" in body else min(len(body), context)
     return Needs(tokens=prompt + count * int(min(limit, unlimited) if context else limit))
 
 
+def photo(texts: int, answer: object) -> Needs:
+    """What a vision model that is asked about a selfie may take at most: `texts` bytes and the picture, asked twice
+    where the first answer does not fit, of `answer` tokens each."""
+    longest = int(_number(answer, PHOTO_ANSWER))
+    return Needs(tokens=2 * (texts + PHOTO_TOKENS + longest) + longest)
+
+
+def _prompts(raw: msgspec.Raw) -> int:
+    """How many a completion is asked for: a list of token ids is one."""
+    if not bytes(raw).startswith(b"["):
+        return 1
+    prompts = _several(raw)
+    return max(1, sum(bytes(each)[:1] in b'"[' for each in prompts))
+
+
 def _number(value: object, default: float) -> float:
-    return float(value) if isinstance(value, int | float) and 0 < value < MOST else default
+    """A number, also as a text: engines read both."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) else default
+    except (ValueError, OverflowError):
+        return default
+    return number if 0 < number < MOST else default
 
 
 def _pixels(size: object) -> float:

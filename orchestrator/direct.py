@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx2
+import msgspec
 
 from core.canonical import messages_sha256
 from core.errors import SoundstageError
 from core.relay import TAIL
 from core.wire.workers import Ability
+from orchestrator import costs
 from orchestrator.engines import Engines
 from orchestrator.observed import usage
 from orchestrator.oversight import WORKER_HEADER, Caller, Oversight
@@ -73,15 +75,18 @@ class Direct:
         run.sampling = {name: value for name, value in body.items() if name not in ("messages", "prompt")} | dict(noted)
         status = 502
         try:
-            async with self.engines.engine(model, ability, caller.request_id, **caller.place) as (client, name, worker):
+            limits = self.oversight.within_limits(
+                run, caller, lambda: costs.most(ability, msgspec.json.encode(body), self.engines.context(model))
+            )
+            engine = self.engines.engine(model, ability, caller.request_id, **caller.place)
+            async with limits, engine as (client, name, worker):
                 run.worker = worker
                 sent = {"model": name, **body}
                 answer = await client.post(path, body=sent, cast_to=httpx2.Response)
+                run.tokens = sum(usage(answer.content[-TAIL:]).values())
             if ability == "chat":
                 self.oversight.compare(run, answer.headers.get(WORKER_HEADER))
             run.answer_sha256, status = hashlib.sha256(answer.content).hexdigest(), 200
-            run.tokens = sum(usage(answer.content[-TAIL:]).values())
-            await self.oversight.spent(run, caller)
         except SoundstageError as exc:
             status = exc.status
             raise

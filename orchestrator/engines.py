@@ -5,7 +5,7 @@ import contextlib
 import math
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from functools import cache
 from types import MappingProxyType
@@ -28,6 +28,7 @@ from core.errors import (
 from core.relay import Timeouts
 from core.wire.workers import Ability
 from orchestrator.pool import Ask, Worker
+from orchestrator.tracing import current_trace
 from orchestrator.workers import WorkerPool
 
 MAX_CONNECTIONS = 256
@@ -84,6 +85,10 @@ class Engines:
         """What may not stand in a message to this model."""
         return self._workers.control_tokens(model)
 
+    def context(self, model: str) -> int | None:
+        """Its context length in tokens, where a worker of it says so."""
+        return self._workers.context(model)
+
     async def tokens(
         self, model: str, messages: Sequence[dict[str, Any]], fields: Mapping[str, Any], request_id: str
     ) -> list[int]:
@@ -131,16 +136,22 @@ class Engines:
         prefer: str | None = None,
         key: str | None = None,
         tenant: str = "default",
+        priority: int = 0,
         until: float = math.inf,
         trace: str | None = None,
+        notes: MutableMapping[str, Any] | None = None,
     ) -> AsyncIterator[tuple[AsyncOpenAI, str, str]]:
         """A client of the worker that takes this request, the model's name there, and the worker's id.
 
         It waits in the queue of its `tenant`, at most `until` (on the loop's clock). The worker's place is held for
         the block; the client's exceptions leave it as ours. `prefer`: the id of the worker to ask where it has room.
         """
-        place = await self._workers.take(Ask(model, ability, role, tenant, 0, until, worker=prefer))
+        ask = Ask(model, ability, role, tenant, priority, until, worker=prefer, notes=notes)
+        place = await self._workers.take(ask)
         worker = place.worker
+        if notes is not None:
+            notes["worker"] = worker.id
+        trace = current_trace.get() or trace
         given = {"x-request-id": request_id, "idempotency-key": key, "traceparent": trace}
         name = worker.rewrites.get(model, model) if model else worker.first(ability)
         with place:

@@ -10,6 +10,7 @@ import functools
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 from prometheus_client import Counter
@@ -31,7 +32,7 @@ from orchestrator.quotas import Metered, Quotas
 from orchestrator.recipes import RecipeRunner
 from orchestrator.requests import Body, Peek, affinity, peek, stored_prompt
 from orchestrator.runs import Run
-from orchestrator.selfies import peek_form
+from orchestrator.selfies import peek_form, photo_needs
 from orchestrator.tracing import Tracing
 from orchestrator.workers import WorkerPool
 
@@ -127,11 +128,15 @@ class Gateway:
             if not key.limited:
                 await self._answer(scope, body, found, ability, caller, send)
                 return
-            needs = costs.most(ability, body.read, self._workers.context(found.model))
+            photo = ability == "faces"
+            needs = photo_needs(found) if photo else costs.most(ability, body.read, self._workers.context(found.model))
             entry = await self._quotas.enter(key, needs)
-            metered = Metered(send, entry, body.read)
+            metered = Metered(send, entry, b"" if photo else body.read)
             try:
-                await self._answer(scope, body, found, ability, caller, metered)
+                await self._answer(scope, body, found, ability, replace(caller, entry=entry), metered)
+            except asyncio.CancelledError:
+                metered.left = "worker" in scope
+                raise
             finally:
                 entry.leave(metered.used(needs))
 
@@ -213,15 +218,17 @@ class Gateway:
     ) -> None:
         """Ask a worker; if it fails before the first byte, another one; then give up."""
         ask = Ask(
-            *(found.model, ability, None, caller.key.tenant, 0, caller.until),
+            *(found.model, ability, None, caller.key.tenant, caller.priority, caller.until),
             cost=lambda: costs.estimate(ability, body.read),
             affinity=lambda: affinity(found, body.read, caller.session),
+            notes=scope,
         )
         place: Place | None = await self._workers.take(ask)
         tried: set[str] = set()
         reached = 0
         while place is not None:
             worker = place.worker
+            scope["worker"] = worker.id
             if run is not None:
                 run.worker = worker.id
             try:

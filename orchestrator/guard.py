@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -47,6 +47,14 @@ class GuardSettings:
     seconds: float
 
 
+class _Asker(NamedTuple):
+    """For whom the guard is asked."""
+
+    tenant: str
+    request_id: str
+    trace: str | None
+
+
 class Guard:
     """Asks for opinions. `model` and `recipe` may both be given: then both are asked."""
 
@@ -56,35 +64,38 @@ class Guard:
         self._settings = settings
         self.name = "+".join(f"guard:{name}" for name in (settings.model, settings.recipe) if name)
 
-    async def judged(self, found: Decision, texts: Iterable[str], tenant: str, request_id: str) -> Decision:
-        """The decision with the guard's opinion, and with its name: it shows who was asked. What fails is a refusal."""
-        category = await self._opinion(texts, found.tier, tenant, request_id)
+    async def judged(
+        self, found: Decision, texts: Iterable[str], tenant: str, request_id: str, trace: str | None = None
+    ) -> Decision:
+        """The decision with the guard's opinion, and with its name: it shows who was asked. What fails is a refusal.
+        `trace`: the `traceparent` that the guard is told."""
+        category = await self._opinion(texts, found.tier, _Asker(tenant, request_id, trace))
         found = replace(found, policy=f"{found.policy}+{self.name}")
         return replace(found, action="refuse", category=category, constraints="") if category else found
 
-    async def _opinion(self, texts: Iterable[str], tier: int, tenant: str, request_id: str) -> str | None:
+    async def _opinion(self, texts: Iterable[str], tier: int, asker: "_Asker") -> str | None:
         """The category to refuse with, or None."""
         try:
             async with asyncio.timeout(self._settings.seconds):
-                found = await self._ask(pieces("\n".join(texts)), tier, tenant, request_id)
+                found = await self._ask(pieces("\n".join(texts)), tier, asker)
         except (SoundstageError, OpinionError, TimeoutError) as exc:
-            why = {"request_id": request_id, "reason": repr(exc)[:300]}
+            why = {"request_id": asker.request_id, "reason": repr(exc)[:300]}
             log.warning("no opinion of the guard; refusing", extra=why)
             OPINIONS.labels("failed").inc()
             return CHECK_FAILED
         OPINIONS.labels("refuse" if found else "allow").inc()
         return found
 
-    async def _ask(self, texts: Sequence[str], tier: int, tenant: str, request_id: str) -> str | None:
+    async def _ask(self, texts: Sequence[str], tier: int, asker: "_Asker") -> str | None:
         found: set[str] = set()
         if self._settings.model:
-            found |= await self._moderated(self._settings.model, texts, tier, request_id)
+            found |= await self._moderated(self._settings.model, texts, tier, asker)
         if self._settings.recipe and not found:
             places = asyncio.Semaphore(AT_ONCE)
 
             async def one(text: str) -> set[str]:
                 async with places:
-                    return await self._asked(text, tier, tenant, request_id)
+                    return await self._asked(text, tier, asker)
 
             for answer in await asyncio.gather(*map(one, texts), return_exceptions=True):
                 if isinstance(answer, BaseException):
@@ -92,16 +103,17 @@ class Guard:
                 found |= answer
         return "sexual/minors" if "sexual/minors" in found else min(found, default=None)
 
-    async def _moderated(self, model: str, texts: Sequence[str], tier: int, request_id: str) -> set[str]:
-        async with self._engines.engine(model, "moderations", request_id) as (client, name, _):
+    async def _moderated(self, model: str, texts: Sequence[str], tier: int, asker: "_Asker") -> set[str]:
+        engine = self._engines.engine(model, "moderations", asker.request_id, trace=asker.trace)
+        async with engine as (client, name, _):
             answer: Any = await client.post("/moderations", body={"model": name, "input": list(texts)}, cast_to=object)
         return by_moderations(answer, len(texts), tier)
 
-    async def _asked(self, text: str, tier: int, tenant: str, request_id: str) -> set[str]:
-        release = await self._registry.resolve(self._settings.recipe, tenant=tenant)
+    async def _asked(self, text: str, tier: int, asker: "_Asker") -> set[str]:
+        release = await self._registry.resolve(self._settings.recipe, tenant=asker.tenant)
         tokens = self._engines.control_tokens(release.model)
         messages = release.render({"text": text}, tokens=tokens)
-        engine = self._engines.engine(release.model, "chat", request_id)
+        engine = self._engines.engine(release.model, "chat", asker.request_id, trace=asker.trace)
         async with engine as (client, model, _), CHAT.call(client, model, messages, release.sampling) as response:
             body = await response.read()
         try:

@@ -59,6 +59,15 @@ class Quota(NamedTuple):
         """How much to take at once, where `amount` is needed."""
         return max(amount, min(self.most // CHUNK, 10**9), 1)
 
+    def headers(self, left: int, ends_in: float) -> list[tuple[bytes, bytes]]:
+        """`x-ratelimit-*`, where so much is left for so many seconds."""
+        name = self.measure.encode()
+        return [
+            (b"x-ratelimit-limit-" + name, b"%d" % self.most),
+            (b"x-ratelimit-remaining-" + name, b"%d" % left),
+            (b"x-ratelimit-reset-" + name, b"%.0fs" % max(0.0, ends_in)),
+        ]
+
 
 class Needs(NamedTuple):
     """What a request takes at most; what it did not need is given back when it ends."""
@@ -72,15 +81,19 @@ class Needs(NamedTuple):
 
 
 class RateLimited(Overloaded):
-    """429 with the limit that stands in the way, and when its period ends."""
+    """429 with the limit that stands in the way, what is left of it, and when its period ends."""
 
-    def __init__(self, quota: Quota, whose: str, ends_in: float) -> None:
+    def __init__(self, quota: Quota, whose: str, left: int, ends_in: float) -> None:
         what = "tokens of the budget" if quota.measure == "budget" else quota.measure
         super().__init__(
             f"The limit of {quota.most} {what} in {_spoken(quota.seconds)} of this {whose} is reached.",
             code="budget_exceeded" if quota.measure == "budget" else "rate_limit_exceeded",
             retry_after=max(1.0, ends_in),
         )
+        self._shown = quota.headers(left, ends_in)
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [*super().headers(), *self._shown]
 
 
 class TooManyAtOnce(Overloaded):

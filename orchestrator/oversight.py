@@ -1,11 +1,12 @@
 """What every request passes, relayed or made by a recipe: it is judged, marked with proof, and recorded."""
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -16,10 +17,11 @@ from orchestrator import policy, policy_floor
 from orchestrator.auth import Key
 from orchestrator.epoch import Epoch
 from orchestrator.guard import Guard
+from orchestrator.limits import Needs
 from orchestrator.policy import Decision
 from orchestrator.policy_floor import Subject, Surface
 from orchestrator.policy_store import Policies, PolicyUnavailableError, Standing
-from orchestrator.quotas import Quotas
+from orchestrator.quotas import BYTES_PER_TOKEN, Entry, Quotas
 from orchestrator.runs import Contents, Run, RunLog, new_run_id, now
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 TIMEOUT_HEADER = b"x-request-timeout"
+PRIORITY_HEADER = b"x-priority"
+_READ = frozenset((b"x-content-tier", b"x-session-id", b"x-prove", b"traceparent", TIMEOUT_HEADER, PRIORITY_HEADER))
 MAX_TIMEOUT = 86_400
 WORKER_HEADER = "x-messages-sha256"
 OUR_HEADERS = frozenset(
@@ -65,6 +69,9 @@ class Caller:
     prove_tokens: bool = False
     until: float = math.inf  # when the caller has no more use for an answer, on the event loop's clock
     trace: str | None = None  # the `traceparent` that workers are told
+    entry: Entry | None = None  # of a relayed request under limits: its answer settles what it took
+    priority: int = 0  # among its tenant's who wait: the higher goes first
+    notes: MutableMapping[str, Any] | None = None  # what is written down of the request, for its line in the log
 
     @property
     def sticks_to(self) -> str:
@@ -74,24 +81,34 @@ class Caller:
     @property
     def place(self) -> "Waits":
         """Whose turn it is to wait for a place at a worker, until when it may, and what it is traced as."""
-        return {"tenant": self.key.tenant, "until": self.until, "trace": self.trace}
+        return {
+            "tenant": self.key.tenant,
+            "priority": self.priority,
+            "until": self.until,
+            "trace": self.trace,
+            "notes": self.notes,
+        }
 
 
 class Waits(TypedDict):
     tenant: str
+    priority: int
     until: float
     trace: str | None
+    notes: MutableMapping[str, Any] | None
 
 
 def caller_of(scope: MutableMapping[str, Any], key: Key) -> Caller:
     """From a request: `X-Content-Tier` lowers the tier, `X-Session-Id` makes a canary and a worker stick to a session,
     `X-Prove: tokens` asks for the hash of a relayed prompt's tokens, `X-Request-Timeout` is how long the caller waits,
-    in seconds."""
+    in seconds, `X-Priority` (0 to 9) puts it before others of its tenant who wait."""
     asked: int | None = None
     session: str | None = None
     trace: str | None = None
-    tokens, until = False, math.inf
+    tokens, until, priority = False, math.inf, 0
     for name, value in scope["headers"]:
+        if name not in _READ:
+            continue
         if name == b"x-content-tier":
             asked = _tier(value)
         elif name == b"x-session-id":
@@ -102,7 +119,10 @@ def caller_of(scope: MutableMapping[str, Any], key: Key) -> Caller:
             trace = value[:200].decode("latin-1")
         elif name == TIMEOUT_HEADER:
             until = asyncio.get_running_loop().time() + _seconds(value)
-    return Caller(key, scope["request_id"], scope["path"], session, asked, tokens, until, trace)
+        elif name == PRIORITY_HEADER:
+            priority = _priority(value)
+    place = scope["path"], session, asked, tokens, until, trace, None, priority, scope
+    return Caller(key, scope["request_id"], *place)
 
 
 class Oversight:
@@ -172,7 +192,7 @@ class Oversight:
             tier = policy.tier_in_force(caller.key.max_tier, standing.max_tier, recipe_tier, caller.asked_tier)
             found = policy.decide(texts, tier=tier, surface=surface, rules=rules, subject=subject)
             if self._guard is not None and last and found.action != "refuse":
-                found = await self._guard.judged(found, texts, caller.key.tenant, caller.request_id)
+                found = await self._guard.judged(found, texts, caller.key.tenant, caller.request_id, caller.trace)
         run.policy, run.tier, run.decision, run.category = found.policy, found.tier, found.action, found.category
         if found.action == "refuse":
             self._refuse(run, texts)
@@ -225,10 +245,32 @@ class Oversight:
             found.append((b"x-prompt-tokens-sha256", run.prompt_tokens_sha256.encode()))
         return found
 
-    async def spent(self, run: Run, caller: Caller) -> None:
-        """What a run took that no relayed answer shows counts against the limits of its key and tenant."""
-        if self._quotas is not None and run.tokens and caller.key.limited:
-            await self._quotas.spend(caller.key, run.tokens)
+    @contextlib.asynccontextmanager
+    async def within_limits(self, run: Run, caller: Caller, asked: Callable[[], Needs]) -> AsyncIterator[None]:
+        """For the block, which asks an engine, what that may take at most is set aside of the limits of the caller's
+        key and tenant; what it took is then what the run states. Of a relayed request only what it lacks is taken, and
+        its answer says at its end what it took. Raises RateLimited, Unavailable."""
+        if self._quotas is None or not caller.key.limited:
+            yield
+            return
+        needs = asked()._replace(requests=0)
+        if caller.entry is not None:
+            await caller.entry.reach(needs)
+            yield
+            return
+        left = False
+
+        def used() -> int:
+            """Of an answer that was left before it was there nobody knows it: a quarter of the most."""
+            reached = left and run.worker is not None
+            return run.tokens or (needs.tokens // BYTES_PER_TOKEN if reached else 0)
+
+        async with self._quotas.aside(caller.key, needs, used):
+            try:
+                yield
+            except asyncio.CancelledError:
+                left = True
+                raise
 
     def settle(self, run: Run, status: int, contents: Contents | None = None, days: int = 0) -> None:
         """The run has ended: it is recorded, once."""
@@ -276,6 +318,12 @@ def _seconds(value: bytes) -> float:
             code="invalid_timeout",
         )
     return seconds
+
+
+def _priority(value: bytes) -> int:
+    if len(value) != 1 or not value.isdigit():
+        raise InvalidRequest("X-Priority is 0 to 9.", param="X-Priority", code="invalid_priority")
+    return int(value)
 
 
 def _tier(value: bytes) -> int:

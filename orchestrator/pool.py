@@ -5,9 +5,10 @@ admission.py's. Here is the state that they decide by.
 """
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from random import random
+from typing import Any
 
 from yarl import URL
 
@@ -22,7 +23,7 @@ from orchestrator.routing import AWAY, Ring, Strategy
 class Ask:
     """What a request wants. `until`: when its caller has no more use for it, on the event loop's clock, in seconds;
     `cost`: its estimated work; `affinity`: gives the bytes whose owner it should go to, where the pool routes so;
-    `worker`: the id of one that has something of it already."""
+    `worker`: the id of one that has something of it already; `notes`: what is written down of its request."""
 
     model: str | None
     ability: Ability
@@ -33,6 +34,13 @@ class Ask:
     cost: Callable[[], float] = lambda: 1.0
     affinity: Callable[[], bytes] = bytes
     worker: str | None = None
+    notes: MutableMapping[str, Any] | None = None
+
+    def waited(self, seconds: float) -> None:
+        """It stood in a queue so long; a request that does so several times, for the last of them."""
+        if self.notes is not None:
+            self.notes["waited"] = self.notes.get("waited", 0.0) + seconds
+            self.notes["waited_for"] = " ".join(filter(None, (self.ability, self.model, self.role)))
 
 
 @dataclass(eq=False)

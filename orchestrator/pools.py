@@ -236,7 +236,9 @@ class Pools:
             timer.cancel()
             if not ticket.gone:
                 ticket.pool.queue.discard(ticket)
-            QUEUE_WAIT.labels(ask.ability).observe(loop.time() - began)
+            waited = loop.time() - began
+            QUEUE_WAIT.labels(ask.ability).observe(waited)
+            ask.waited(waited)
 
     def _may_wait(self, pool: Pool, ask: Ask, longest: float) -> None:
         """Raises at once where waiting is of no use."""

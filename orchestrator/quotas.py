@@ -9,7 +9,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,17 +56,25 @@ class Quotas:
     async def enter(self, key: Key, needs: Needs) -> "Entry":
         """Take what a request needs at most. Raises RateLimited, TooManyAtOnce, and Unavailable where the quotas that
         are held are used up and the database does not answer."""
-        entry = Entry(self)
+        entry = Entry(self, key)
         with contextlib.ExitStack() as undo:
             undo.callback(entry.leave, Needs(0))
             for owner, whose, limits in _owners(key):
                 await self._admit(entry, owner, whose, limits)
-                for quota in limits.quotas():
-                    if amount := needs.of(quota.measure):
-                        held = await self._take(owner, whose, quota, amount)
-                        entry.taken.append((quota, held, held.until, amount))
+            await entry.reach(needs)
             undo.pop_all()
         return entry
+
+    @contextlib.asynccontextmanager
+    async def aside(self, key: Key, needs: Needs, used: Callable[[], int]) -> AsyncIterator[None]:
+        """Hold so much for the block, which is a part of a request that was let in; then `used` says how many tokens it
+        took. Raises what `enter` does."""
+        entry = Entry(self, key)
+        try:
+            await entry.reach(needs)
+            yield
+        finally:
+            entry.leave(Needs(0, used()))
 
     async def _admit(self, entry: "Entry", owner: str, whose: str, limits: Limits) -> None:
         if limits.concurrent is None:
@@ -75,13 +83,15 @@ class Quotas:
             raise TooManyAtOnce(limits.concurrent, whose)
         entry.running.append(owner)
 
-    async def _take(self, owner: str, whose: str, quota: Quota, amount: int) -> _Held:
+    async def take(self, owner: str, whose: str, quota: Quota, amount: int) -> _Held:
+        """So much of a quota. Raises RateLimited, Unavailable."""
         held = self._held.setdefault((owner, quota), _Held())
         if held.until <= time.monotonic() or held.left < amount:
             async with held.lock:
                 await self._more(held, owner, quota, amount)
         if held.left < amount:
-            raise RateLimited(quota, whose, held.until - time.monotonic())
+            left = max(0, quota.most - held.used + held.left)
+            raise RateLimited(quota, whose, left, held.until - time.monotonic())
         held.left -= amount
         return held
 
@@ -116,18 +126,6 @@ class Quotas:
             raise _unread() from exc
         assert row is not None
         return row
-
-    async def spend(self, key: Key, tokens: int) -> None:
-        """Count tokens that were used, and of which no entry knows: what is more than is left is owed, and taken from
-        what is asked for next."""
-        for owner, _, limits in _owners(key):
-            for quota in limits.quotas():
-                if quota.measure in ("tokens", "budget"):
-                    held = self._held.setdefault((owner, quota), _Held())
-                    async with held.lock:
-                        with contextlib.suppress(Unavailable):  # it is owed all the same, for as long as it is known
-                            await self._more(held, owner, quota, tokens)
-                    held.left -= tokens
 
     def saw(self, key: Key) -> None:
         """It was used; written down with the others every few seconds."""
@@ -177,34 +175,46 @@ class Quotas:
 class Entry:
     """One request under its limits, until it leaves."""
 
-    def __init__(self, quotas: Quotas) -> None:
+    def __init__(self, quotas: Quotas, key: Key) -> None:
         self._quotas = quotas
-        self.taken: list[tuple[Quota, _Held, float, int]] = []
+        self._key = key
+        self._taken: dict[tuple[str, Quota], tuple[_Held, float, int]] = {}  # with the period's end, and how much
         self.running: list[str] = []
+        self._left = False
+
+    async def reach(self, needs: Needs) -> None:
+        """Take what is lacking to these needs. Raises RateLimited, Unavailable."""
+        for owner, whose, limits in _owners(self._key):
+            for quota in limits.quotas():
+                _, until, has = self._taken.get((owner, quota), (None, 0.0, 0))
+                lacking = needs.of(quota.measure) - has
+                if lacking > 0:
+                    held = await self._quotas.take(owner, whose, quota, lacking)
+                    same = abs(held.until - until) < 1  # what is of a period that is over counts for nothing
+                    self._taken[owner, quota] = (held, held.until, lacking + has if same else lacking)
 
     def leave(self, used: Needs) -> None:
-        """It has ended, having used so much; what it took beyond that is given back, what it lacked is taken."""
-        for quota, held, until, amount in self.taken:
+        """It has ended, having used so much; what it took beyond that is given back, what it lacked is taken. Once."""
+        if self._left:
+            return
+        self._left = True
+        for (_, quota), (held, until, amount) in self._taken.items():
             if abs(held.until - until) < 1:  # of a period that is over nothing comes back
                 held.left += amount - used.of(quota.measure)
         for owner in self.running:
             self._quotas.slots.leave(owner)
-        self.taken, self.running = [], []
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """`x-ratelimit-*` of the tightest limit of each measure."""
         now = time.monotonic()
         tightest: dict[Measure, tuple[int, Quota, _Held]] = {}
-        for quota, held, _, _ in self.taken:
+        for (_, quota), (held, _, _) in self._taken.items():
             left = max(0, quota.most - held.used + held.left)
             if quota.measure not in tightest or left < tightest[quota.measure][0]:
                 tightest[quota.measure] = (left, quota, held)
         found = []
-        for measure, (left, quota, held) in tightest.items():
-            name = measure.encode()
-            found.append((b"x-ratelimit-limit-" + name, b"%d" % quota.most))
-            found.append((b"x-ratelimit-remaining-" + name, b"%d" % left))
-            found.append((b"x-ratelimit-reset-" + name, b"%.0fs" % max(0.0, held.until - now)))
+        for left, quota, held in tightest.values():
+            found += quota.headers(left, held.until - now)
         return found
 
 
@@ -218,6 +228,8 @@ class Metered:
         self._tail = b""
         self._events = 0
         self._status = 0
+        self.left = False
+        """Its client went while an engine worked for it, and no answer had begun."""
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
@@ -231,7 +243,9 @@ class Metered:
 
     def used(self, needs: Needs) -> Needs:
         """By the usage that the answer states. A stream that states none, or was left before its end: an event is
-        taken for a token, and the prompt by its length."""
+        taken for a token, and the prompt by its length. An answer that was left before it began: the prompt alone."""
+        if self.left and not self._status:
+            return Needs(needs.requests, min(self._prompt_estimate, needs.tokens))
         if not 200 <= self._status < 400:
             return Needs(needs.requests)
         stated = _TOTAL.findall(self._tail)

@@ -1,14 +1,16 @@
 """A recipe: the caller names a prompt instead of sending one. Resolve → render → judge → call the model → prove."""
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import msgspec
 
 from core.canonical import messages_sha256, sha256
-from core.errors import Conflict
-from orchestrator import answers, dialects
+from core.errors import Conflict, SoundstageError
+from orchestrator import answers, costs, dialects
 from orchestrator.engines import Engines
+from orchestrator.limits import Needs
 from orchestrator.oversight import WORKER_HEADER, Caller, Marked, Oversight
 from orchestrator.policy_floor import Subject, Surface
 from orchestrator.requests import StoredPrompt
@@ -44,7 +46,8 @@ class RecipeRunner:
         run.sampling, run.seed = recorded(request, own), request.get("seed")
         days = await self._days(caller)
         contents = Contents(variables, history, fields=fields) if days else None
-        await self._pass(run, release.model, messages, request, caller, send, contents, days)
+        async with self._within_limits(run, caller, release.model, messages, request):
+            await self._pass(run, release.model, messages, request, caller, send, contents, days)
 
     async def prove(self, run: Run, model: str, body: bytes, caller: Caller, send: Send) -> None:
         """Answer a judged request with the caller's own messages, with the hash of its prompt's tokens too."""
@@ -108,16 +111,30 @@ class RecipeRunner:
         status = 502
         try:
             engine = self._engines.engine(release.model, "chat", caller.request_id, key=key, **caller.place)
-            async with engine as (client, model, worker):
+            limits = self._within_limits(run, caller, release.model, messages, release.sampling)
+            async with limits, engine as (client, model, worker):
                 run.worker, run.model = worker, model
                 async with dialects.CHAT.call(client, model, messages, release.sampling) as response:
                     self.oversight.compare(run, response.headers.get(WORKER_HEADER))
                     contents.output = dialects.CHAT.reader.read(await response.read(), run)
                 status = 200
-            await self.oversight.spent(run, caller)
+        except SoundstageError as exc:
+            status = exc.status
+            raise
         finally:
             self.oversight.settle(run, status, contents if days else None, days)
         return contents.output.strip(), run
+
+    def _within_limits(
+        self, run: Run, caller: Caller, model: str, messages: Any, fields: Mapping[str, Any]
+    ) -> contextlib.AbstractAsyncContextManager[None]:
+        """What asking the model for this may take at most, set aside for the block."""
+
+        def asked() -> Needs:
+            body = msgspec.json.encode({**fields, "messages": messages})
+            return costs.most("chat", body, self._engines.context(model))
+
+        return self.oversight.within_limits(run, caller, asked)
 
     async def rendered(
         self, recipe: str, variables: Mapping[str, Any], caller: Caller, *, subject: Subject = NOBODY
@@ -139,7 +156,8 @@ class RecipeRunner:
         texts = [*strings(messages), *strings(dict(fields))]
         await self.oversight.admit(again, caller, texts, "text", recipe_tier=release.tier)
         engine = self._engines.engine(release.model, speech.ability, caller.request_id, **caller.place)
-        async with engine as (client, model, worker):
+        limits = self._within_limits(again, caller, release.model, messages, fields)
+        async with limits, engine as (client, model, worker):
             again.worker, again.model = worker, model
             async with speech.call(client, model, messages, {**fields, "stream": False}) as response:
                 self.oversight.compare(again, response.headers.get(WORKER_HEADER))

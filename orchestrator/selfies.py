@@ -1,5 +1,6 @@
 """Selfies on their way to a selfie worker: held in memory, wiped when they are not needed any more."""
 
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from typing import Any, Literal
@@ -9,8 +10,10 @@ import msgspec
 
 from core.errors import InvalidRequest, Upstream
 from core.form import Field, read_form
+from orchestrator import costs
 from orchestrator.engines import Engines
-from orchestrator.oversight import WORKER_HEADER
+from orchestrator.limits import Needs
+from orchestrator.oversight import WORKER_HEADER, Caller
 from orchestrator.requests import Peek
 from prompts.render import Message
 
@@ -45,6 +48,10 @@ class Feature(msgspec.Struct):
     source: str = ""
 
 
+class Usage(msgspec.Struct):
+    total_tokens: int = 0
+
+
 class Seen(msgspec.Struct):
     """A selfie worker's answer. `face` and `warnings` are passed on as they are."""
 
@@ -54,6 +61,7 @@ class Seen(msgspec.Struct):
     apparent_age: Literal["minor", "ambiguous", "adult", "unknown"] = "unknown"
     vision_model: str | None = None
     portrait: str | None = None
+    usage: Usage | None = None
     messages_sha256: str | None = None
     worker: str = ""
 
@@ -66,8 +74,27 @@ class Question(msgspec.Struct):
     sampling: dict[str, Any]
     repair: str
 
+    def needs(self) -> Needs:
+        """What asking it may take at most."""
+        return costs.photo(len(msgspec.json.encode(self)), self.sampling.get("max_tokens"))
 
-async def analyze(engines: Engines, selfie: Selfie, question: Question, request_id: str, *, portrait: bool) -> Seen:
+
+class _Sampling(msgspec.Struct):
+    max_tokens: Any = None
+
+
+def photo_needs(found: Peek) -> Needs:
+    """The same of a form that a caller sent; one without messages asks no model."""
+    if not bytes(found.messages):
+        return Needs()
+    longest: object = None
+    for sent in msgspec.json.decode(bytes(found.documents) or b"[]", type=list[msgspec.Raw]):
+        with contextlib.suppress(msgspec.DecodeError):
+            longest = msgspec.json.decode(sent, type=_Sampling).max_tokens or longest
+    return costs.photo(len(bytes(found.messages)) + len(bytes(found.documents)), longest)
+
+
+async def analyze(engines: Engines, selfie: Selfie, question: Question, caller: Caller, *, portrait: bool) -> Seen:
     """Asks a selfie worker. Its refusals of a picture are raised as they are."""
     form = {
         "messages": msgspec.json.encode(question.messages).decode(),
@@ -76,7 +103,7 @@ async def analyze(engines: Engines, selfie: Selfie, question: Question, request_
         "repair": question.repair,
         "portrait": "true" if portrait else "false",
     }
-    async with engines.engine(None, "faces", request_id) as (client, _, worker):
+    async with engines.engine(None, "faces", caller.request_id, **caller.place) as (client, _, worker):
         answer = await client.post(
             "/profile/analyze",
             body=form,

@@ -9,6 +9,7 @@ The caller's `traceparent` reaches the worker in any case: as it was sent or, wi
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -32,6 +33,8 @@ OPERATIONS: Mapping[Ability, str] = {
     "image_edits": "generate_content",
 }
 _PROPAGATED = frozenset((b"traceparent", b"tracestate"))
+current_trace: ContextVar[str | None] = ContextVar("current_trace", default=None)
+"""The `traceparent` of the work of ours that runs here, where it is traced."""
 
 
 class _Asked(msgspec.Struct):
@@ -132,17 +135,28 @@ class Tracing:
         return Span(span, carrier)
 
     @contextlib.contextmanager
-    def work(self, operation: str, name: str, told: Mapping[str, str]) -> Iterator[None]:
-        """A span around work of our own, a pipeline or its step; below the one around it, if any."""
+    def work(self, operation: str, name: str, told: Mapping[str, str], caller: str | None = None) -> Iterator[None]:
+        """A span around work of our own, a pipeline or its step: below the one around it, else below the `traceparent`
+        of its caller. Engines that are asked within are told of it."""
         attributes = {"gen_ai.operation.name": operation, "gen_ai.provider.name": "soundstage", **told}
+        around = current_trace.get() or caller
         with self._tracer.start_as_current_span(
-            f"{operation} {name}", attributes=attributes, record_exception=False, set_status_on_exception=False
+            f"{operation} {name}",
+            self._propagator.extract({"traceparent": around}) if around else None,
+            attributes=attributes,
+            record_exception=False,
+            set_status_on_exception=False,
         ) as span:
+            carrier: dict[str, str] = {}
+            self._propagator.inject(carrier)
+            before = current_trace.set(carrier.get("traceparent"))
             try:
                 yield
             except BaseException as exc:  # a cancelled run, too
                 _failed(span, exc, 0)
                 raise
+            finally:
+                current_trace.reset(before)
 
     def close(self) -> None:
         """Send what was not sent yet."""

@@ -16,12 +16,13 @@ from vision.answer import (
     FeatureOut,
     Found,
     ImageSize,
+    UsageOut,
     WarningCode,
     WarningOut,
 )
 from vision.chips import around
 from vision.decode import Photo
-from vision.describe import Told, merged
+from vision.describe import Told, Usage, merged
 from vision.faces.base import Box, Detector, Face, subject
 from vision.pixels import Pixels
 from vision.quality import Quality, of_face, of_picture
@@ -98,7 +99,13 @@ def analysis(photo: Photo, seen: Seen, quality: Quality, told: Told | None, mode
         vision_model=model if told is not None and told.features else None,
         warnings=warnings,
         portrait=None,
+        usage=None if told is None else _used(told.usage),
     )
+
+
+def _used(usage: Usage) -> UsageOut:
+    total = usage.prompt_tokens + usage.completion_tokens
+    return UsageOut(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, total_tokens=total)
 
 
 def found_faces(photo: Photo, seen: Seen) -> Faces:

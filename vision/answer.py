@@ -70,6 +70,14 @@ class WarningOut(BaseModel):
     details: list[str] = Field(default_factory=list, description="Where a vision model's answer broke the schema.")
 
 
+class UsageOut(BaseModel):
+    """Tokens of all that the vision model was asked."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
 class Analysis(BaseModel):
     """Answer of POST /v1/profile/analyze."""
 
@@ -80,6 +88,7 @@ class Analysis(BaseModel):
     vision_model: str | None = Field(description="The vision-language model whose answer is among the features.")
     warnings: list[WarningOut]
     portrait: str | None = Field(description="Where asked for: the subject upright, without metadata; JPEG in base64.")
+    usage: UsageOut | None = Field(None, description="Where a vision model was asked. It stands last in the answer.")
 
 
 class Faces(BaseModel):

@@ -21,12 +21,24 @@ MAX_ANSWER = 256 << 10  # bytes
 
 
 @dataclass(frozen=True)
+class Usage:
+    """Tokens, as the model's server counts them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
+
+
+@dataclass(frozen=True)
 class Told:
     """`problems` says why there are no features: places and rules of the schema."""
 
     features: dict[str, str | bool] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     failed: bool = False  # it could not be asked
+    usage: Usage = Usage()
 
 
 class VisionModel:
@@ -45,23 +57,28 @@ class VisionModel:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def ask(self, question: Question, jpeg: bytes, request_id: str) -> Told:
-        """ask → check → repair once. Never raises for what the model does: a photo is judged without it, too."""
-        messages = with_picture(question.messages, jpeg)
+    async def ask(self, question: Question, jpeg: bytes, request_id: str, trace: str | None = None) -> Told:
+        """ask → check → repair once. Never raises for what the model does: a photo is judged without it, too. `trace`:
+        the request's `traceparent`."""
+        messages, usage = with_picture(question.messages, jpeg), Usage()
+        told = {"x-request-id": request_id} | ({"traceparent": trace} if trace else {})
         try:
-            text = await self._complete(messages, question, request_id)
+            text, usage = await self._complete(messages, question, told)
             features, problems = check_answer(question.schema, text)
             if problems and question.repair is not None:
                 metrics.REPAIRS.inc()
                 turns = [{"role": "assistant", "content": text}, {"role": "user", "content": question.repair}]
-                text = await self._complete([*messages, *turns], question, request_id)
+                text, more = await self._complete([*messages, *turns], question, told)
+                usage += more
                 features, problems = check_answer(question.schema, text)
         except (aiohttp.ClientError, TimeoutError, SoundstageError, OSError):
-            return Told(failed=True)
-        return Told(features, tuple(problems))
+            return Told(failed=True, usage=usage)
+        return Told(features, tuple(problems), usage=usage)
 
-    async def _complete(self, messages: list[dict[str, Any]], question: Question, request_id: str) -> str:
-        """The text of the first choice. Raises Upstream for an answer that is none."""
+    async def _complete(
+        self, messages: list[dict[str, Any]], question: Question, told: Mapping[str, str]
+    ) -> tuple[str, Usage]:
+        """The text of the first choice, and what it took. Raises Upstream for an answer that is none."""
         schema = {"name": "features", "schema": question.schema, "strict": True}
         body = {
             "model": self.name,
@@ -69,13 +86,13 @@ class VisionModel:
             "response_format": {"type": "json_schema", "json_schema": schema},
             **question.sampling,
         }
-        headers = {"content-type": "application/json", "x-request-id": request_id}
+        headers = {"content-type": "application/json", **told}
         sent = msgspec.json.encode(body)
         async with self._session.post(self._url, data=sent, headers=headers, allow_redirects=False) as response:
             raw = await _bounded(response)
             if response.status != 200:
                 raise Upstream("The vision model refused.", code="vision_model_failed")
-        return _content(raw)
+        return _content(raw), _usage(raw)
 
 
 def with_picture(messages: list[dict[str, str]], jpeg: bytes) -> list[dict[str, Any]]:
@@ -102,6 +119,15 @@ def _content(raw: bytes) -> str:
     except (msgspec.DecodeError, KeyError, IndexError, TypeError) as exc:
         raise Upstream("The vision model's answer could not be read.", code="vision_model_failed") from exc
     return content if isinstance(content, str) else ""
+
+
+def _usage(raw: bytes) -> Usage:
+    """None is stated by some servers."""
+    stated = msgspec.json.decode(raw).get("usage")
+    if not isinstance(stated, dict):
+        return Usage()
+    found = (stated.get("prompt_tokens"), stated.get("completion_tokens"))
+    return Usage(*(number if isinstance(number, int) and number >= 0 else 0 for number in found))
 
 
 def merged(read: Mapping[str, Any], told: Mapping[str, str | bool], model: str) -> dict[str, dict[str, Any]]:

@@ -52,7 +52,7 @@ class Worker:
             with until_disconnect(request.receive):
                 photo, seen = await self._see(form, read=True)
                 quality = await self._pool.run(lambda _: analysis.judge(photo, seen))
-                told = await self._tell(question, photo, seen, request.scope["request_id"])
+                told = await self._tell(question, photo, seen, request)
                 found = analysis.analysis(photo, seen, quality, told, self._model.name if self._model else None)
                 if question is not None and self._model is None:
                     found.warnings.append(WarningOut(code="no_vision_model", message=MESSAGES["no_vision_model"]))
@@ -83,11 +83,11 @@ class Worker:
         photo = await self._pool.run(lambda _: self._decoder.decode(data))
         return photo, await self._device.run(Look(photo.pixels, read))
 
-    async def _tell(self, question: Question | None, photo: Photo, seen: Seen, request_id: str) -> Told | None:
+    async def _tell(self, question: Question | None, photo: Photo, seen: Seen, request: Request) -> Told | None:
         if question is None or self._model is None:
             return None
         jpeg = await self._pool.run(lambda _: analysis.portrait(photo, seen.subject))
-        return await self._model.ask(question, jpeg, request_id)
+        return await self._model.ask(question, jpeg, request.scope["request_id"], request.headers.get("traceparent"))
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:

@@ -95,7 +95,7 @@ class JobDesk:
             request_sha256=_sha256([name, plain(asked.identity())]),
             way=way,
             seconds=max(0.0, seconds),
-            priority=asked.priority,
+            priority=asked.priority or caller.priority,
             idempotency_key=idempotency.checked(http.headers.get(idempotency.HEADER)),
             webhook=str(asked.webhook) if asked.webhook is not None else None,
         )

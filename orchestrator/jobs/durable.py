@@ -38,7 +38,8 @@ def traced(tracing: Tracing | None, taken: Taken, step: str | None = None) -> Ab
         return nullcontext()
     told = {"gen_ai.workflow.name": taken.pipeline, "soundstage.job": taken.id, "soundstage.way": taken.way}
     told |= {"soundstage.step": step} if step else {}
-    return tracing.work("invoke_workflow" if step is None else "workflow_step", step or taken.pipeline, told)
+    operation = "invoke_workflow" if step is None else "workflow_step"
+    return tracing.work(operation, step or taken.pipeline, told, taken.caller.get("trace"))
 
 
 class LostError(Exception):

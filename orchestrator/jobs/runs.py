@@ -303,10 +303,14 @@ def queued(job_id: str, queue: str, tenant: str | None, priority: int) -> tuple[
 def caller_of(taken: Taken) -> Caller:
     """Who asked, as it was when they did; until when is the run's own deadline."""
     kept = taken.caller
-    own, tenants = (Limits(**kept.get(name, {})) for name in ("limits", "tenant_limits"))
+    own, tenants = (Limits.model_validate(found or {}) for found in (taken.limits, taken.tenant_limits))
     key = Key(taken.key_id, taken.tenant, frozenset(kept["scopes"]), kept["max_tier"], None, own, tenants)
     until = asyncio.get_running_loop().time() + taken.seconds_left
-    return Caller(key, kept["request_id"], kept["route"], kept["session"], kept["asked_tier"], False, until)
+    return Caller(
+        *(key, kept["request_id"], kept["route"], kept["session"], kept["asked_tier"], False, until),
+        trace=kept.get("trace"),
+        priority=taken.priority,
+    )
 
 
 def sqlalchemy_url(dsn: str) -> str:

@@ -45,8 +45,10 @@ _BEGIN = """
 update jobs set state = 'running', attempts = attempts + 1, started_at = coalesce(started_at, now()),
                 executor = %s, version = %s
  where id = %s and ended_at is null
-returning id, pipeline, tenant, key_id, way, caller, request, webhook, attempts,
+returning id, pipeline, tenant, key_id, way, priority, caller, request, webhook, attempts,
           extract(epoch from deadline_at - now())::float8 as seconds_left,
+          (select limits from api_keys k where k.id = key_id) as limits,
+          (select limits from tenants t where t.id = tenant) as tenant_limits,
           (select revoked_at is not null or coalesce(expires_at < now(), false) from api_keys k where k.id = key_id)
               as revoked
 """
@@ -105,11 +107,14 @@ class Taken:
     tenant: str
     key_id: str
     way: Way
+    priority: int
     caller: Mapping[str, Any]
     request: Mapping[str, Any]
     webhook: str | None
     attempts: int
     seconds_left: float
+    limits: Mapping[str, Any] | None  # of its key and its tenant, as they are now
+    tenant_limits: Mapping[str, Any] | None
     revoked: bool = False  # its key was taken back, or is over
     finished: Mapping[str, Any] = field(default_factory=dict)  # the results of steps that an earlier attempt finished
 
@@ -316,8 +321,7 @@ def kept_caller(caller: Caller) -> dict[str, Any]:
         "asked_tier": caller.asked_tier,
         "max_tier": caller.key.max_tier,
         "scopes": sorted(caller.key.scopes),
-        "limits": caller.key.limits.model_dump(exclude_none=True),
-        "tenant_limits": caller.key.tenant_limits.model_dump(exclude_none=True),
+        "trace": caller.trace,
     }
 
 
@@ -330,11 +334,14 @@ def begun(job_id: str, wanted: Wanted) -> Taken:
         tenant=key.tenant,
         key_id=key.id,
         way=wanted.way,
+        priority=wanted.priority,
         caller=kept_caller(wanted.caller),
         request=wanted.request,
         webhook=wanted.webhook,
         attempts=1,
         seconds_left=wanted.seconds,
+        limits=key.limits.model_dump(exclude_none=True),
+        tenant_limits=key.tenant_limits.model_dump(exclude_none=True),
     )
 
 

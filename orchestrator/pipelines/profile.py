@@ -122,10 +122,12 @@ async def look(studio: Studio, selfie: Selfie, caller: Caller, *, portrait: bool
     except (KeyError, TypeError) as exc:
         raise Upstream(f"The release {release.name} holds no schema.", code="no_schema") from exc
     question = Question(messages, schema, sampling, repair[-1]["content"])
-    seen = await selfies.analyze(studio.engines, selfie, question, caller.request_id, portrait=portrait)
+    async with studio.recipes.oversight.within_limits(run, caller, question.needs):
+        seen = await selfies.analyze(studio.engines, selfie, question, caller, portrait=portrait)
+        run.worker, run.tokens = seen.worker, seen.usage.total_tokens if seen.usage else 0
     if seen.vision_model is None:
         return seen, None
-    run.model, run.worker, run.sampling = seen.vision_model, seen.worker, sampling
+    run.model, run.sampling = seen.vision_model, sampling
     status = 502
     try:
         studio.recipes.oversight.compare(run, seen.messages_sha256)

@@ -4,12 +4,31 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from fastapi import Request
 
+from core.service import ASGIApp, Message, Receive, Send
+from core.service import Scope as ASGIScope
 from orchestrator.auth import Key, Keys, Scope
 from orchestrator.limits import Needs
 from orchestrator.quotas import Quotas
 
-SET_ASIDE = 2048
-"""Tokens: more than most single steps of a pipeline take."""
+ENTRY = "entry_under_limits"
+"""Where a request's scope keeps it."""
+
+
+class LimitsShown:
+    """Pure ASGI middleware: answers of such routes say what is left of the limits that hold for them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        async def shown(message: Message) -> None:
+            if message["type"] == "http.response.start" and ENTRY in scope:
+                known = {name for name, _ in message["headers"]}
+                own = (pair for pair in scope[ENTRY].headers() if pair[0] not in known)
+                message["headers"] = [*message["headers"], *own]
+            await send(message)
+
+        await self._app(scope, receive, shown)
 
 
 def needs(keys: Keys, scope: Scope | None = None) -> Callable[[Request], Awaitable[Key]]:
@@ -29,16 +48,16 @@ def metered(
     keys: Keys, quotas: Quotas, scope: Scope, *, images: Callable[[Request], Awaitable[int]] | None = None
 ) -> Callable[[Request], AsyncIterator[Key]]:
     """The same for a route that works: it counts against the limits of the key and its tenant; so many `images` as the
-    request asks for only where they were made.
-
-    SET_ASIDE tokens are kept for its models' answers until it ends; what those took is counted as they come.
+    request asks for only where they were made. Tokens are taken where a model is asked (Oversight.within_limits).
     """
 
     async def caller(request: Request) -> AsyncIterator[Key]:
         key = await needs(keys, scope)(request)
         quotas.saw(key)
         made = await images(request) if images is not None and key.limited else 0
-        entry = await quotas.enter(key, Needs(1, SET_ASIDE, made)) if key.limited else None
+        entry = await quotas.enter(key, Needs(1, 0, made)) if key.limited else None
+        if entry is not None:
+            request.scope[ENTRY] = entry
         used = Needs(1)
         try:
             yield key

@@ -55,7 +55,8 @@ def router(keys: Keys, oversight: Oversight, guard: Guard | None) -> APIRouter:
         if guard is not None:
             for at, (text, decision) in enumerate(zip(_texts(body), found, strict=True)):
                 if decision.action != "refuse" and text:
-                    found[at] = await guard.judged(decision, [text], key.tenant, request.scope["request_id"])
+                    who = key.tenant, request.scope["request_id"], request.headers.get("traceparent")
+                    found[at] = await guard.judged(decision, [text], *who)
         return {
             "id": new_run_id().replace("run_", "modr_"),
             "model": f"soundstage-floor-{policy_floor.version()}",

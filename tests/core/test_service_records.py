@@ -83,8 +83,9 @@ async def test_the_access_log_has_a_json_line_for_each_request(service: Service)
         "method": "POST",
         "path": "/raw",
         "status": 200,
+        "outcome": "finished",
     }
-    assert (second["path"], second["status"]) == ('/grü"\n', 404)
+    assert (second["path"], second["status"], second["outcome"]) == ('/grü"\n', 404, "finished")
     assert isinstance(first["time"], float)
     assert isinstance(first["ms"], float)
 
@@ -106,7 +107,7 @@ async def test_lines_are_written_in_batches() -> None:
     written: list[str] = []
     log = AccessLog("s", write=written.append)
     for n in range(FLUSH_LINES + 1):
-        log.add(f"r{n}", "GET", "/", 200, 0.001, None)
+        log.add({"request_id": f"r{n}", "method": "GET", "path": "/"}, 200, "finished", 0.001)
     assert [text.count("\n") for text in written] == [FLUSH_LINES]
     log.flush()
     assert json.loads(written[1])["request_id"] == f"r{FLUSH_LINES}"
@@ -117,9 +118,11 @@ async def test_lines_are_written_in_batches() -> None:
 async def test_a_lone_line_is_written_by_itself_soon() -> None:
     written: asyncio.Queue[str] = asyncio.Queue()
     log = AccessLog("s", write=written.put_nowait)
-    log.add("r", "GET", "/", 200, 0.0123456, "key-1")
+    waited = {"key_id": "key-1", "worker": "w-1", "waited": 0.0101234, "waited_for": "chat small"}
+    log.add({"request_id": "r", "method": "GET", "path": "/", **waited}, 200, "finished", 0.0123456)
     line = json.loads(await soon(written.get()))
     assert (line["ms"], line["key_id"]) == (12.35, "key-1")
+    assert (line["worker"], line["waited_ms"], line["waited_for"]) == ("w-1", 10.12, "chat small")
 
 
 async def test_what_is_left_is_written_when_the_service_stops() -> None:

@@ -18,12 +18,14 @@ class GuardModel:
         self.broken = False
         self.slow = False
         self.asked: list[str] = []
+        self.traces: list[str | None] = []
 
     def app(self) -> FastAPI:
         api = FastAPI()
 
         @api.post("/v1/moderations")
         async def moderations(request: Request) -> Any:
+            self.traces.append(request.headers.get("traceparent"))
             texts = (await request.json())["input"]
             if (failed := await self._hear(texts)) is not None:
                 return failed
@@ -32,6 +34,7 @@ class GuardModel:
 
         @api.post("/v1/chat/completions")
         async def chat(request: Request) -> Any:
+            self.traces.append(request.headers.get("traceparent"))
             text = (await request.json())["messages"][-1]["content"]
             if (failed := await self._hear([text])) is not None:
                 return failed

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from core.wire.workers import Ability
-from orchestrator.costs import MOST, estimate, most
+from orchestrator.costs import MOST, PHOTO_ANSWER, PHOTO_TOKENS, estimate, most, photo
 from orchestrator.limits import Needs
 
 CHAT = {"messages": [{"role": "user", "content": "x" * 370}]}
@@ -21,6 +21,16 @@ NEEDS: dict[str, tuple[Ability, dict[str, Any], int | None, Needs]] = {
     "several answers": ("chat", {"n": 3, "max_tokens": 5}, None, Needs(tokens=size({"n": 3, "max_tokens": 5}) + 15)),
     "no limit: the model's context": ("chat", CHAT, 4096, Needs(tokens=size(CHAT) + 4096)),
     "no prompt is longer than the context": ("chat", CHAT | {"max_tokens": 5}, 100, Needs(tokens=105)),
+    "a number as a text, as engines read it": ("chat", {"n": "3", "max_tokens": "5"}, None, Needs(tokens=29 + 15)),
+    "several prompts": ("completions", {"prompt": ["a", "b"], "max_tokens": 5}, None, Needs(tokens=39 + 10)),
+    "several prompts of token ids": ("completions", {"prompt": [[1], [2]], "n": 2}, 8, Needs(tokens=8 + 32)),
+    "one prompt of token ids": ("completions", {"prompt": [1, 2, 3], "max_tokens": 5}, None, Needs(tokens=38 + 5)),
+    "a picture may be more tokens than bytes": (
+        "chat",
+        {"messages": [{"content": [{"image_url": {"url": "data:,"}}]}], "max_tokens": 5},
+        4096,
+        Needs(tokens=4096 + 5),
+    ),
     "nonsense is the worker's to refuse": ("chat", {"max_tokens": "x", "n": -1}, 64, Needs(tokens=28 + 64)),
     "texts": ("embeddings", {"input": "four"}, None, Needs(tokens=size({"input": "four"}))),
     "pictures": ("images", {"n": 4}, None, Needs(images=4)),
@@ -34,6 +44,11 @@ def test_at_most(ability: Ability, body: dict[str, Any], context: int | None, wa
 
 def test_a_selfies_bytes_are_no_tokens() -> None:
     assert most("faces", b"\xff\xd8" * 1_000_000, None) == Needs()
+
+
+def test_a_question_about_a_selfie_may_be_asked_twice() -> None:
+    assert photo(100, 50) == Needs(tokens=2 * (100 + PHOTO_TOKENS + 50) + 50)
+    assert photo(100, None) == photo(100, PHOTO_ANSWER)
 
 
 ROUGHLY: dict[str, tuple[Ability, bytes, float]] = {

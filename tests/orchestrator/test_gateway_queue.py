@@ -1,6 +1,7 @@
 """What a caller sees of the queue in front of a pool: it waits and is served, leaves without a trace, or is told."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,44 @@ async def test_who_waits_is_served_and_who_leaves_is_forgotten(studio: Studio) -
     held.cancel()
     assert (await soon(waits)).status_code == 200
     assert len(await worker.received()) == 2
+
+
+async def test_who_is_urgent_goes_before_others_of_its_tenant(
+    studio: Studio, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And the line of each request says how it ended, who answered, and what it waited for."""
+    worker = await studio.chat_worker("a", capacity=1)
+    await worker.behave(first_token_seconds=30.0)
+    held = asyncio.ensure_future(studio.post("/v1/chat/completions", CHAT))
+    await running(worker, 1)
+    waiting = []
+    for at, priority in enumerate("0591"):
+        headers = {"x-priority": priority, "x-request-id": f"priority-{priority}"}
+        waiting.append(asyncio.ensure_future(studio.post("/v1/chat/completions", CHAT, headers=headers)))
+        await queued(studio, at + 1)
+    await worker.behave(first_token_seconds=0.0)
+    held.cancel()
+    assert [answer.status_code for answer in await soon(asyncio.gather(*waiting))] == [200] * 4
+    served = [sent["headers"]["x-request-id"] for sent in (await worker.received())[1:]]
+    assert served == ["priority-9", "priority-5", "priority-1", "priority-0"]
+
+    said: dict[str, Any] = {}
+
+    async def logged() -> bool:
+        lines = (json.loads(line) for line in capfd.readouterr().err.splitlines() if "priority-" in line)
+        said.update({line["request_id"]: line for line in lines if "outcome" in line})
+        return len(said) == 4
+
+    await answers(logged, "the lines in the log")
+    told = said["priority-0"]
+    assert (told["outcome"], told["worker"], told["waited_for"]) == ("finished", "a", "chat small")
+    assert said["priority-9"]["waited_ms"] > 0
+
+
+@pytest.mark.parametrize("priority", ["10", "-1", "high", ""])
+async def test_a_priority_is_one_digit(studio: Studio, priority: str) -> None:
+    answer = await studio.post("/v1/chat/completions", CHAT, headers={"x-priority": priority})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_priority")
 
 
 async def test_who_could_not_be_served_in_time_is_told_at_once(studio: Studio) -> None:

@@ -82,7 +82,10 @@ async def said(studio: Studio, text: str, path: str = "relayed") -> httpx2.Respo
         "response": ("/v1/responses", {"model": "small", "input": text}),
         "image": ("/v1/images/generations", {"prompt": text}),
     }
-    return await studio.post(how[path][0], how[path][1])
+    return await studio.post(how[path][0], how[path][1], headers={"traceparent": TRACE})
+
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.mark.parametrize("setting", ["guard_model", "guard_recipe"])
@@ -96,6 +99,7 @@ async def test_a_guard_refuses_what_the_lists_allow(migrated_dsn: str, tmp_path:
         for path in ("relayed", "recipe", "response", "image"):
             before = len(model.asked)
             assert (await said(studio, "a quiet lake", path)).status_code == 200
+            assert model.traces.pop() == TRACE
             assert len(model.asked) == before + 1, path
             ran = len(worker.received), len(pictures.received)
             refused = await said(studio, f"a {BAD} lake", path)

@@ -359,3 +359,34 @@ async def test_what_is_wrong_is_said(studio: Studio, workers: Workers) -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, code), (name, answer.text)
     assert (await studio.get("/v1/jobs?limit=0")).status_code == 400
     assert workers[1].received == []
+
+
+async def test_what_a_run_takes_counts_however_it_is_called(studio: Studio, workers: Workers) -> None:
+    limits = {"budget_tokens": 1_000_000, "budget_days": 366}
+    made = {"name": "an app", "scopes": ["chat", "pipelines"], "limits": limits}
+    key = (await studio.post("/v1/keys", made)).json()["secret"]
+    chat = {"model": "small", "messages": [{"role": "user", "content": "one"}], "max_tokens": 1}
+
+    async def left() -> int:
+        answer = await studio.post("/v1/chat/completions", chat, key=key)
+        return int(answer.headers["x-ratelimit-remaining-budget"])
+
+    before, own = await left(), 1 + 1
+    for way in ({}, {"stream": True}, {"background": True}):
+        answer = await studio.post(PATH, {**ASKED, **way}, key=key)
+        assert answer.status_code in (200, 202), answer.text
+        job = await ended(studio, answer.headers["x-job-id"])
+        now = await left()
+        assert (job["state"], before - now) == ("completed", job["cost"]["tokens"] + own), way
+        before = now
+
+
+async def test_a_trace_and_a_priority_stay_with_a_job(studio: Studio, workers: Workers) -> None:
+    chat, image = workers
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    for way in ({}, {"background": True}):
+        headers = {"traceparent": trace, "x-priority": "7"}
+        answer = await studio.post(PATH, {**ASKED, **way}, headers=headers)
+        assert (await ended(studio, answer.headers["x-job-id"]))["priority"] == 7
+        assert {sent["traceparent"] for sent in image.headers} == {trace}
+        assert {sent["headers"]["traceparent"] for sent in await chat.received()} == {trace}

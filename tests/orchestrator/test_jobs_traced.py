@@ -6,7 +6,7 @@ from prometheus_client import REGISTRY
 
 from tests.fakes.studio import studio_over
 from tests.orchestrator.test_jobs import ASKED, PATH, STEPS
-from tests.orchestrator.test_tracing import parent, told, traced
+from tests.orchestrator.test_tracing import PARENT, TRACE, parent, told, traced
 
 
 def steps_timed(outcome: str) -> float:
@@ -20,7 +20,7 @@ async def test_a_run_is_a_span_with_its_steps_below(durable_dsn: str, tmp_path: 
         await studio.chat_worker()
         image = await studio.image_worker()
         completed, failed = steps_timed("completed"), steps_timed("failed")
-        answer = await studio.post(PATH, ASKED)
+        answer = await studio.post(PATH, ASKED, headers={"traceparent": PARENT})
         *steps, run = exporter.get_finished_spans()
         assert [span.name for span in (*steps, run)] == [
             *(f"workflow_step {step}" for step in STEPS),
@@ -28,6 +28,10 @@ async def test_a_run_is_a_span_with_its_steps_below(durable_dsn: str, tmp_path: 
         ]
         assert run.context is not None
         assert {parent(step) for step in steps} == {run.context.span_id}
+        assert (run.context.trace_id, parent(run)) == (TRACE, int(PARENT.split("-")[2], 16))
+        drawn = next(step.context for step in steps if step.name.endswith("generate"))
+        assert drawn is not None
+        assert image.headers[0]["traceparent"] == f"00-{TRACE:032x}-{drawn.span_id:016x}-01"
         assert told(run) == {
             "gen_ai.operation.name": "invoke_workflow",
             "gen_ai.provider.name": "soundstage",

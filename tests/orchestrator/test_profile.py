@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from core.db.pool import open_pool
+from orchestrator.costs import PHOTO_TOKENS
 from orchestrator.selfies import Selfie
 from prompts.sources import SEED
 from tests.fakes.client import connected, request
@@ -317,3 +318,42 @@ async def test_a_body_that_is_too_large_goes_nowhere(migrated_dsn: str, tmp_path
             answer = await studio.post(path, files={"image": ("me.jpg", bytes(8192))}, data={"consent": "true"})
             assert answer.status_code == 413
         assert selfie.received == []
+
+
+async def test_what_a_selfie_workers_model_took_counts_against_the_budget(studio: Studio) -> None:
+    """Relayed, and in the pipeline; and what it may take is set aside before it is asked."""
+    await studio.chat_worker()
+    await studio.image_worker()
+    selfie = await studio.selfie_worker()
+    usage = {"prompt_tokens": 900, "completion_tokens": 100, "total_tokens": 1000}
+    selfie.answer |= {"vision_model": "tiny-vlm", "usage": usage}
+    limits = {"budget_tokens": 100_000, "budget_days": 366}
+    made = {"name": "an app", "scopes": ["pipelines"], "limits": limits}
+    key = (await studio.post("/v1/keys", made)).json()["secret"]
+    files, asked = {"image": ("me.jpg", PICTURE)}, {"messages": json.dumps([{"role": "user", "content": "Hair?"}])}
+
+    async def left() -> int:
+        answer = await studio.post(ANALYZE, key=key, files=files, data=asked)
+        assert answer.status_code == 200, answer.text
+        return int(answer.headers["x-ratelimit-remaining-budget"])
+
+    first = await left()
+    assert first < 100_000 - 2 * PHOTO_TOKENS
+    assert first - await left() == 1000
+    assert (await create(studio, key=key)).status_code == 200
+    spent = first - 1000 - await left()
+    assert 2000 < spent < 2500, "the one before, the pipeline's own, and its prompt's few words"
+    selfie.answer["usage"]["total_tokens"] = 95_000
+    await left()
+    refused = await create(studio, key=key)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "budget_exceeded")
+
+
+async def test_the_callers_trace_reaches_the_selfie_worker(studio: Studio) -> None:
+    await studio.chat_worker()
+    await studio.image_worker()
+    selfie, trace = await studio.selfie_worker(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    sent = {"files": {"image": ("me.jpg", PICTURE)}, "headers": {"traceparent": trace}}
+    await studio.post(PATH, data={"consent": "true"}, **sent)
+    await studio.post(ANALYZE, **sent)
+    assert [heard["traceparent"] for heard in selfie.headers] == [trace] * 2

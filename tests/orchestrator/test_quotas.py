@@ -1,6 +1,7 @@
 """Limits of keys and tenants: never overspent, shared by orchestrators, and settled by what was really used."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,7 +16,9 @@ from orchestrator.auth import Key
 from orchestrator.limits import Limits, Needs, RateLimited, TooManyAtOnce
 from orchestrator.quotas import Metered, Quotas
 from tests.fakes.cable import cable
+from tests.fakes.client import connected, request
 from tests.fakes.studio import Studio, studio_over
+from tests.fakes.wait import answers
 
 DAYS = 366  # of a budget: no test is likely to meet its period's end
 
@@ -56,6 +59,26 @@ async def test_what_was_not_needed_comes_back_and_what_was_lacking_is_owed(pool:
     second = await quotas.enter(key, Needs(tokens=70))
     second.leave(Needs(tokens=90))  # more than was thought
     assert not await entered(quotas, key, Needs(tokens=1))
+
+
+async def test_a_part_of_a_request_takes_what_it_may_need_and_gives_the_rest_back(pool: Pool) -> None:
+    quotas, key = Quotas(pool), key_of(budget_tokens=100, budget_days=DAYS, concurrent=1)
+    beside = key_of(budget_tokens=100, budget_days=DAYS)
+    whole = await quotas.enter(key, Needs())
+    for used in (30, 40):
+        async with quotas.aside(key, Needs(0, 60), lambda used=used: used):  # type: ignore[misc]
+            assert not await entered(quotas, beside, Needs(tokens=60)), "it is taken meanwhile"
+    with pytest.raises(RateLimited):
+        async with quotas.aside(key, Needs(0, 31), lambda: 0):
+            raise AssertionError("30 are left")
+    await whole.reach(Needs(0, 20))
+    await whole.reach(Needs(0, 30))
+    with pytest.raises(RateLimited):
+        await whole.reach(Needs(0, 31))
+    whole.leave(Needs(1, 25))
+    whole.leave(Needs(1, 25))
+    assert await entered(quotas, beside, Needs(tokens=5))
+    assert not await entered(quotas, beside, Needs(tokens=1))
 
 
 async def test_a_shutdown_gives_back_what_is_held(pool: Pool) -> None:
@@ -185,6 +208,49 @@ async def test_a_budget_is_settled_by_what_an_answer_took(studio: Studio) -> Non
         spent += answer.json()["usage"]["total_tokens"]
         assert spent <= 400
     assert answer.json()["error"]["code"] == "budget_exceeded"
+
+
+@pytest.mark.slow
+async def test_who_is_refused_is_told_what_is_left(studio: Studio) -> None:
+    key = await limited(studio, tokens_per_minute=20)
+    refused = await studio.post("/v1/chat/completions", CHAT, key=key)
+    assert (refused.status_code, refused.headers["x-ratelimit-limit-tokens"]) == (429, "20")
+    assert refused.headers["x-ratelimit-remaining-tokens"] == "20"
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+
+
+@pytest.mark.slow
+async def test_every_route_that_works_says_what_is_left(studio: Studio) -> None:
+    await studio.chat_worker()
+    key = await limited(studio, requests_per_minute=9)
+    body = {"messages": CHAT["messages"], "model": "qwen_instruct", "max_tokens": 2}
+    answer = await studio.post("/generate", body, key=key)
+    assert (answer.status_code, answer.headers["x-ratelimit-limit-requests"]) == (200, "9")
+    assert answer.headers["x-ratelimit-remaining-requests"] == "8"
+
+
+@pytest.mark.slow
+async def test_who_leaves_before_an_answer_begins_has_used_its_prompt(studio: Studio) -> None:
+    worker = await studio.chat_worker()
+    await worker.behave(first_token_seconds=30)
+
+    async def works(number: int) -> bool:
+        return bool((await worker.state())["running"] == number)
+
+    key = await limited(studio, budget_tokens=1000, budget_days=DAYS)
+    body = {"model": "small", "messages": [{"role": "user", "content": "word " * 80}], "max_tokens": 2}
+    prompt = len(json.dumps(body).encode()) // 4
+    head = [(b"authorization", b"Bearer " + key.encode())]
+    async with connected(studio.port) as client:
+        await client.send(request(b"POST", b"/v1/chat/completions", head, json.dumps(body).encode()))
+        await answers(lambda: works(1))
+        client.leave()
+    await answers(lambda: works(0))
+    await worker.behave(first_token_seconds=0)
+    answer = await studio.post("/v1/chat/completions", CHAT, key=key)
+    left = int(answer.headers["x-ratelimit-remaining-budget"])
+    reserved = 1000 - prompt - left
+    assert 2 < reserved < 200, "what this answer may take, and nothing else"
 
 
 @pytest.mark.slow

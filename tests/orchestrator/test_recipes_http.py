@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
@@ -150,6 +151,22 @@ async def test_an_engine_that_breaks_off_is_an_error_in_the_stream(studio: Studi
     assert [(await anext(stream)).choices[0].delta.content for _ in range(2)] == ["one", " two"]
     with pytest.raises(openai.APIError, match="closed the stream"):
         await anext(stream)
+
+
+async def test_what_a_recipe_may_take_is_set_aside_as_it_is_rendered(studio: Studio) -> None:
+    """Not by what the caller sent, which is short: the release's messages and its own max_tokens count."""
+    await studio.chat_worker()
+    sent = {**RECIPE, "messages": HI}
+
+    async def asked(budget: int) -> httpx2.Response:
+        limits = {"budget_tokens": budget, "budget_days": 366}
+        made = await studio.post("/v1/keys", {"name": "an app", "scopes": ["chat"], "limits": limits})
+        return await studio.post("/v1/chat/completions", sent, key=made.json()["secret"])
+
+    refused, answer = await asked(len(json.dumps(sent)) + 512), await asked(20_000)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "budget_exceeded")
+    assert answer.status_code == 200
+    assert int(answer.headers["x-ratelimit-remaining-budget"]) < 20_000 - len(json.dumps(sent)) - 512
 
 
 async def test_the_request_id_is_passed_on(studio: Studio) -> None:

@@ -164,4 +164,4 @@ async def test_what_a_pipeline_or_an_older_path_takes_counts_against_the_budget(
     body = {"messages": [{"role": "user", "content": "word " * 300}], "model": "qwen_instruct", "max_tokens": 300}
     while len(statuses) < 9:
         statuses.append((await studio.post("/generate", body, key=key)).status_code)
-    assert statuses == [200, 200] + [429] * 7, "600 tokens each, and 2,048 set aside"
+    assert statuses == [200, 200] + [429] * 7, "600 tokens each; 1,860 are set aside, the prompt's bytes and max_tokens"

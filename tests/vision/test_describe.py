@@ -14,7 +14,7 @@ from PIL import Image
 
 from core.canonical import messages_sha256
 from prompts.sources import SEED, read_folder
-from tests.fakes.client import Answer, ask, request
+from tests.fakes.client import Answer, Headers, ask, request
 from tests.fakes.serving import serving
 from tests.vision.doubles import eye_of, in_process
 from tests.vision.photos import ASTRONAUT, encoded, exif, multipart, photo, pixels
@@ -56,6 +56,7 @@ class Vlm:
         self.received: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.elsewhere = ""
+        self.usage: Any = None
 
     def app(self) -> FastAPI:
         api = FastAPI()
@@ -70,7 +71,8 @@ class Vlm:
                 return JSONResponse({"error": {"message": "no"}}, self.status)
             said = self.says[min(len(self.received), len(self.says)) - 1]
             text = said if isinstance(said, str) else json.dumps(said)
-            return JSONResponse({"choices": [{"index": 0, "message": {"role": "assistant", "content": text}}]})
+            choices = [{"index": 0, "message": {"role": "assistant", "content": text}}]
+            return JSONResponse({"choices": choices} | ({"usage": self.usage} if self.usage is not None else {}))
 
         return api
 
@@ -86,11 +88,11 @@ async def worker_with(
         app = create_app(settings, eye_of(detector, reader), in_process(settings), model)
         async with serving(app) as port:
 
-            async def analyze(picture: bytes = PHOTO, **fields: Any) -> Answer:
+            async def analyze(picture: bytes = PHOTO, headers: Headers = (), **fields: Any) -> Answer:
                 texts = [(name, None, _text(value)) for name, value in fields.items()]
                 body = multipart(("image", "a.jpg", picture), *texts)
                 kind = (b"content-type", b"multipart/form-data; boundary=soundstage")
-                sent = request(b"POST", b"/v1/profile/analyze", [kind, (b"x-request-id", b"my-id")], body)
+                sent = request(b"POST", b"/v1/profile/analyze", [kind, (b"x-request-id", b"my-id"), *headers], body)
                 return await ask(port, sent)
 
             yield analyze
@@ -293,3 +295,33 @@ async def test_a_portrait_is_upright_clean_and_given_only_where_asked(detector: 
         assert (image.format, dict(image.getexif())) == ("JPEG", {})
         [[face]] = detector.detect([pixels(image)])
         assert abs(face.landmarks.left_eye.y - face.landmarks.right_eye.y) < face.box.width / 5
+
+
+async def test_what_the_model_took_is_told_last(vlm: Vlm, analyze: Callable[..., Any]) -> None:
+    """The repair with it; the trace of the request reaches the model."""
+    vlm.says, vlm.usage = ["no JSON", GOOD], {"prompt_tokens": 400, "completion_tokens": 30, "total_tokens": 430}
+    answer = await analyze(**FIELDS, repair=REPAIR)
+    usage = {"prompt_tokens": 800, "completion_tokens": 60, "total_tokens": 860}
+    assert answer.json()["usage"] == usage
+    assert answer.body.endswith(json.dumps(usage, separators=(",", ":")).encode() + b"}")
+
+
+ODD_USAGE: dict[str, Any] = {
+    "nothing": None,
+    "no object": [1],
+    "no numbers": {"prompt_tokens": "9", "completion_tokens": None},
+    "less than nothing": {"prompt_tokens": -9},
+}
+
+
+@pytest.mark.parametrize("usage", ODD_USAGE.values(), ids=ODD_USAGE.keys())
+async def test_a_model_that_counts_nothing_counts_as_nothing(vlm: Vlm, analyze: Callable[..., Any], usage: Any) -> None:
+    vlm.usage = usage
+    told = (await analyze(**FIELDS)).json()
+    assert (told["features"]["hair"]["value"], told["usage"]["total_tokens"]) == ("brown", 0)
+
+
+async def test_the_requests_trace_reaches_the_model(vlm: Vlm, analyze: Callable[..., Any]) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    await analyze(**FIELDS, headers=[(b"traceparent", trace.encode())])
+    assert vlm.headers[0]["traceparent"] == trace
