@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import sys
 from collections.abc import Iterable
@@ -12,7 +13,9 @@ import psutil
 
 GB = 1024**3
 SMI_SECONDS = 5.0
-_QUERY = "--query-gpu=name,memory.total,memory.used,memory.free"
+CGROUP = Path("/sys/fs/cgroup")
+_GPU = "--query-gpu=name,memory.total,memory.free"
+_PROCESSES = "--query-compute-apps=pid,used_memory"
 
 
 @dataclass(frozen=True)
@@ -26,23 +29,40 @@ class Memory:
 
 
 async def memory() -> Memory:
-    """Of the first GPU; of the host where there is none."""
-    line = await _smi()
-    if line is not None:
-        name, total, _, free = (part.strip() for part in line.split(","))
-        return Memory("cuda", name, int(total) << 20, int(free) << 20)
+    """Of the GPU that engines see first; of the host where there is none, or where the GPU has none of its own."""
+    lines = await _smi(_GPU)
     host = psutil.virtual_memory()
-    return Memory("cpu", None, min(host.total, _container_limit() or host.total), host.available)
+    total, available = host.total, host.available
+    limit, used = _container()
+    if limit is not None:
+        total = min(total, limit)
+        available = min(available, max(0, limit - used))
+    if not lines or len(lines[0]) != 3:
+        return Memory("cpu", None, total, available)
+    name, all_of_it, free = lines[0]
+    if all_of_it.isdigit() and free.isdigit():
+        return Memory("cuda", name, int(all_of_it) << 20, int(free) << 20)
+    return Memory("cuda", name, total, available)
 
 
-async def _smi() -> str | None:
-    """The first GPU's line; None where there is no GPU, or it does not answer."""
+async def gpu_bytes(leader: int) -> int | None:
+    """GPU memory that this process and its children hold; None where the driver does not show them, as in a container
+    that has process numbers of its own."""
+    lines = await _smi(_PROCESSES)
+    family = {str(process.pid) for process in await asyncio.to_thread(_family, leader)}
+    found = [int(line[1]) << 20 for line in lines if len(line) == 2 and line[0] in family and line[1].isdigit()]
+    return sum(found) if found else None
+
+
+async def _smi(query: str) -> list[list[str]]:
+    """The rows it answers with; none where there is no GPU, or it does not answer."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return None
+        return []
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     process = await asyncio.create_subprocess_exec(
         program,
-        *(_QUERY, "--format=csv,noheader,nounits"),
+        *(query, "--format=csv,noheader,nounits", *([f"--id={first}"] if first else [])),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -51,20 +71,22 @@ async def _smi() -> str | None:
         async with asyncio.timeout(SMI_SECONDS):
             out, _ = await process.communicate()
     except TimeoutError:
-        return None
+        return []
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    lines = out.decode(errors="replace").splitlines()
-    return lines[0] if process.returncode == 0 and lines and lines[0].count(",") == 3 else None
+    lines = out.decode(errors="replace").splitlines() if process.returncode == 0 else []
+    return [[part.strip() for part in line.split(",")] for line in lines]
 
 
-def _container_limit() -> int | None:
-    """The memory this container may use, where it is bounded."""
+def _container(folder: Path = CGROUP) -> tuple[int | None, int]:
+    """The memory this container may use, where it is bounded, and what it uses, less files that could be dropped."""
     with contextlib.suppress(OSError, ValueError):
-        return int(Path("/sys/fs/cgroup/memory.max").read_text())  # "max" where there is no bound
-    return None
+        limit = int((folder / "memory.max").read_text())  # "max" where there is no bound
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return limit, int((folder / "memory.current").read_text()) - int(stat.get("inactive_file", 0))
+    return None, 0
 
 
 async def host_bytes(groups: Iterable[int]) -> int:
@@ -75,12 +97,17 @@ async def host_bytes(groups: Iterable[int]) -> int:
 def _host_bytes(leaders: list[int]) -> int:
     total = 0
     for leader in leaders:
-        with contextlib.suppress(psutil.Error):
-            family = psutil.Process(leader)
-            for process in (family, *family.children(recursive=True)):
-                with contextlib.suppress(psutil.Error):
-                    total += _held(process)
+        for process in _family(leader):
+            with contextlib.suppress(psutil.Error):
+                total += _held(process)
     return total
+
+
+def _family(leader: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        first = psutil.Process(leader)
+        return [first, *first.children(recursive=True)]
+    return []
 
 
 def _held(process: psutil.Process) -> int:

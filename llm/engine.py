@@ -34,7 +34,7 @@ TYPICAL_START_SECONDS = 30.0
 PURE_ARGS = ("--generation-config", "vllm", "--allowed-media-domains", "none.invalid", "--disable-uvicorn-access-log")
 PURE_ENV = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 SLEEP_FLAG = "--enable-sleep-mode"
-SLEEP_TIMEOUT = aiohttp.ClientTimeout(total=60)
+SLEEP_SECONDS = 60.0
 LOG_TAIL_BYTES = 64 << 10
 
 
@@ -125,12 +125,23 @@ class Engine:
 
     async def wake(self) -> None:
         """From sleep to ready. An engine that cannot wake is started anew."""
-        if await self._told("wake_up") and self.state == "asleep":
+        if await self._woken() and self.state == "asleep":
             self.loads += 1
             self._become("ready")
         elif self.state == "asleep":
             await self.stop()
             self.start()
+
+    async def _woken(self) -> bool:
+        """From the second level the weights are gone: they are read again before there is a cache to answer with."""
+        if self._sleep_level == 1:
+            return await self._told("wake_up")
+        reload = {"method": "reload_weights"}
+        return (
+            await self._told("wake_up?tags=weights")
+            and await self._told("collective_rpc", reload, self._start_seconds)
+            and await self._told("wake_up?tags=kv_cache")
+        )
 
     async def give_way(self) -> None:
         """Free its memory: to sleep where it can, else stopped. It must have no request."""
@@ -193,12 +204,13 @@ class Engine:
                 return response.status == 200
         return False
 
-    async def _told(self, what: str) -> bool:
+    async def _told(self, what: str, body: object = None, seconds: float = SLEEP_SECONDS) -> bool:
         """Whether the engine did as it was told."""
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             headers = {"authorization": f"Bearer {self.key}"}
             url = URL(f"{self.url}/{what}")
-            async with self._session().post(url, headers=headers, timeout=SLEEP_TIMEOUT) as response:
+            timeout = aiohttp.ClientTimeout(total=seconds)
+            async with self._session().post(url, json=body, headers=headers, timeout=timeout) as response:
                 return response.status == 200
         return False
 

@@ -12,7 +12,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from core.disconnect import ClientDisconnected, until_disconnect
 
 DEFAULT_COMPLETION_TOKENS = 16
 KEPT_REQUESTS = 100
+SLEEPS = ("weights", "kv_cache")
 GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 
 
@@ -48,7 +49,8 @@ class FakeEngine:
 
     def __init__(self, names: list[str], key: str | None, ballast: int = 0) -> None:
         self.names = names
-        self.asleep = False
+        self.asleep: frozenset[str] = frozenset()
+        self.weights_lost = False
         self.ballast_bytes = ballast
         self.ballast = _memory(ballast)
         self.key = key
@@ -58,10 +60,23 @@ class FakeEngine:
         self.received: list[dict[str, Any]] = []
         self.ids = itertools.count(1)
 
-    def sleep(self, asleep: bool) -> None:
-        """Asleep it holds no ballast, which stands for a real engine's weights and cache."""
-        self.asleep = asleep
-        self.ballast = _memory(0 if asleep else self.ballast_bytes)
+    def sleep(self, level: int) -> None:
+        """Asleep it holds no ballast, which stands for a real engine's weights and cache. At level 2 the weights are
+        lost: it wakes, and answers nonsense until they are read again."""
+        self.asleep, self.weights_lost = frozenset(SLEEPS), level == 2
+        self.ballast = _memory(0)
+
+    def wake_up(self, parts: Iterable[str]) -> None:
+        self.asleep -= set(parts)
+        if not self.asleep:
+            self.ballast = _memory(self.ballast_bytes)
+
+    def reload_weights(self) -> bool:
+        """Whether there was a place to read them to."""
+        if "weights" in self.asleep:
+            return False
+        self.weights_lost = False
+        return True
 
     async def tokens(self, words: list[str]) -> AsyncIterator[str]:
         """The answer's words at the set pace. Raises ConnectionError where it is set to break off."""
@@ -79,6 +94,8 @@ class FakeEngine:
             text = content if isinstance(content, str) else ""
         else:
             text = str(body.get("prompt", said or ""))
+        if self.weights_lost:
+            return ["\ufffd"]
         limits = (body.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"))
         limit = next(filter(None, limits), DEFAULT_COMPLETION_TOKENS)
         return (text.split() or ["nothing"])[: int(limit)]
@@ -120,13 +137,17 @@ def create_app(
             os._exit(1)
         return JSONResponse(asdict(engine.behaviour))
 
-    async def sleep(_: Request) -> Response:
-        engine.sleep(True)
+    async def sleep(request: Request) -> Response:
+        engine.sleep(int(request.query_params.get("level", 1)))
         return Response()
 
-    async def wake_up(_: Request) -> Response:
-        engine.sleep(False)
+    async def wake_up(request: Request) -> Response:
+        engine.wake_up(request.query_params.getlist("tags") or SLEEPS)
         return Response()
+
+    async def collective_rpc(request: Request) -> Response:
+        right = (await request.json()) == {"method": "reload_weights"} and engine.reload_weights()
+        return Response(status_code=200 if right else 500)
 
     async def generate(request: Request) -> Response:
         return await _generate(engine, request)
@@ -140,7 +161,7 @@ def create_app(
     asked = {"/health": health, "/v1/models": models, "/metrics": metrics, "/fake": state}
     told = {**dict.fromkeys(GENERATING, generate), "/tokenize": tokenize, "/fake": behave}
     if can_sleep:
-        told |= {"/sleep": sleep, "/wake_up": wake_up}
+        told |= {"/sleep": sleep, "/wake_up": wake_up, "/collective_rpc": collective_rpc}
     routes = [Route(path, answer) for path, answer in asked.items()]
     return Starlette(routes=[*routes, *(Route(path, answer, methods=["POST"]) for path, answer in told.items())])
 

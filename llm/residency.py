@@ -218,19 +218,21 @@ class Residency:
     # -- figures --------------------------------------------------------------------------------------------------
 
     async def _measure(self) -> None:
-        """What each engine holds now, measured on the host; on a GPU each holds the share its catalogue entry names."""
+        """What each engine holds now, measured. On a GPU whose driver does not show it, each holds the share that its
+        catalogue entry names, and nothing when it sleeps."""
         if not self._total:
             found = await device.memory()
             self._total, self._gpu = found.total, found.kind == "cuda"
             self.budget = self.bounds.budget or int(found.total * SHARE_OF_DEVICE)
         loaded = 0
         for seat in self.seats.values():
-            if seat.engine.state in ("ready", "asleep") and seat.engine.pid and not self._gpu:
-                held = await device.host_bytes([seat.engine.pid])
+            if seat.engine.state in ("ready", "asleep") and seat.engine.pid:
+                pid = seat.engine.pid
+                held = await (device.gpu_bytes(pid) if self._gpu else device.host_bytes([pid]))
                 if seat.engine.state == "ready":
-                    seat.needs = max(seat.needs, held)
+                    seat.needs = max(seat.needs, held or 0)
                 else:
-                    seat.asleep = held
+                    seat.asleep = held or 0
             loaded += seat.engine.state == "ready"
         LOADED.set(loaded)
 

@@ -18,6 +18,7 @@ from llm.engine import Engine
 from llm.residency import Residency
 from llm.seats import Bounds
 from llm.settings import ChatWorkerSettings
+from llm.weights import weights
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class Supervisor:
     async def _prepare(self, engine: Engine) -> None:
         token = self._settings.hf_token.get_secret_value() if self._settings.hf_token else None
         folder = await resolve(engine.model.source, self._settings.vllm_python, token)
+        weights(folder)  # a file that is broken or missing is told here, and looked at again
         into: Path = self._settings.data_dir.resolve() / "engines" / engine.model.id / "chat_template.jinja"
         engine.chat_template = pure_chat_template(folder, into)
         template = engine.chat_template.read_text("utf-8") if engine.chat_template else None

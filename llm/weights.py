@@ -1,4 +1,5 @@
-"""A checkpoint's size, read from the headers of its safetensors files: no tensor is loaded."""
+"""A checkpoint's size, read from the headers of its safetensors files: no tensor is loaded. What is quantised counts as
+it is stored."""
 
 import json
 import math
@@ -18,13 +19,23 @@ class Weights:
 
 
 def weights(folder: Path) -> Weights | None:
-    """Of all safetensors files of a checkpoint together; None where it has none. Raises ValueError on a broken one."""
+    """Of all safetensors files of a checkpoint together; None where it has none. Raises ValueError on a broken
+    one, OSError on one that is missing."""
     found: dict[str, tuple[int, int]] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in _files(folder):
         found.update(_tensors(file))
     if not found:
         return None
     return Weights(sum(count for count, _ in found.values()), sum(size for _, size in found.values()))
+
+
+def _files(folder: Path) -> list[Path]:
+    """Those that make up the model: a repository may hold the same weights in another form beside them."""
+    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file():
+        named = json.loads(index.read_text("utf-8")).get("weight_map") or {}
+        return [folder / name for name in sorted(set(named.values()))]
+    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
 
 
 def _tensors(file: Path) -> dict[str, tuple[int, int]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from core.settings import SettingsError
 from orchestrator.enhance.job_types import Family
 
 CLIP_MERGES = 49152 - 256 - 2
@@ -17,11 +18,12 @@ Count = Callable[[str], int]
 
 
 class Counters:
-    """One counter for each family, made when first used. `names` says what each counts with."""
+    """One counter for each family, CLIP's made when first used. `names` says what each counts with."""
 
     def __init__(self, wan_tokenizer: Path | None) -> None:
+        """Raises SettingsError where the tokenizer's file cannot be read."""
         self._wan_tokenizer = wan_tokenizer
-        self._made: dict[Family, Count] = {}
+        self._made: dict[Family, Count] = {"wan": _from_file(wan_tokenizer) if wan_tokenizer else estimate}
 
     @property
     def names(self) -> dict[str, str]:
@@ -29,19 +31,19 @@ class Counters:
         return {"sdxl": "clip", "wan": wan, "chat": "words"}
 
     def of(self, family: Family) -> Count:
-        """Raises OSError or ValueError where a tokenizer's file cannot be read."""
+        """Raises ValueError where CLIP's vocabulary is not installed."""
         if family not in self._made:
-            self._made[family] = self._make(family)
+            self._made[family] = _counted(clip()) if family == "sdxl" else (lambda text: len(text.split()))
         return self._made[family]
 
-    def _make(self, family: Family) -> Count:
-        if family == "sdxl":
-            return _counted(clip())
-        if family == "wan" and self._wan_tokenizer is not None:
-            from tokenizers import Tokenizer
 
-            return _counted(Tokenizer.from_file(str(self._wan_tokenizer)))
-        return estimate if family == "wan" else (lambda text: len(text.split()))
+def _from_file(file: Path) -> Count:
+    from tokenizers import Tokenizer
+
+    try:
+        return _counted(Tokenizer.from_str(file.read_text("utf-8")))
+    except Exception as exc:  # the library raises nothing narrower
+        raise SettingsError(f"WAN_TOKENIZER: {file}: {exc}") from exc
 
 
 def estimate(text: str) -> int:

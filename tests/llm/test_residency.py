@@ -106,6 +106,17 @@ async def test_a_request_for_a_model_that_is_away_brings_it(tight: ChatWorker) -
     assert sorted((await states(tight)).values()) in (["asleep", "ready"], ["ready", "unloaded"])
 
 
+async def test_at_the_second_level_of_sleep_the_weights_are_read_again(tmp_path: Path) -> None:
+    """Without that an engine answers, and says nonsense."""
+    async with chat_worker(tmp_path, pair(tmp_path), llm_memory_gb=TIGHT, llm_sleep_level=2) as worker:
+        pids: dict[str, int] = {}
+        for model in ("small", "plain", "small"):
+            answer = await worker.chat(model=model)
+            assert answer.json()["choices"][0]["message"]["content"] == "one two"
+            before = pids.setdefault(model, worker.engines()[model].process.pid)
+            assert before == worker.engines()[model].process.pid, "it slept, and was not started anew"
+
+
 async def test_fifty_random_switches_under_traffic_lose_no_request(tight: ChatWorker) -> None:
     chance = random.Random(7)
     found: list[int] = []

@@ -25,6 +25,19 @@ def test_several_files_together(tmp_path: Path) -> None:
     assert weights(tmp_path) == Weights(parameters=16, size=32)
 
 
+def test_the_same_weights_in_another_form_are_not_counted(tmp_path: Path) -> None:
+    for name in ("consolidated", "model"):
+        written(tmp_path / f"{name}.safetensors", {name: ([2, 3], 12)})
+    assert weights(tmp_path) == Weights(parameters=6, size=12)
+    written(tmp_path / "model-1-of-1.safetensors", {"a": ([5], 10)})
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-1-of-1.safetensors"}}))
+    assert weights(tmp_path) == Weights(parameters=5, size=10)
+    index.write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
+    with pytest.raises(OSError, match="gone"):
+        weights(tmp_path)
+
+
 def test_none_at_all(tmp_path: Path) -> None:
     assert weights(tmp_path) is None
 

@@ -45,16 +45,20 @@ async def test_while_an_engine_starts_callers_are_told_to_come_again(tmp_path: P
         assert (await worker.get("/worker/info"))["models_loaded"]["active_model_type"] is None
 
 
-async def test_a_checkpoint_that_is_missing_stops_no_other_engine(tmp_path: Path) -> None:
-    models = [instruct(tmp_path), base(tmp_path / "missing")]
+async def test_a_checkpoint_that_is_missing_or_broken_stops_no_other_engine(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"cut of")
+    broken = {"id": "broken", "aliases": ()}
+    models = [instruct(tmp_path), base(tmp_path / "missing"), base(tmp_path / "broken", **broken)]
     async with chat_worker(tmp_path, models, wait=False) as worker:
 
         async def one_ready() -> bool:
             return (await worker.chat()).status_code == 200
 
         await answers(one_ready)
-        answer = await worker.chat(model="plain")
-        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_unavailable")
+        for model in ("plain", "broken"):
+            answer = await worker.chat(model=model)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_unavailable")
 
 
 async def test_one_request_more_than_it_takes_is_a_429(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from core.settings import SettingsError
 from orchestrator.enhance import job_types
+from orchestrator.enhance.tokens import Counters
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import answers, soon
 
@@ -252,6 +254,27 @@ async def test_equal_requests_at_two_orchestrators_are_one(migrated_dsn: str, tm
         found = await soon(asyncio.gather(*(ask(studio) for studio in (one, two) * 4)))
         assert {told["enhanced_prompt"] for told in found} == {"a red boat on a lake"}
         assert sum([len(await worker.received()) for worker in workers]) == 1
+
+
+async def test_the_tokenizer_of_wans_text_encoder(migrated_dsn: str, tmp_path: Path) -> None:
+    """One that counts a token for each word here: 175 words are left, where the estimate leaves fewer."""
+    tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    file = tmp_path / "tokenizer.json"
+    tokenizer.save(str(file))
+    prompt = ", ".join(f"wandering lighthouse{number}" for number in range(150))
+    found = []
+    for tokens in (file, None):
+        async with studio_over(migrated_dsn, tmp_path, wan_tokenizer=tokens) as studio:
+            told = await ask(studio, prompt=prompt, job_type="video_fast")
+            found.append((told["wan_optimizations"]["token_count"], len(told["enhanced_prompt"].split())))
+    assert found[0] in ((174, 174), (175, 175))
+    assert found[1][0] <= 175
+    assert found[1][1] < 100
+    for wrong in (tmp_path / "none.json", tmp_path / "bad.json"):
+        (tmp_path / "bad.json").write_text("{}")
+        with pytest.raises(SettingsError, match="WAN_TOKENIZER"):
+            Counters(wrong)
 
 
 async def test_the_operators_own_job_types(migrated_dsn: str, tmp_path: Path) -> None:
