@@ -168,7 +168,8 @@ class Runs:
         job_id, name = new_job_id(), queue_of(self.pipelines[wanted.pipeline])
         sharing = [one.name for one in self.pipelines.values() if queue_of(one) == name]
         statement = queued(job_id, name, wanted.caller.key.tenant, wanted.priority)
-        added = await self._store.add(job_id, wanted, self._by, Queue(statement, sharing, places))
+        room = 0 if self._rests_until else places
+        added = await self._store.add(job_id, wanted, self._by, Queue(statement, sharing, room))
         if added.begun:
             self._start(job_id, wanted)
         return added.id
