@@ -19,7 +19,7 @@ from yarl import URL
 
 from core.errors import InvalidRequest, Unavailable
 
-KEYS = frozenset(("image_url", "video_url", "audio_url"))
+KEYS = frozenset(("image_url", "video_url", "audio_url", "file_url"))
 REFUSED = frozenset(("chat_template", "chat_template_kwargs"))
 """They would change what the model sees of the messages: an admin's only, however deep they are nested."""
 MAX_BYTES = 16 * 1024 * 1024
@@ -145,9 +145,9 @@ def _decoded(body: bytes) -> Any:
 
 
 def _addresses(whole: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
-    """(what holds it, under which name, the address), wherever a message may name one."""
+    """(what holds it, under which name, the address), wherever a message may name one, or an image's request."""
     said = [whole.get("messages"), whole.get("input")]
-    for holder, key in list(_named(said, KEYS)):
+    for holder, key in [*_named(said, KEYS), *((whole, key) for key in KEYS & whole.keys())]:
         value = holder[key]
         if isinstance(value, str):
             yield holder, key, value

@@ -46,7 +46,8 @@ class Body:
 
 
 class Peek(msgspec.Struct):
-    """What routing reads of a body. A caller's `chat_template` would replace the model's own: it is refused."""
+    """What routing reads of a body. A caller's `chat_template` would replace the model's own: it is refused. So is what
+    tells an engine from which host to fetch another's cache: null is all that may stand there."""
 
     model: str | None = None
     prompt: msgspec.Raw = msgspec.Raw()
@@ -60,8 +61,11 @@ class Peek(msgspec.Struct):
     chat_template_kwargs: msgspec.Raw = msgspec.Raw()
     previous_input_messages: msgspec.Raw = msgspec.Raw()
     prompt_embeds: msgspec.Raw = msgspec.Raw()
+    kv_transfer_params: None = None
+    ec_transfer_params: None = None
 
 
+_REFUSED = re.compile(r"at `\$\.([ek][cv]_transfer_params)`$").search
 _peek = msgspec.json.Decoder(Peek).decode
 _stored = msgspec.json.Decoder(_Sent).decode
 
@@ -71,6 +75,8 @@ def peek(body: bytes) -> Peek:
     try:
         found = _peek(body)
     except msgspec.ValidationError as exc:
+        if refused := _REFUSED(str(exc)):
+            raise InvalidRequest(f"`{refused[1]}` may not be sent.", param=refused[1], code="field_refused") from exc
         raise InvalidRequest(f"The body is not as it should be: {exc}", code="invalid_body") from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise InvalidRequest("The body is not valid JSON.", code="json_invalid") from exc

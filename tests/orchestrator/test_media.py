@@ -91,6 +91,8 @@ REFUSED = {
     "a file": body_of({"url": "file:///etc/passwd"}),
     "a video": body_of({"url": "http://example.com/v.mp4"}, "video_url"),
     "a sound": body_of({"url": "http://example.com/v.wav"}, "audio_url"),
+    "a document": body_of("http://example.com/a.pdf", "file_url"),
+    "of an image's request": b'{"prompt": "a hat", "image_url": "http://example.com/p.png"}',
     "an escaped name": body_of({"url": "http://example.com/p.png"}).replace(b'"image_url":', b'"image\\u005furl":'),
     "of /v1/responses": json.dumps(
         {"input": [{"content": [{"type": "input_image", "image_url": "http://a/"}]}]}

@@ -155,3 +155,11 @@ def test_any_body_keeps_every_other_byte(
         before.insert(at, (key, value))
         after.insert(at, (key, json.dumps(new)))
     assert Body(_object(blank, before).encode()).with_text("model", new).sent == _object(blank, after).encode()
+
+
+@pytest.mark.parametrize("field", ["kv_transfer_params", "ec_transfer_params"])
+def test_no_caller_tells_an_engine_where_to_fetch_a_cache(field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        peek(b'{"model": "m", "%s": {"remote_host": "10.0.0.1"}}' % field.encode())
+    assert (caught.value.code, caught.value.param) == ("field_refused", field)
+    assert peek(b'{"model": "m", "%s": null}' % field.encode()).model == "m"
