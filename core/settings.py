@@ -104,12 +104,16 @@ class WorkerSettings(Settings):
     def worker_key(self) -> str | None:
         return self.wan_worker_api_key.get_secret_value() if self.wan_worker_api_key else None
 
+    def proxied_at(self) -> str | None:
+        """Where the world reaches it, on a pod."""
+        return f"https://{self.runpod_pod_id}-{self.port}.proxy.runpod.net" if self.runpod_pod_id else None
+
     def reached_at(self) -> str:
         """PUBLIC_URL, else the pod's proxy address, else the host's own."""
         if self.public_url:
             return self.public_url.rstrip("/")
-        if self.runpod_pod_id:
-            return f"https://{self.runpod_pod_id}-{self.port}.proxy.runpod.net"
+        if (proxied := self.proxied_at()) is not None:
+            return proxied
         host = socket.getfqdn() if self.host in ("0.0.0.0", "::") else self.host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 

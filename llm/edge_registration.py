@@ -20,9 +20,10 @@ TIMEOUT = aiohttp.ClientTimeout(total=10)
 
 
 def announcement(settings: ChatWorkerSettings) -> dict[str, Any]:
-    """The body. The address is worked out anew each time."""
+    """The body. The address is worked out anew each time; on a pod it is the proxy's, since PUBLIC_URL may be an
+    address for an orchestrator beside it."""
     return {
-        "worker_url": settings.reached_at(),
+        "worker_url": settings.proxied_at() or settings.reached_at(),
         "auto_registered": True,
         "registration_method": "pure_inference_chat_worker",
         "worker_type": WORKER_TYPE,

@@ -82,7 +82,11 @@ async def test_the_exact_body_and_key(tmp_path: Path) -> None:
 
 ADDRESSES: dict[str, tuple[dict[str, Any], str]] = {
     "the pod's proxy": ({"runpod_pod_id": "abc"}, "https://abc-7861.proxy.runpod.net"),
-    "as configured": ({"runpod_pod_id": "abc", "public_url": "https://chat.example/"}, "https://chat.example"),
+    "the pod's proxy, whatever is configured": (
+        {"runpod_pod_id": "abc", "public_url": "http://127.0.0.1:7861"},
+        "https://abc-7861.proxy.runpod.net",
+    ),
+    "as configured": ({"public_url": "https://chat.example/"}, "https://chat.example"),
     "the host's own": ({}, "http://127.0.0.1:7861"),
 }
 
