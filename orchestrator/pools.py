@@ -39,9 +39,11 @@ EJECTED = Counter("soundstage_breaker_opened_total", "Times that a worker's brea
 
 @dataclass(frozen=True)
 class Rules:
-    """How pools behave. `queue_max` requests wait for one pool at most, each `queue_seconds` at most."""
+    """How pools behave. `queue_max` requests wait for one pool at most, each `queue_seconds` at most; `of_pools` is the
+    routing of single ones, by role or by model."""
 
     routing: Mapping[Kind, Strategy] = field(default_factory=dict)
+    of_pools: Mapping[str, Strategy] = field(default_factory=dict)
     queue_max: int = 512
     queue_seconds: float = 30.0
     role_queue_max: Mapping[str, int] = field(default_factory=dict)
@@ -116,7 +118,7 @@ class Pools:
         self._changed = False
         self._able: dict[tuple[str | None, Ability], list[Worker]] = {}
         self._pools: dict[tuple[str | None, Ability, str | None], Pool] = {}
-        self._alike: dict[tuple[str | None, tuple[str, ...]], Pool] = {}
+        self._alike: dict[tuple[Strategy, str | None, tuple[str, ...]], Pool] = {}
 
     def changed(self) -> None:
         """Workers came, went, or serve other models."""
@@ -163,14 +165,21 @@ class Pools:
             members = [worker for worker in members if role in worker.announcement.roles]
         if not members:
             return None  # not remembered: callers could fill the memory with names
-        alike = (role, tuple(worker.id for worker in members))
+        alike = self._strategy(members, model, role), role, tuple(worker.id for worker in members)
         if alike not in self._alike:
-            self._alike[alike] = self._made(members, role)
+            self._alike[alike] = self._made(members, *alike[:2])
         self._pools[model, ability, role] = self._alike[alike]
         return self._alike[alike]
 
-    def _made(self, members: list[Worker], role: str | None) -> Pool:
-        strategy = self._rules.routing.get(members[0].announcement.kind, "least_outstanding")
+    def _strategy(self, members: list[Worker], model: str | None, role: str | None) -> Strategy:
+        """That of the role, else of the model by any of its names, else of the kind of worker."""
+        models = (m for w in members for m in w.announcement.models if model in (m.id, *m.aliases))
+        own = self._rules.of_pools
+        named = (own.get(name) for name in (role, model, *(m.id for m in models)) if name) if own else ()
+        of_kind = self._rules.routing.get(members[0].announcement.kind, "least_outstanding")
+        return next(filter(None, named), of_kind)
+
+    def _made(self, members: list[Worker], strategy: Strategy, role: str | None) -> Pool:
         pool = Pool(members, strategy, self._rules.role_queue_max.get(role or "", self._rules.queue_max))
         for worker in members:
             self.refresh(worker)
@@ -319,7 +328,8 @@ class Pools:
 
 
 _ANY = Ask(None, "chat")
-_NOWHERE = (None, ())  # who waits for a model whose last worker went: one may come before their time is up
+_NOWHERE: tuple[Strategy, None, tuple[str, ...]] = ("round_robin", None, ())
+"""Who waits for a model whose last worker went: one may come before their time is up."""
 
 
 def _nobody(ability: Ability) -> Unavailable:

@@ -66,6 +66,11 @@ class OrchestratorSettings(Settings):
     )
     routing_image: Strategy = Field("least_outstanding", description="Which image worker takes a request.")
     routing_selfie: Strategy = Field("least_outstanding", description="Which selfie worker takes a request.")
+    routing_pools: dict[str, Strategy] = Field(
+        {},
+        description="Other than that for single pools, by a pipelines' pool or a model, as JSON or a TOML table:"
+        ' `{"chat1to1": "round_robin", "org/big-7b": "affinity"}`.',
+    )
     queue_max: int = Field(512, ge=0, description="Requests that wait for one pool of workers; 0: none waits.")
     queue_seconds: float = Field(30.0, gt=0, description="Longest wait for a place at a worker.")
     interface_profile_queue_max: int | None = Field(None, ge=0, description=_QUEUE)
@@ -217,6 +222,7 @@ class OrchestratorSettings(Settings):
         }
         return Rules(
             {"chat": self.routing_chat, "image": self.routing_image, "selfie": self.routing_selfie},
+            self.routing_pools,
             self.queue_max,
             self.queue_seconds,
             {role: bound for role, bound in of_roles.items() if bound is not None},

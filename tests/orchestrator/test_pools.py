@@ -49,6 +49,28 @@ def ended(place: Place, error: Exception | None = None) -> None:
         pass
 
 
+ROUTED: dict[str, tuple[Ask, str]] = {
+    "by the kind": (Ask("plain", "chat"), "power_of_two"),
+    "by the model": (Ask("org/big", "chat"), "affinity"),
+    "by another of its names": (Ask("big", "chat"), "affinity"),
+    "by the pool": (Ask(None, "chat", "chat1to1"), "round_robin"),
+    "by the kind, in a pool that is empty": (Ask(None, "chat", "scenes"), "power_of_two"),
+}
+
+
+@pytest.mark.parametrize(("ask", "wanted"), ROUTED.values(), ids=ROUTED.keys())
+def test_each_pool_has_its_routing(ask: Ask, wanted: str) -> None:
+    models = (
+        ServedModel(id="org/big", aliases=("big",), abilities=("chat",)),
+        ServedModel(id="plain", abilities=("chat",)),
+    )
+    there = worker("a", models=models, roles=("chat1to1",))
+    of_pools = {"org/big": "affinity", "chat1to1": "round_robin", "scenes": "round_robin"}
+    found = pools_of(there, routing={"chat": "power_of_two"}, of_pools=of_pools).pool(ask)
+    assert found is not None
+    assert found.strategy == wanted
+
+
 async def test_who_finds_no_place_waits_for_one() -> None:
     pools = pools_of(worker("a"))
     first = await soon(pools.take(ASK))
