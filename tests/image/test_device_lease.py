@@ -12,11 +12,14 @@ import pytest
 
 from core.device_lease import DeviceLease
 from image.pipelines.zimage import ZImage
+from tests.fakes.chat_worker import chat_worker
 from tests.fakes.client import connected, request
 from tests.fakes.device_rival import rival
 from tests.fakes.wait import answers, eventually, soon
 from tests.image.asking import GENERATIONS, get, post, worker
 from tests.image.doubles import Wrapped
+from tests.llm.test_device_lease import BALLAST, held
+from tests.llm.test_residency import pair
 
 WEIGHTS = 200 << 20
 ASKED = {"prompt": "a boat", "seed": 7, "size": "64x64"}
@@ -92,6 +95,37 @@ async def test_calls_wait_for_the_turn_and_none_is_lost(models: Models, tmp_path
 
         for _ in range(2):
             assert await soon(asyncio.gather(*(does() for does in (draws, works) * 3))) == [200] * 6
+
+
+async def test_a_chat_worker_and_an_image_worker_by_turns(models: Models, tmp_path: Path) -> None:
+    """Its engines are processes of their own: neither worker finds the other's memory on the device."""
+    found: list[int] = []
+    given: dict[str, Any] = {"device_lease": tmp_path / "device", "device_lease_seconds": 0.2}
+    (tmp_path / "chat").mkdir()
+
+    def load() -> Heavy:
+        found.append(held(tmp_path / "chat"))
+        return models.load()
+
+    async with (
+        chat_worker(tmp_path / "chat", pair(tmp_path / "chat"), **given) as talks,
+        worker(load, tmp_path, **given) as port,
+    ):
+        for _ in range(2):
+            assert (await soon(talks.chat())).status_code == 200
+            assert held(tmp_path / "chat") > BALLAST
+            assert [model() for model in models.loaded if model() is not None] == []
+            assert (await post(port, GENERATIONS, ASKED)).status == 200
+
+        async def says() -> int:
+            return (await talks.chat()).status_code
+
+        async def draws() -> int:
+            return (await post(port, GENERATIONS, ASKED)).status
+
+        assert await soon(asyncio.gather(*(does() for does in (says, draws) * 4))) == [200] * 8
+    assert len(found) >= 3
+    assert max(found) < BALLAST, "what Python takes of engines that sleep"
 
 
 async def test_a_wait_is_bounded_and_a_client_that_leaves_waits_no_more(models: Models, tmp_path: Path) -> None:
