@@ -18,7 +18,15 @@ import psycopg
 from prometheus_client import Counter, Gauge
 
 from core.db.pool import Pool
-from core.errors import InvalidRequest, SoundstageError, Unprocessable, internal
+from core.errors import (
+    Forbidden,
+    InvalidRequest,
+    SoundstageError,
+    Unauthenticated,
+    Unavailable,
+    Unprocessable,
+    internal,
+)
 from core.keys import read_or_make
 from core.pure import legacy_body
 from orchestrator.auth import Keys
@@ -294,8 +302,11 @@ def intake_of(settings: OrchestratorSettings, pool: Pool, keys: Keys, handler: H
         given = settings.queue_api_key
         file = settings.data_dir.resolve() / "keys" / "local_api_key"
         secret = given.get_secret_value() if given else read_or_make(file)
-        key = await keys.authenticate([(b"authorization", f"Bearer {secret}".encode())])
-        key.require("chat")
+        try:
+            key = await keys.authenticate([(b"authorization", f"Bearer {secret}".encode())])
+            key.require("chat")
+        except (Unauthenticated, Forbidden) as exc:  # the operator's mistake: no job fails for good by it
+            raise Unavailable(f"The key of queued jobs is refused: {exc.message}", code="queue_key") from exc
         return Caller(key, f"queue-{os.urandom(8).hex()}", "queue", job[:200])
 
     return Intake(rules, pool, connect, handler, caller)

@@ -342,6 +342,21 @@ async def test_in_the_orchestrator(redis_url: str, migrated_dsn: str, tmp_path: 
         assert "soundstage_queue_lag 0.0" in metrics
 
 
+async def test_a_key_that_is_refused_loses_no_job(redis_url: str, migrated_dsn: str, tmp_path: Path) -> None:
+    name = f"q{random.getrandbits(40):x}"
+    given: dict[str, Any] = {"queue_name": name, "queue_url": redis_url, "queue_poll_seconds": 0.02}
+    async with studio_over(migrated_dsn, tmp_path, **given, queue_api_key="sk-nobody"), client(redis_url) as redis:
+        text = json.dumps({"id": "a", "job_type": "chat_enhance", "payload": {"prompt": "x"}})
+        await redis.execute_command("RPUSH", name, text)
+
+        async def buried() -> bool:
+            return bool(await redis.execute_command("LRANGE", f"{name}:dead", 0, -1) == [text])
+
+        await answers(buried, "the dead letter")
+        told = json.loads(await redis.execute_command("GET", f"{name}:result:a"))
+        assert told["error"]["code"] == "queue_key"
+
+
 async def test_the_ledger_is_one_row_a_job(queue: Queue, pool: Pool, migrated_dsn: str) -> None:
     async with running(queue.intake(pool)):
         await queue.job("a", say=1)
