@@ -353,7 +353,7 @@ async def test_the_callers_trace_reaches_the_selfie_worker(studio: Studio) -> No
     await studio.chat_worker()
     await studio.image_worker()
     selfie, trace = await studio.selfie_worker(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    sent = {"files": {"image": ("me.jpg", PICTURE)}, "headers": {"traceparent": trace}}
+    sent: dict[str, Any] = {"files": {"image": ("me.jpg", PICTURE)}, "headers": {"traceparent": trace}}
     await studio.post(PATH, data={"consent": "true"}, **sent)
     await studio.post(ANALYZE, **sent)
     assert [heard["traceparent"] for heard in selfie.headers] == [trace] * 2

@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from core.canonical import messages_sha256
 from prompts.sources import SEED, read_folder
-from tests.fakes.client import Answer, Headers, ask, request
+from tests.fakes.client import Answer, ask, request
 from tests.fakes.serving import serving
 from tests.vision.doubles import eye_of, in_process
 from tests.vision.photos import ASTRONAUT, encoded, exif, multipart, photo, pixels
@@ -88,7 +88,9 @@ async def worker_with(
         app = create_app(settings, eye_of(detector, reader), in_process(settings), model)
         async with serving(app) as port:
 
-            async def analyze(picture: bytes = PHOTO, headers: Headers = (), **fields: Any) -> Answer:
+            async def analyze(
+                picture: bytes = PHOTO, headers: Sequence[tuple[bytes, bytes]] = (), **fields: Any
+            ) -> Answer:
                 texts = [(name, None, _text(value)) for name, value in fields.items()]
                 body = multipart(("image", "a.jpg", picture), *texts)
                 kind = (b"content-type", b"multipart/form-data; boundary=soundstage")
