@@ -42,6 +42,19 @@ def traced(tracing: Tracing | None, taken: Taken, step: str | None = None) -> Ab
     return tracing.work(operation, step or taken.pipeline, told, taken.caller.get("trace"))
 
 
+class Turns:
+    """Steps begin one after another, each in a turn of the event loop of its own. Where many runs are at work, what is
+    short (a new request, an event on its way) so never stands behind all of them. One for each process."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def mine(self) -> None:
+        """Return when it is a step's turn to begin."""
+        async with self._lock:
+            await asyncio.sleep(0)
+
+
 class LostError(Exception):
     """The run is another process's now, or was ended: what this one still does for it is not kept."""
 
@@ -55,12 +68,20 @@ class Durable:
 
     outlives = True
 
-    def __init__(self, taken: Taken, teller: Teller, held: Mapping[str, bytes], tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        taken: Taken,
+        teller: Teller,
+        turns: Turns,
+        held: Mapping[str, bytes],
+        tracing: Tracing | None = None,
+    ) -> None:
         self.id = taken.id
         self.again = taken.attempts > 1
         self.tokens = self.image_steps = 0
         self._taken = taken
         self._teller = teller
+        self._turns = turns
         self._held = held
         self._tracing = tracing
         self._told: dict[str, int] = {}
@@ -73,6 +94,7 @@ class Durable:
         else:
             await self._tell(f"{name}/{STARTED}", STARTED, {"step": name})
             await self._kept()
+            await self._turns.mine()
             result = await self._do(name, do)
             self._last = await self._tell(f"{name}/{COMPLETED}", COMPLETED, {"step": name, "result": result})
         self._count(result)

@@ -131,9 +131,9 @@ class Ear:
 class _Follower:
     """Who follows a run, and what it was told of since it last looked."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, look: bool = True) -> None:
         self.woken = asyncio.Event()
-        self.look = True  # in the database: there may be events that were not told here
+        self.look = look  # in the database: there may be events that were not told here
         self._news: deque[Event] = deque()
 
     def happened(self, event: Event) -> None:
@@ -166,11 +166,22 @@ class Hub:
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._followers: dict[str, set[_Follower]] = {}
+        self._expected: dict[str, _Follower] = {}
+
+    def expect(self, job_id: str) -> None:
+        """A run begins here, and somebody will follow it: they need not look for what was before."""
+        self._expected[job_id] = _Follower(look=False)
+
+    def over(self, job_id: str) -> None:
+        """A run is no more here: who follows it only now looks."""
+        self._expected.pop(job_id, None)
 
     def happened(self, job_id: str, event: Event) -> None:
         """It was kept by this process."""
         for follower in self._followers.get(job_id, ()):
             follower.happened(event)
+        if job_id in self._expected:
+            self._expected[job_id].happened(event)
 
     def wake(self, job_id: str) -> None:
         """Something of it was kept somewhere."""
@@ -183,7 +194,7 @@ class Hub:
 
     @contextlib.contextmanager
     def _following(self, job_id: str) -> Iterator[_Follower]:
-        follower = _Follower()
+        follower = self._expected.pop(job_id, None) or _Follower()
         self._followers.setdefault(job_id, set()).add(follower)
         try:
             yield follower

@@ -23,8 +23,8 @@ from sqlalchemy.engine import URL
 
 from core.errors import Forbidden, SoundstageError, UpstreamTimeout, internal
 from orchestrator.auth import Key
-from orchestrator.jobs.durable import SECONDS, Durable, LostError, traced
-from orchestrator.jobs.events import Teller
+from orchestrator.jobs.durable import SECONDS, Durable, LostError, Turns, traced
+from orchestrator.jobs.events import Hub, Teller
 from orchestrator.jobs.plain import kept_error, plain, where
 from orchestrator.jobs.store import By, End, JobStore, Queue, Taken, Wanted, Way, begun, new_job_id
 from orchestrator.limits import Limits
@@ -74,6 +74,7 @@ class Runs:
         dsn: str,
         store: JobStore,
         teller: Teller,
+        hub: Hub,
         studio: Studio,
         pipelines: Mapping[str, Pipeline],
         tracing: Tracing | None = None,
@@ -84,8 +85,10 @@ class Runs:
         self._dsn = dsn
         self._store = store
         self._teller = teller
+        self._hub = hub
         self._studio = studio
         self._tracing = tracing
+        self._turns = Turns()
         self._here: dict[str, _Here] = {}
         self._held: dict[str, Mapping[str, bytes]] = {}
         self._waited: dict[str, asyncio.Future[End | None]] = {}
@@ -157,6 +160,8 @@ class Runs:
         if added.begun:
             if wanted.way == "wait":
                 self._waited[job_id] = asyncio.get_running_loop().create_future()
+            if wanted.way == "stream":
+                self._hub.expect(job_id)
             if held:
                 self._held[job_id] = held
             self._start(job_id, wanted)
@@ -232,7 +237,7 @@ class Runs:
         task = asyncio.current_task()
         assert task is not None
         here = self._here[taken.id] = _Here(task, taken.way)
-        flow = Durable(taken, self._teller, self._held.get(taken.id, {}), self._tracing)
+        flow = Durable(taken, self._teller, self._turns, self._held.get(taken.id, {}), self._tracing)
         began = time.perf_counter()
         how: End | None = None
         try:
@@ -246,6 +251,7 @@ class Runs:
             if self._here.get(taken.id) is here:  # taken for dead, this process may have taken up its own run
                 del self._here[taken.id]
             self._held.pop(taken.id, None)
+            self._hub.over(taken.id)
             waited = self._waited.get(taken.id)
             if waited is not None and not waited.done():
                 waited.set_result(how)

@@ -51,7 +51,7 @@ class Jobs:
         self.store = JobStore(pool, settings.jobs_queue_max)
         hub = Hub(self.store)
         self._teller = Teller(dsn, hub)
-        self.runs = Runs(dsn, self.store, self._teller, studio, pipelines, tracing)
+        self.runs = Runs(dsn, self.store, self._teller, hub, studio, pipelines, tracing)
         self._ear = Ear(dsn, hub, self.runs.cancel_here, self.runs.way)
         self._reaper = Reaper(dsn, self.runs, settings.jobs_grace_seconds)
         self._queues = Queues(pool, self.runs, workers, settings.jobs_at_once)

@@ -13,7 +13,7 @@ import pytest
 from psycopg.rows import dict_row
 from psycopg.types.json import Json
 
-from orchestrator.jobs.durable import Durable, LostError
+from orchestrator.jobs.durable import Durable, LostError, Turns
 from orchestrator.jobs.events import Hub, Teller, _Follower
 from orchestrator.jobs.recovery import lock_key
 from orchestrator.jobs.runs import VERSION
@@ -151,6 +151,28 @@ def taken(**given: Any) -> Taken:
     return Taken(**{**values, **own, **given})
 
 
+async def turns() -> None:
+    """Whoever can go on has gone on."""
+    for _ in range(8):
+        await asyncio.sleep(0)
+
+
+async def test_many_steps_begin_in_turns_of_their_own() -> None:
+    turns, order = Turns(), []
+
+    async def begins(name: str) -> None:
+        await turns.mine()
+        order.append(name)
+
+    async def passes() -> None:
+        await asyncio.sleep(0)
+        order.append("short")
+
+    await soon(asyncio.gather(*(begins(name) for name in "abcdef"), passes()))
+    assert order.index("short") <= 1, "it stands behind one of them, not behind all"
+    assert [name for name in order if name != "short"] == list("abcdef")
+
+
 async def test_a_step_begins_when_the_one_before_is_kept() -> None:
     teller, began = Slow(), []
 
@@ -163,14 +185,13 @@ async def test_a_step_begins_when_the_one_before_is_kept() -> None:
         await flow.step("two", do)
         await flow.end(End("completed", {}, None))
 
-    flow = Durable(taken(), teller, {})
+    flow = Durable(taken(), teller, Turns(), {})
     running = asyncio.ensure_future(pipeline(flow))
-    await asyncio.sleep(0)
+    await turns()
     assert began == ["job:one"], "nothing is before the first"
     assert teller.events == [f"one/{STARTED}", f"one/{COMPLETED}", f"two/{STARTED}"], "in one statement"
     teller.keep()
-    for _ in range(3):
-        await asyncio.sleep(0)
+    await turns()
     assert began == ["job:one", "job:two"]
     assert teller.events[3:] == [f"two/{COMPLETED}", "end"], "in one statement"
     assert not running.done()
@@ -186,10 +207,10 @@ async def test_a_run_that_is_anothers_goes_no_further() -> None:
         began.append(key)
         return 1
 
-    flow = Durable(taken(), teller, {})
+    flow = Durable(taken(), teller, Turns(), {})
     assert await flow.step("one", do) == 1
     second = asyncio.ensure_future(flow.step("two", do))
-    await asyncio.sleep(0)
+    await turns()
     teller.keep(None)
     with pytest.raises(LostError):
         await soon(second)
@@ -198,7 +219,7 @@ async def test_a_run_that_is_anothers_goes_no_further() -> None:
 
 async def test_a_finished_step_is_not_done_again_and_its_cost_counts() -> None:
     teller = Slow()
-    flow = Durable(taken(attempts=2, finished={"one": {"cost": {"tokens": 7}}}), teller, {})
+    flow = Durable(taken(attempts=2, finished={"one": {"cost": {"tokens": 7}}}), teller, Turns(), {})
 
     async def never(key: str) -> dict[str, Any]:
         raise AssertionError(key)
@@ -226,6 +247,24 @@ def test_a_follower_takes_what_follows_and_looks_where_something_is_missing() ->
     for number in range(6, 300):
         follower.happened(event(number))
     assert (follower.next(5), follower.look) == ([], True), "more than is kept for a slow client"
+
+
+async def test_who_is_expected_reads_no_database_and_misses_nothing() -> None:
+    class Store:
+        async def events(self, job_id: str, after: int) -> list[dict[str, Any]]:
+            raise AssertionError(job_id)
+
+    hub = Hub(Store())  # type: ignore[arg-type]
+    hub.expect("job")
+    hub.happened("job", event(1))
+    following = hub.follow("job", 0, 60)
+    assert await soon(anext(following)) == event(1)
+    hub.happened("job", Event(2, "error", {}))
+    hub.over("job")
+    assert [one async for one in following] == [Event(2, "error", {})]
+    hub.expect("another")
+    hub.over("another")
+    assert (hub._expected, hub._followers) == ({}, {})
 
 
 async def test_a_follower_here_reads_the_database_once() -> None:
