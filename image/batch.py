@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.errors import InvalidRequest
+from image import canvas
 from image.embeddings import Embeddings, Key
 from image.pipelines.base import Kept, Row, Schedule, StepPipeline, Tokens
 from image.request import ImageRequest, RequestId
@@ -37,7 +38,8 @@ class RequestState:
     """The one mutable object of a request."""
 
     id: RequestId
-    request: ImageRequest
+    asked: ImageRequest
+    request: ImageRequest  # as it is drawn: the same, but on the model's canvas where it has one
     tokens: Tokens
     negative: Tokens | None  # with guidance only
     image_tokens: int
@@ -82,8 +84,9 @@ class RequestState:
         )
 
 
-def admit(pipeline: StepPipeline, request: ImageRequest, id: RequestId, arrived: int) -> RequestState:
+def admit(pipeline: StepPipeline, asked: ImageRequest, id: RequestId, arrived: int) -> RequestState:
     """The state of a request that has just arrived. Raises InvalidRequest for what the model cannot take."""
+    request = asked if pipeline.canvas is None else canvas.onto(asked, pipeline.canvas)
     if max(request.width, request.height) > pipeline.max_side:
         raise InvalidRequest(
             f"The model draws at most {pipeline.max_side} pixels a side.", param="size", code="invalid_size"
@@ -94,6 +97,7 @@ def admit(pipeline: StepPipeline, request: ImageRequest, id: RequestId, arrived:
     lengths = [len(t.ids) for t in (tokens, negative) if t]
     return RequestState(
         id,
+        asked,
         request,
         tokens,
         negative,

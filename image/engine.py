@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from core.errors import SoundstageError
-from image import batch
+from image import batch, canvas
 from image.batch import RequestState
 from image.decoding import Decodings, Waiting
 from image.desk import Desk
@@ -148,8 +148,9 @@ class Engine:
         latents = [waiting.latents for waiting in group]
         final = group[0].preview is None
         pictures = self.pipeline.decode(latents) if final else self.pipeline.preview(latents)
-        for waiting, pixels in zip(group, pictures, strict=True):
+        for waiting, drawn in zip(group, pictures, strict=True):
             state = waiting.state
+            pixels = drawn if state.asked is state.request else canvas.back(drawn, state.asked)
             if waiting.preview is not None:
                 self._desk.tell(state.id, Partial(waiting.preview, pixels))
                 continue

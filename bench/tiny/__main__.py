@@ -57,7 +57,7 @@ def scored(asked: argparse.Namespace, trained: Any) -> dict[str, Any]:
     scores = [told(score(part, judge, drawn_by(trained), asked.pictures)) for part in CHANCE]
     sizes = {}
     for height, width in SIZES:
-        right = score_at(height, width, judge, drawn_by(trained, STEPS, height, width), asked.pictures // 2)
+        right = score_at(height, width, judge, drawn_by(trained), asked.pictures // 2)
         sizes[f"{width}x{height}"] = right
         print(f"{width}x{height}: {right:.1%}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -113,7 +113,8 @@ def page(report: dict[str, Any], timed: Speed) -> str:
     ]
     if "sizes" in report:
         shares = ", ".join(f"{size} {right:.0%}" for size, right in report["sizes"].items())
-        lines += [f"Trained names on other canvases, {report['pictures_of_a_size']} pictures each: {shares}.", ""]
+        many = report["pictures_of_a_size"]
+        lines += [f"Trained names at other sizes, fitted from the canvas, {many} pictures each: {shares}.", ""]
     lines += [
         f"One picture alone takes {timed.alone:.2f} s of wall time, {timed.cpu_alone:.2f} s of CPU.",
         f"{TOGETHER} at once through the step engine take {timed.together:.2f} s and {timed.cpu_together:.2f} s:",

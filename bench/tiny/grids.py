@@ -6,19 +6,19 @@ Nothing is picked: the first scenes that a seed gives, and one seed each.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from bench.tiny.__main__ import pipeline
 from bench.tiny.classifier import NOUNS
-from bench.tiny.score import SIZES, TOGETHER, Draw, drawn_by
+from bench.tiny.score import SIZES, TOGETHER, Draw, drawn_by, fitted
 from image.settings import TRAINED
 from image.tiny import prompts, scenes
 from image.tiny.scenes import Kind, Scene
 
 DOCS = Path(__file__).parents[2] / "docs"
+SHOWN = 512  # pixels of a side
 STRIP = (  # README's
     "an apple on a green background",
     "a smiling woman with long red hair and glasses on a yellow background",
@@ -43,20 +43,21 @@ def main() -> None:
     save(asked.out / "tiny-model-held-out.png", draw, [prompts.tell_plainly(scene) for scene in things])
     save(asked.out / "tiny-model-avatars.png", draw, [prompts.tell_plainly(scene) for scene in people])
     save(asked.out / "tiny-model-strip.png", draw, STRIP)
-    save_sizes(asked.out / "tiny-model-sizes.png", pipeline(asked.model))
+    save_sizes(asked.out / "tiny-model-sizes.png", draw)
     lines = ["# Prompts of the grids", "", "Row by row, left to right."]
     for title, shown in (("Held-out combinations", things), ("Avatars", people)):
         lines += ["", f"## {title}", "", *(f"1. {prompts.tell_plainly(scene)}" for scene in shown)]
     (asked.out / "tiny-model-prompts.md").write_text("\n".join(lines) + "\n")
 
 
-def save_sizes(file: Path, drawing: Any) -> None:
-    """The first prompts of the strip on canvases of other sizes, side by side."""
+def save_sizes(file: Path, draw: Draw) -> None:
+    """The first prompts of the strip at other sizes, side by side."""
     from PIL import Image
 
     drawn = [
-        drawn_by(drawing, height=height, width=width)([told], at)[0]
+        fitted(draw, height, width)([told], at)[0]
         for at, (told, (height, width)) in enumerate(zip(STRIP, SIZES, strict=True))
+        if max(height, width) <= SHOWN
     ]
     sheet = Image.new("RGB", (sum(one.shape[1] for one in drawn) + 8 * len(drawn), max(one.shape[0] for one in drawn)))
     left = 0

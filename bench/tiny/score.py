@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from bench.tiny.classifier import COLOURS, NOUNS, Judge, views
+from image import canvas
+from image.request import ImageRequest, Pixels
 from image.tiny import prompts, scenes
-from image.tiny.pictures import CELL, HALF, SIDE
+from image.tiny.pictures import SIDE
 from image.tiny.scenes import Scene
 
 Draw = Callable[[Sequence[str], int], np.ndarray[Any, Any]]
@@ -23,8 +25,8 @@ CHANCE: dict[Part, float] = {
     "held out: thing + thing": 1 / len(NOUNS) / (len(NOUNS) - 1),
 }
 TOGETHER = 8
-SIZES = ((64, 64), (96, 112), (128, 192), (192, 128), (192, 192), (256, 256), (80, 256), (240, 144))
-"""Height and width of canvases other than the native one."""
+SIZES = ((64, 64), (96, 112), (128, 192), (192, 128), (256, 256), (80, 256), (288, 512), (1024, 1024))
+"""Height and width other than the native ones."""
 
 
 @dataclass(frozen=True)
@@ -63,25 +65,39 @@ def score(part: Part, judge: Judge, draw: Draw, count: int) -> Score:
     return Score(part, share, (share * (1 - share) / count) ** 0.5, count)
 
 
+def fitted(draw: Draw, height: int, width: int) -> Draw:
+    """What the image worker makes of native pictures for a caller who asks for another size."""
+
+    def at_size(texts: Sequence[str], seed: int) -> np.ndarray[Any, Any]:
+        asked = ImageRequest("", width, height, steps=1, seed=0)
+        native = (draw(texts, seed) * 255).round().astype(np.uint8)
+        fitting = [canvas.back(Pixels(SIDE, SIDE, one.tobytes()), asked).rgb for one in native]
+        shape = (len(fitting), height, width, 3)
+        return np.frombuffer(b"".join(fitting), np.uint8).reshape(shape).astype(np.float32) / 255
+
+    return at_size
+
+
 def score_at(height: int, width: int, judge: Judge, draw: Draw, count: int) -> float:
-    """Share of trained names that the judge sees in the middle of a canvas."""
-    asked = examination("trained names", count)
+    """Share of trained names that the judge sees in the middle of pictures of a size."""
+    at_size, asked = fitted(draw, height, width), examination("trained names", count)
     right: list[bool] = []
     for first in range(0, count, TOGETHER):
         group = asked[first : first + TOGETHER]
-        pictures = draw([prompts.tell_plainly(scene) for scene in group], first)
+        pictures = at_size([prompts.tell_plainly(scene) for scene in group], first)
         shown = [_middle(picture) for picture in pictures]
         right += [_shows(judge, one, scene, "trained names") for one, scene in zip(shown, group, strict=True)]
     return float(np.mean(right))
 
 
 def _middle(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Where the painter puts what a canvas shows, SIDE by SIDE."""
+    """The largest square in the middle, SIDE by SIDE."""
     height, width, _ = picture.shape
-    block = SIDE if min(height, width) >= SIDE else HALF
-    top, left = ((side - block) // CELL // 2 * CELL for side in (height, width))
-    shown = picture[top : top + block, left : left + block]
-    return shown.repeat(SIDE // block, axis=0).repeat(SIDE // block, axis=1)
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = torch.from_numpy(picture[top : top + side, left : left + side].copy()).permute(2, 0, 1)[None]
+    shown = torch.nn.functional.interpolate(square, (SIDE, SIDE), mode="bilinear", antialias=True)
+    return np.asarray(shown[0].permute(1, 2, 0))
 
 
 def _shows(judge: Judge, picture: np.ndarray[Any, Any], scene: Scene, part: Part) -> bool:
@@ -90,15 +106,15 @@ def _shows(judge: Judge, picture: np.ndarray[Any, Any], scene: Scene, part: Part
     return tuple(concepts) == scene.things and coloured
 
 
-def drawn_by(pipeline: Any, steps: int = 8, height: int = SIDE, width: int = SIDE) -> Draw:
+def drawn_by(pipeline: Any, steps: int = 8) -> Draw:
     """By a stock diffusers pipeline, guidance off."""
 
     def draw(texts: Sequence[str], seed: int) -> np.ndarray[Any, Any]:
         generators = [torch.Generator().manual_seed(seed + i) for i in range(len(texts))]
         drawn: np.ndarray[Any, Any] = pipeline(
             list(texts),
-            height=height,
-            width=width,
+            height=SIDE,
+            width=SIDE,
             num_inference_steps=steps,
             guidance_scale=0.0,
             generator=generators,

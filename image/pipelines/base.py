@@ -81,6 +81,9 @@ class StepPipeline(Protocol):
     max_side: int
     """Longest side the model has positions for, in pixels."""
 
+    canvas: int | None
+    """The side of the one square that it draws well, in pixels; None: it draws what is asked for."""
+
     abilities: Abilities
 
     adapters: Adapters

@@ -6,9 +6,12 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
 
 from image.pipelines.base import StepPipeline
+from image.request import SIDE_MULTIPLE
 from image.settings import ImageSettings
 
 if TYPE_CHECKING:
@@ -24,6 +27,10 @@ log = logging.getLogger(__name__)
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 _ROOM = 1.1  # memory to load into, for each byte of weights
+
+
+class _Told(msgspec.Struct, forbid_unknown_fields=True):
+    canvas: Annotated[int, msgspec.Meta(ge=SIDE_MULTIPLE, le=2048)]
 
 
 class CheckpointError(ValueError):
@@ -94,9 +101,23 @@ def _zimage(folder: Path, model: str, device: str, dtype: torch.dtype, settings:
             encoder = tuning.encoder_in_4_bits(folder, device, dtype)
         except ImportError as exc:
             raise CheckpointError(f"IMAGE_ENCODER_DTYPE=nf4 needs the dependency group image-4bit: {exc}") from exc
-    pipeline = ZImage.load(folder, model, device, dtype, encoder)
+    pipeline = ZImage.load(folder, model, device, dtype, encoder, _canvas(folder))
     tuning.apply(pipeline, settings)
     return pipeline
+
+
+def _canvas(folder: Path) -> int | None:
+    """What `soundstage.json` says, where there is one. Raises CheckpointError."""
+    file = folder / "soundstage.json"
+    if not file.is_file():
+        return None
+    try:
+        told = msgspec.json.decode(file.read_bytes(), type=_Told)
+    except msgspec.DecodeError as exc:
+        raise CheckpointError(f"{file} cannot be read: {exc}") from exc
+    if told.canvas % SIDE_MULTIPLE:
+        raise CheckpointError(f"{file}: the canvas must be a multiple of {SIDE_MULTIPLE} pixels")
+    return told.canvas
 
 
 def _whole(folder: Path, model: str, device: str, dtype: torch.dtype, settings: ImageSettings) -> WholePipeline:

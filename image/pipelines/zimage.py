@@ -37,9 +37,10 @@ PATCH = 2  # latent pixels to a token's side
 class ZImage:
     """Implements StepPipeline."""
 
-    def __init__(self, stock: ZImagePipeline, model: str) -> None:
+    def __init__(self, stock: ZImagePipeline, model: str, canvas: int | None = None) -> None:
         """Takes the parts of `stock`; the stock pipeline's own loop is never run."""
         self.model = model
+        self.canvas = canvas
         self.stock = stock
         self._tokenizer: PreTrainedTokenizerBase = stock.tokenizer
         self.text_encoder: Any = stock.text_encoder
@@ -57,7 +58,15 @@ class ZImage:
         self.max_side: int = min(self.transformer.config.axes_lens[1:]) * self._pixels_a_patch
 
     @classmethod
-    def load(cls, folder: Path, model: str, device: str, dtype: torch.dtype, text_encoder: Any | None = None) -> ZImage:
+    def load(
+        cls,
+        folder: Path,
+        model: str,
+        device: str,
+        dtype: torch.dtype,
+        text_encoder: Any | None = None,
+        canvas: int | None = None,
+    ) -> ZImage:
         """Read a checkpoint folder in diffusers' layout. `text_encoder`: one that is on the device already."""
         given = {} if text_encoder is None else {"text_encoder": text_encoder}
         stock = ZImagePipeline.from_pretrained(
@@ -66,7 +75,7 @@ class ZImage:
         stock.to(device)
         for part in (stock.text_encoder, stock.transformer, stock.vae):
             part.requires_grad_(False).eval()
-        return cls(stock, model)
+        return cls(stock, model, canvas)
 
     def show_with(self, preview: Preview) -> None:
         """How unfinished images are shown."""

@@ -43,7 +43,7 @@ def rehearsal(device: str) -> Recipe:
     sizes = model.Sizes(width=48, heads=2, layers=1, text_layers=2, autoencoder=(8, 8, 16, 16))
     short = Pace(steps=12, decay_from=6, warmup=2, keep_every=4, show_every=6)
     return Recipe(
-        train.Plan(pace=short, batch=8, roam_from=6, compiled=False, sizes=sizes, device=device),
+        train.Plan(pace=short, batch=8, compiled=False, sizes=sizes, device=device),
         autoencoder.Plan(pace=short, pictures=2, sizes=sizes, device=device),
         pictures=40,
     )

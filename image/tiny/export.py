@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image.tiny import model, vocabulary
+from image.tiny.pictures import SIDE
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ZImageTransformer2DModel
@@ -21,3 +23,4 @@ def export(
     halves = (autoencoder.half(), text_encoder.half(), vocabulary.tokenizer(), transformer.half())
     folder.mkdir(parents=True, exist_ok=True)
     ZImagePipeline(model.scheduler(), *halves).save_pretrained(folder)
+    (folder / "soundstage.json").write_text(json.dumps({"canvas": SIDE}) + "\n")

@@ -1,8 +1,8 @@
 """The transformer's forward pass for a batch of one shape, several times faster on a CPU.
 
 Stock diffusers works through lists, one sample at a time, and rotates in complex numbers. Here all
-samples have one shape and text that fits one block of 32; the test suite compares the two. Training alone
-uses this: whoever loads the model runs the stock code.
+samples have the same number of image tokens and text that fits one block of 32; the test suite compares
+the two. Training alone uses this: whoever loads the model runs the stock code.
 """
 
 from __future__ import annotations
@@ -16,18 +16,15 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from diffusers import ZImageTransformer2DModel
 
-TEXT_TOKENS: int = SEQ_MULTI_OF
-"""Image and text are each filled up to a multiple of this."""
+TEXT_TOKENS = SEQ_MULTI_OF
 
 
 class Fast:
-    """Shares the weights of the model that it is given. `compiled`: how many image tokens the shape has for which
-    each block's small operations are fused; compiling takes too long to do it for every shape."""
+    """Shares the weights of the model that it is given. `compiled`: fuse each block's small operations."""
 
-    def __init__(self, model: ZImageTransformer2DModel, compiled: int | None = None) -> None:
+    def __init__(self, model: ZImageTransformer2DModel, compiled: bool = False) -> None:
         self.model: Any = model
-        self._compiled = compiled
-        self._fused = torch.compile(_block, dynamic=False) if compiled else _block
+        self._block = torch.compile(_block, dynamic=False) if compiled else _block
         self._angles: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(
@@ -39,22 +36,21 @@ class Fast:
         """
         model = self.model
         down, across = latents.shape[2] // 2, latents.shape[3] // 2
-        real = down * across
-        block = self._fused if real == self._compiled else _block
+        if down * across % SEQ_MULTI_OF:
+            raise ValueError("image tokens must fill whole blocks")
         cos, sin = self._rotation(down, across, latents.device)
+        tokens = down * across
         when = model.t_embedder(t * model.t_scale)
         image = model.all_x_embedder["2-1"](_patchify(latents))
-        tokens = real + _padding(real)
-        image = torch.cat([image, model.x_pad_token.expand(len(image), tokens - real, -1)], dim=1)
         for layer in model.noise_refiner:
-            image = block(layer, image, cos[:tokens], sin[:tokens], when)
+            image = self._block(layer, image, cos[:tokens], sin[:tokens], when)
         words = self._embed_text(text, lengths)
         for layer in model.context_refiner:
-            words = block(layer, words, cos[tokens:], sin[tokens:], None)
+            words = self._block(layer, words, cos[tokens:], sin[tokens:], None)
         both = torch.cat([image, words], dim=1)
         for layer in model.layers:
-            both = block(layer, both, cos, sin, when)
-        return _unpatchify(model.all_final_layer["2-1"](both[:, :real], c=when), down, across)
+            both = self._block(layer, both, cos, sin, when)
+        return _unpatchify(model.all_final_layer["2-1"](both[:, :tokens], c=when), down, across)
 
     def _embed_text(self, text: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         text = functional.pad(text, (0, 0, 0, TEXT_TOKENS - text.shape[1]))
@@ -65,15 +61,10 @@ class Fast:
         if (down, across) not in self._angles:
             grid = self.model.create_coordinate_grid
             image = grid((1, down, across), (TEXT_TOKENS + 1, 0, 0), device).flatten(0, 2)
-            filled = grid((1, 1, 1), (0, 0, 0), device).flatten(0, 2).repeat(_padding(len(image)), 1)
             words = grid((TEXT_TOKENS, 1, 1), (1, 0, 0), device).flatten(0, 2)
-            turns = self.model.rope_embedder(torch.cat([image, filled, words]))
+            turns = self.model.rope_embedder(torch.cat([image, words]))
             self._angles[down, across] = (turns.real.contiguous(), turns.imag.contiguous())
         return self._angles[down, across]
-
-
-def _padding(tokens: int) -> int:
-    return -tokens % TEXT_TOKENS
 
 
 def _block(

@@ -20,8 +20,7 @@ from image.tiny.scenes import Person, Scene, Style
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SIDE, HALF = 128, 64  # pixels of the native canvas, and of the least one
-CELL = 16  # pixels to an image token's side
+SIDE = 128
 PACKAGES: dict[Style, str] = {"flat": "@iconify-json/noto", "3d": "@iconify-json/fluent-emoji"}
 ONE, TWO = 104, 58  # pixels of an icon's side, alone and beside another
 _HAIR = {
@@ -56,43 +55,34 @@ class Painter:
             icons = {_key(name): stored[name] for name in stored.files}
         return cls(icons)
 
-    def paint(self, scene: Scene, height: int = SIDE, width: int = SIDE) -> np.ndarray[Any, Any]:
-        """Height by width by 3, multiples of CELL.
-
-        What is shown keeps its size: a larger canvas has more background around it, by whole image tokens; on one
-        whose shorter side is below SIDE a thing is as large as beside another. Raises ValueError where it does not
-        fit: below HALF, or two things in less than SIDE across.
-        """
-        layer = self._layer(scene, small=min(height, width) < SIDE)
-        down, across = (height - layer.shape[0]) // CELL, (width - layer.shape[1]) // CELL
-        if down < 0 or across < 0:
-            raise ValueError("the canvas is too small for the scene")
-        top, left = (down if scene.person else down // 2) * CELL, across // 2 * CELL
+    def paint(self, scene: Scene) -> np.ndarray[Any, Any]:
+        """SIDE by SIDE by 3."""
         ground = np.array(scenes.BACKGROUNDS[scene.background], np.float32) / 255
-        canvas = np.broadcast_to(ground, (height, width, 3)).copy()
-        part = canvas[top : top + layer.shape[0], left : left + layer.shape[1]]
-        part *= 1 - layer[..., 3:]
-        part += layer[..., :3]
-        return canvas
-
-    def _layer(self, scene: Scene, *, small: bool) -> np.ndarray[Any, Any]:
-        """What stands before the background, 0 to 1: SIDE by SIDE by 4, or HALF high where it is small."""
-        high = HALF if small else SIDE
         if scene.person:
-            return self._avatar(scene.person, high)
-        layer = np.zeros((high, high * len(scene.things) if small else SIDE, 4), np.float32)
-        size = ONE if len(scene.things) == 1 and not small else TWO
-        each = layer.shape[1] // len(scene.things)
-        for place, word in enumerate(scene.things):
-            top, left = (high - size) // 2, place * each + (each - size) // 2
-            layer[top : top + size, left : left + size] = self._icons[scene.style, word, size] / np.float32(255)
-        return layer
+            layer = self._avatar(scene.person)
+            painted: np.ndarray[Any, Any] = layer[..., :3] + ground * (1 - layer[..., 3:])
+            return painted
+        canvas = np.broadcast_to(ground, (SIDE, SIDE, 3)).copy()
+        size = ONE if len(scene.things) == 1 else TWO
+        centres = (SIDE // 2,) if len(scene.things) == 1 else (SIDE // 4, 3 * SIDE // 4)
+        for word, centre in zip(scene.things, centres, strict=True):
+            self._put(canvas, self._icons[scene.style, word, size], centre)
+        return canvas
 
     def icon(self, style: Style, word: str) -> np.ndarray[Any, Any]:
         """An icon at its larger size: ONE by ONE by 4, 0 to 1."""
         return self._icons[style, word, ONE].astype(np.float32) / 255
 
-    def _avatar(self, person: Person, side: int) -> np.ndarray[Any, Any]:
+    @staticmethod
+    def _put(canvas: np.ndarray[Any, Any], icon: np.ndarray[Any, Any], across: int) -> None:
+        size = icon.shape[0]
+        top, left = SIDE // 2 - size // 2, across - size // 2
+        part = canvas[top : top + size, left : left + size]
+        layer = icon.astype(np.float32) / 255
+        part *= 1 - layer[..., 3:]
+        part += layer[..., :3]
+
+    def _avatar(self, person: Person) -> np.ndarray[Any, Any]:
         from dicebear import Avatar  # type: ignore[import-not-found, unused-ignore]
 
         if self._avatars is None:
@@ -113,7 +103,7 @@ class Painter:
         }
         if person.beard:
             options["facialHairVariant"] = [scenes.BEARDS[person.beard]]
-        return _rasterise(Avatar(self._avatars, options).to_string(), side).astype(np.float32) / 255
+        return _rasterise(Avatar(self._avatars, options).to_string(), SIDE).astype(np.float32) / 255
 
 
 def _avatar_style() -> Any:

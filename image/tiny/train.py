@@ -17,17 +17,16 @@ import numpy as np
 import torch
 
 from image.tiny import model, prompts, scenes, vocabulary
-from image.tiny.fast import TEXT_TOKENS, Fast
-from image.tiny.latents import CHANNELS, PATCH, LatentSpace
+from image.tiny.fast import Fast
+from image.tiny.latents import CHANNELS, LatentSpace
 from image.tiny.learning import Learner, Pace, run
 from image.tiny.muon import Muon
-from image.tiny.pictures import CELL, HALF, SIDE, Painter
+from image.tiny.pictures import Painter
 
 if TYPE_CHECKING:
     from image.tiny.scenes import Kind, Scene
 
 _KINDS: tuple[Kind, ...] = ("one", "two", "person")
-MOST = 256  # pixels of a canvas's side; any multiple of CELL from HALF on
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,6 @@ class Plan:
     average: float = 0.998  # the weights that are kept: a running mean with this much memory
     shares: tuple[float, float, float] = (0.5, 0.32, 0.18)  # of one thing, two, and people
     unknown: float = 0.02  # of pictures of one thing: words that name nothing
-    roam_from: int = 6_000  # from this step on, some steps
-    roam: float = 0.6  # (this share of them) are drawn on canvases of other sizes
     compiled: bool = True  # where the machine has a C++ compiler
     device: str = "cpu"
     sizes: model.Sizes = field(default_factory=model.Sizes)
@@ -69,8 +66,7 @@ class Trainer:
         torch.manual_seed(plan.seed)
         self.transformer = model.transformer(plan.sizes).to(plan.device)
         self.text_encoder = model.text_encoder(plan.sizes, self._codes()).to(plan.device)
-        fused = plan.compiled and plan.device == "cpu" and bool(which("c++"))
-        self._forward = Fast(self.transformer, _tokens(SIDE, SIDE) if fused else None)
+        self._forward = Fast(self.transformer, plan.compiled and plan.device == "cpu" and bool(which("c++")))
         weights = [*self.transformer.parameters(), *self.text_encoder.parameters()]
         self.learner = Learner(weights, self._optimizers(), plan.average, folder / "checkpoint.pt")
 
@@ -90,23 +86,13 @@ class Trainer:
     def batch(self, step: int) -> Batch:
         plan = self.plan
         rng = np.random.default_rng([plan.seed, step])
-        height, width = self._canvas(step)
-        count = max(1, round(plan.batch * _length(SIDE, SIDE) / _length(height, width)))
-        shown = [self._scene(rng, width) for _ in range(count)]
+        shown = [self._scene(rng) for _ in range(plan.batch)]
         tokens, lengths = self.tokenize([prompts.tell(rng, scene) for scene in shown])
-        even = (np.arange(count) + rng.random(count)) / count  # a level from each part of the range
+        even = (np.arange(plan.batch) + rng.random(plan.batch)) / plan.batch  # a level from each part of the range
         sigma = torch.from_numpy(model.SHIFT * even / (1 + (model.SHIFT - 1) * even)).float()
-        latents = self._space.read(np.stack([self._painter.paint(scene, height, width) for scene in shown]))
+        latents = self._space.read(np.stack([self._painter.paint(scene) for scene in shown]))
         noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
         return Batch(*(part.to(plan.device) for part in (latents, tokens, lengths, sigma, noise)))
-
-    def _canvas(self, step: int) -> tuple[int, int]:
-        """Height and width of what this step draws; a step sees about as many tokens, whatever they are."""
-        rng = np.random.default_rng([self.plan.seed, step, 1])
-        if step < self.plan.roam_from or rng.random() >= self.plan.roam:
-            return SIDE, SIDE
-        height, width = (int(side) for side in rng.integers(HALF // CELL, MOST // CELL + 1, 2) * CELL)
-        return height, width
 
     def tokenize(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids padded to the longest, and how many of each row are real."""
@@ -119,10 +105,8 @@ class Trainer:
         padded = self._tokenizer(framed, padding=True, return_tensors="pt")
         return padded["input_ids"], padded["attention_mask"].sum(dim=1)
 
-    def _scene(self, rng: np.random.Generator, width: int) -> Scene:
+    def _scene(self, rng: np.random.Generator) -> Scene:
         kind = _KINDS[int(rng.choice(3, p=self.plan.shares))]
-        if width < SIDE and kind == "two":
-            kind = "one"
         if kind == "one" and rng.random() < self.plan.unknown:
             return scenes.draw_trained(rng, "one", (scenes.UNKNOWN,))
         return scenes.draw_trained(rng, kind, self._nouns)
@@ -141,16 +125,14 @@ class Trainer:
         return (predicted - (batch.latents - batch.noise)).square().mean()
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
-    def sample(
-        self, texts: list[str], steps: int = 8, seed: int = 0, height: int = SIDE, width: int = SIDE
-    ) -> torch.Tensor:
-        """Latents of pictures, by the averaged weights."""
+    def sample(self, texts: list[str], steps: int = 8, seed: int = 0) -> torch.Tensor:
+        """Latents of 128 by 128 pictures, by the averaged weights."""
         forward, device = Fast(self.transformer), self.plan.device
         with self.learner.averaged():
             tokens, lengths = (part.to(device) for part in self.tokenize(texts))
             text = self._encode(tokens, lengths)
             generator = torch.Generator().manual_seed(seed)
-            x = torch.randn(len(texts), CHANNELS, height // PATCH, width // PATCH, generator=generator).to(device)
+            x = torch.randn(len(texts), CHANNELS, 16, 16, generator=generator).to(device)
             levels = [*model.noise_levels(steps), 0.0]
             for sigma, lower in pairwise(levels):
                 towards = forward(x, torch.full((len(texts),), 1 - sigma, device=device), text, lengths)
@@ -192,15 +174,6 @@ class Trainer:
         pictures = self._space.write(self.sample([prompts.tell_plainly(scene) for scene in asked]))
         rows = [np.concatenate(list(pictures[i : i + 8]), axis=1) for i in range(0, len(pictures), 8)]
         Image.fromarray((np.concatenate(rows) * 255).astype(np.uint8)).save(file)
-
-
-def _tokens(height: int, width: int) -> int:
-    return height * width // CELL**2
-
-
-def _length(height: int, width: int) -> int:
-    """Of the sequence: the picture's tokens and the words'."""
-    return _tokens(height, width) + TEXT_TOKENS
 
 
 def train(plan: Plan, folder: Path, painter: Painter, space: LatentSpace) -> Trainer:

@@ -17,6 +17,7 @@ class Wrapped:
         self.inner = inner
         self.model = inner.model
         self.max_side = inner.max_side
+        self.canvas = inner.canvas
         self.abilities = inner.abilities
         self.adapters = inner.adapters
 
