@@ -106,6 +106,7 @@ class ChatWorker:
             url=self.settings.reached_at(),  # type: ignore[arg-type]  # pydantic parses it
             models=served,
             capacity=self.settings.llm_max_requests,
+            queue_depth=self._running,
             ready=bool(served),
             draining=self._leaving,
         )

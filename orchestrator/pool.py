@@ -45,7 +45,8 @@ class Ask:
 
 @dataclass(eq=False)
 class Worker:
-    """One worker as this orchestrator knows it. `outstanding` counts this orchestrator's own requests."""
+    """One worker as this orchestrator knows it. `outstanding` counts this orchestrator's own requests, `elsewhere` what
+    others had asked of it when it last told its load."""
 
     announcement: Announcement
     url: URL
@@ -54,6 +55,7 @@ class Worker:
     saved_at: float = AWAY  # when the database last took what is known here; never, of a static worker
     rewrites: dict[str, str] = field(default_factory=dict)  # a name callers use -> the worker's own
     outstanding: int = 0
+    elsewhere: int = 0
     probed: bool = True  # what it last said itself when it was asked whether it is ready
     drained: bool = False  # an admin lets it finish what it has
     service: ServiceTime = field(default_factory=ServiceTime)
@@ -68,7 +70,16 @@ class Worker:
         self.announcement = announcement
         self.id = announcement.id
         self.capacity = announcement.capacity
+        told = max(0, (announcement.queue_depth or 0) - self.outstanding)
+        for pool, _ in self.seats:
+            pool.elsewhere += told - self.elsewhere
+        self.elsewhere = told
         self.reckon()
+
+    def load(self) -> float:
+        """What others asked of it makes it the later choice; full it is by our own requests alone: the word is old."""
+        own = routing.load(self.outstanding, self.capacity)
+        return own + self.elsewhere / self.capacity if self.elsewhere else own
 
     def reckon(self) -> None:
         """Whether it takes requests at all, by what it and an admin say."""
@@ -109,6 +120,7 @@ class Pool:
         self.places = 0  # requests that its workers take at once
         self._offers = [0] * len(members)
         self.taken = sum(worker.outstanding for worker in members)
+        self.elsewhere = sum(worker.elsewhere for worker in members)
         self._last = -1
         self._ring: Ring | None = None
         for at, worker in enumerate(members):
@@ -131,7 +143,7 @@ class Pool:
     def _at(self, ask: Ask, loads: Sequence[float]) -> int | None:
         if self.strategy == "affinity":
             self._ring = self._ring or Ring([worker.id for worker in self.members])
-            return self._ring.walk(ask.affinity(), loads, self.taken / max(1, self.places))
+            return self._ring.walk(ask.affinity(), loads, (self.taken + self.elsewhere) / max(1, self.places))
         if self.strategy == "power_of_two":
             return routing.of_two(loads, random)
         if self.strategy == "round_robin":
@@ -146,10 +158,7 @@ class Pool:
         usable = [worker.usable(now) for worker in self.members]
         if any(can and w.breaker.lets_in(now) for w, can in zip(self.members, usable, strict=True)):
             return []
-        return [
-            routing.load(w.outstanding, w.capacity) if can and w.id not in tried else AWAY
-            for w, can in zip(self.members, usable, strict=True)
-        ]
+        return [w.load() if can and w.id not in tried else AWAY for w, can in zip(self.members, usable, strict=True)]
 
     def note(self, at: int, load: float, offers: int) -> None:
         """How loaded a worker is now, and how many requests it takes at once."""

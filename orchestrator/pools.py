@@ -17,7 +17,7 @@ from prometheus_client import Counter, Histogram
 
 from core.errors import Overloaded, SoundstageError, Unavailable, Upstream
 from core.wire.workers import Ability, Kind
-from orchestrator import admission, routing
+from orchestrator import admission
 from orchestrator.admission import Ticket
 from orchestrator.pool import Ask, Pool, Worker
 from orchestrator.routing import AWAY, Strategy
@@ -276,7 +276,7 @@ class Pools:
         now = time.monotonic()
         usable = worker.usable(now)
         takes = usable and worker.breaker.lets_in(now)
-        load = routing.load(worker.outstanding, worker.capacity) if takes else AWAY
+        load = worker.load() if takes else AWAY
         for pool, at in worker.seats:
             pool.note(at, load, worker.capacity if usable else 0)
 

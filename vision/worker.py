@@ -126,6 +126,7 @@ class Worker:
             models=(ServedModel(id=self._eye.detector.name, abilities=("faces",), max_model_len=None),),
             roles=(),
             capacity=self._pool.capacity,
+            queue_depth=self._pool.taken,
             draining=self._leaving,
         )
 

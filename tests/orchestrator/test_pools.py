@@ -71,6 +71,31 @@ def test_each_pool_has_its_routing(ask: Ask, wanted: str) -> None:
     assert found.strategy == wanted
 
 
+async def test_what_others_ask_of_a_worker_makes_it_the_later_choice() -> None:
+    """By what it tells at its heartbeats, which counts our own requests too; full it is by ours alone."""
+    one, other = worker("a", 4, queue_depth=3), worker("b", 4)
+    pools = pools_of(one, other)
+    places = [await soon(pools.take(ASK)) for _ in range(8)]
+    assert [place.worker.id for place in places] == ["b", "b", "b", "a", "b", "a", "a", "a"]
+    one.announced(one.announcement.model_copy(update={"queue_depth": 4}))
+    assert one.elsewhere == 0, "those are ours"
+    for place in places:
+        ended(place)
+    one.announced(one.announcement.model_copy(update={"queue_depth": 2}))
+    pools.refresh(one)
+    pool = pools.pool(ASK)
+    assert pool is not None
+    assert (pool.elsewhere, pool.loads) == (2, [0.5, 0])
+
+
+async def test_one_hot_conversation_leaves_a_worker_that_others_keep_busy() -> None:
+    busy = {name: worker(name, 8, queue_depth=6 if name == "a" else 0) for name in "abc"}
+    pools = pools_of(*busy.values(), routing={"chat": "affinity"})
+    for key in range(60):
+        with await soon(pools.take(Ask("small", "chat", affinity=lambda key=key: b"%d" % key))) as taken:  # type: ignore[misc]
+            assert taken.id != "a"
+
+
 async def test_who_finds_no_place_waits_for_one() -> None:
     pools = pools_of(worker("a"))
     first = await soon(pools.take(ASK))
