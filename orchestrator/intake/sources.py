@@ -3,9 +3,8 @@
 Each change is one command or one script, so that a death between two leaves nothing lost. Times are the server's.
 """
 
+import json
 from typing import Any, Literal, NamedTuple, Protocol
-
-import msgspec
 
 from orchestrator.intake.commands import Commands, QueueAwayError
 
@@ -164,5 +163,5 @@ def _pairs(reply: Any) -> list[Any]:
 def _delivery(entry: Any) -> Delivery:
     number, flat = entry
     fields = dict(zip(flat[::2], flat[1::2], strict=True)) if isinstance(flat, list) else dict(flat)
-    text = fields.get("job") or msgspec.json.encode(fields).decode()
+    text = fields.get("job") or json.dumps(fields)  # which writes what is no text, too: it is buried then
     return Delivery(text, number)

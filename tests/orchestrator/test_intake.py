@@ -178,6 +178,9 @@ async def test_what_fails_is_tried_again_and_what_is_poison_is_buried(queue: Que
             await queue.job(number, say=number)
         for text in ("{", b"{" if queue.rest else b"\xff\x00", '{"id": "\\u0000", "job_type": "t"}'):
             await queue.put(text)
+        own = queue.stream and not queue.rest  # a stream's entry may be the job's own fields
+        if own:
+            await queue.redis.execute_command("XADD", queue.name, "*", "id", b"\xff", "job_type", "t")
         found = await queue.results("soon", "never", "wrong")
         assert [told["success"] for told in found] == [True, False, False]
         assert [told["error"]["code"] for told in found[1:]] == ["no_worker", "invalid"]
@@ -185,7 +188,7 @@ async def test_what_fails_is_tried_again_and_what_is_poison_is_buried(queue: Que
         assert counts == {"soon": 3, "never": 3, "wrong": 1}
 
         async def buried() -> bool:
-            return await queue.redis.llen(f"{queue.name}:dead") == 4 and await queue.left() == 0
+            return await queue.redis.llen(f"{queue.name}:dead") == 4 + own and await queue.left() == 0
 
         await answers(buried, "the dead letters")
         wanted = {"{"} if queue.rest else {"{", "\ufffd\0"}  # over REST there is nothing but text
