@@ -78,9 +78,13 @@ async def test_what_the_worker_says_of_itself(studio: Studio) -> None:
         assert isinstance(told, dict)
         return told
 
-    typed(await get("/health"), {"status": str, "model_loaded": bool, "uptime": float, "stats": dict})
+    health = await get("/health")
+    typed(health, {"status": str, "model_loaded": bool, "uptime": float, "stats": dict})
+    assert (health["worker_type"], health["no_hardcoded_prompts"]) == ("pure_inference_engine", True)
     told = await get("/worker/info")
     typed(told, {"worker_type": str, "model": str, "capabilities": dict, "models_loaded": dict, "endpoints": dict})
+    assert told["models_loaded"] == {"instruct_loaded": True, "base_loaded": True, "active_model_type": "instruct"}
+    typed(told["model_paths"], {"instruct": str, "base": str})
     assert told["capabilities"] == {
         **{"chat": True, "enhancement": True, "generation": True},
         **{"hardcoded_prompts": False, "prompt_modification": False, "pure_inference": True},
@@ -96,6 +100,9 @@ async def test_what_the_worker_says_of_itself(studio: Studio) -> None:
     assert (info["model_loaded"], info["device_type"], info["cuda_available"]) == (True, "cpu", False)
     assert (info["model_parameters"], info["model_size_gb"]) == (134_515_008, 0.2506), info
     assert info["torch_version"].startswith("2.13")
+    assert info["model_path"] == debug["paths"]["instruct"]
+    assert (info["model_device"], info["is_eval_mode"]) == ("cpu", True)
+    assert info["cuda_version"] is info["gpu_name"] is None
     memory = await get("/memory/status")
     assert memory["instruct_loaded"] is memory["base_loaded"] is True
     assert 0.8 < memory["allocated_vram"] < memory["total_vram"], "the engine's three processes, with weights and cache"
@@ -160,13 +167,26 @@ async def test_a_conversation(studio: Studio) -> None:
     status, second = await call(studio, "POST", f"{root}/chat/unrestricted", body)
     assert (status, second["context_type"], second["unrestricted_mode"]) == (200, "continued", False), second
     assert (second["system_prompt_used"], first["system_prompt_used"].split("@")[0]) == ("caller", "chat_conversation")
+    status, wrong = await call(studio, "POST", f"{root}/chat", {"message": "x", "conversation_id": "a b"})
+    assert (status, wrong["success"], wrong["error"]["param"]) == (422, False, "conversation_id")
+    for wanted in (204, 404):
+        assert (await call(studio, "DELETE", f"{root}/chat/{first['conversation_id']}"))[0] == wanted
 
 
-JOBS = {"sdxl_image_fast": 75, "chat_enhance": None}  # bench/enhance.py asks for all
+JOBS = {  # bench/enhance.py asks for all
+    "sdxl_image_fast": ("quality_tags", "lighting", "technical_terms", "resolution"),
+    "video_fast": ("smooth_motion", "cinematography", "temporal_consistency"),
+    "chat_enhance": (),
+}
+TARGETS = {"sdxl_image_fast": 75, "video_fast": 175}
 
 
-@pytest.mark.parametrize(("job_type", "target"), JOBS.items())
-async def test_an_enhancement(studio: Studio, job_type: str, target: int | None) -> None:
+async def test_enhancements(studio: Studio) -> None:
+    """Beside each other, as the engine takes them."""
+    await asyncio.gather(*(an_enhancement(studio, job_type) for job_type in JOBS))
+
+
+async def an_enhancement(studio: Studio, job_type: str) -> None:
     fields = {
         **{"success": bool, "original_prompt": str, "enhanced_prompt": str, "generation_time": float},
         **{"enhancement_type": str, "job_type": str, "quality": str, "enhancement_source": str, "cache_hit": bool},
@@ -177,11 +197,13 @@ async def test_an_enhancement(studio: Studio, job_type: str, target: int | None)
     status, told = await call(studio, "POST", url, body)
     assert status == 200, told
     typed(told, fields)
-    assert told["enhancement_source"] == "worker_fallback"
-    if target is not None:
+    assert (told["enhancement_source"], 0 <= told["quality_score"] <= 1) == ("worker_fallback", True)
+    typed(told["worker_optimizations"], dict.fromkeys(("caching", "post_processing", "fallback_ready"), bool))
+    if job_type in TARGETS:
         own = told["sdxl_optimizations" if job_type.startswith("sdxl") else "wan_optimizations"]
-        assert own["token_count"] <= target
-    status, again = await call(studio, "POST", url, body)
+        typed(own, {"token_count": int, **{f"has_{name}": bool for name in JOBS[job_type]}})
+        assert own["token_count"] <= TARGETS[job_type]
+    status, again = await call(studio, "POST", f"{url}/intelligent", body)
     assert (again["cache_hit"], again["enhanced_prompt"]) == (True, told["enhanced_prompt"])
 
 
