@@ -144,13 +144,13 @@ async def test_long_prompts_with_seeds_beside_each_other(studio: Studio) -> None
     engine = studio.engine().pid
     body = {
         "model": "qwen_instruct",
-        "messages": [{"role": "user", "content": "one two three four five six seven eight nine ten " * 170}],
+        "messages": [{"role": "user", "content": "one two three four five six seven eight nine ten " * 140}],
         **{"max_tokens": 4, "temperature": 1, "seed": 7},
     }
     url = f"{studio.base_url}/chat/completions"
     found = await asyncio.gather(*(call(studio, "POST", url, body) for _ in range(3)))
     assert [status for status, _ in found] == [200] * 3, found
-    assert found[0][1]["usage"]["prompt_tokens"] >= 1700
+    assert found[0][1]["usage"]["prompt_tokens"] > 4096 / 3
     assert studio.engine().pid == engine
 
 

@@ -24,9 +24,7 @@ def conversation(seed: int) -> list[dict[str, str]]:
 
 
 def text(chance: random.Random) -> str:
-    return "".join(
-        chance.choice(WORDS) + chance.choice((" ", "  ", "\n", ", ")) for _ in range(chance.randrange(1, 12))
-    )
+    return "".join(chance.choice(WORDS) + chance.choice((" ", "  ", "\n", ", ")) for _ in range(chance.randrange(1, 6)))
 
 
 @pytest.fixture(scope="module")

