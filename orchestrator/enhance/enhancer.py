@@ -26,6 +26,7 @@ from orchestrator.enhance.job_types import JobType
 from orchestrator.enhance.phrases import content_words, tidy
 from orchestrator.enhance.score import passed, score
 from orchestrator.enhance.tokens import Counters
+from orchestrator.limits import RateLimited
 from orchestrator.oversight import Caller
 from orchestrator.recipes import RecipeRunner
 from prompts.registry import PRODUCTION, Registry
@@ -183,7 +184,7 @@ class Enhancer:
             try:
                 async with asyncio.timeout(wish.job.seconds):
                     text = cleaned(await ask())
-            except ContentPolicy:
+            except (ContentPolicy, RateLimited):
                 raise
             except AWAY as exc:
                 why = exc.message if isinstance(exc, SoundstageError) else "it took too long"

@@ -230,6 +230,15 @@ async def test_every_route_that_works_says_what_is_left(studio: Studio) -> None:
 
 
 @pytest.mark.slow
+async def test_an_enhancement_over_the_budget_is_refused_not_left_as_it_was(studio: Studio) -> None:
+    worker = await studio.chat_worker()
+    key = await limited(studio, budget_tokens=50, budget_days=DAYS)
+    answer = await studio.post("/enhance", {"prompt": "a cat on a wall", "job_type": "sdxl_image_fast"}, key=key)
+    assert (answer.status_code, answer.headers["x-ratelimit-limit-budget"]) == (429, "50"), answer.text
+    assert await worker.received() == []
+
+
+@pytest.mark.slow
 async def test_who_leaves_before_an_answer_begins_has_used_its_prompt(studio: Studio) -> None:
     worker = await studio.chat_worker()
     await worker.behave(first_token_seconds=30)
