@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from bench.tiny import classifier
-from bench.tiny.score import CHANCE, SIZES, Score, drawn_by, score, score_at
+from bench.tiny.score import CHANCE, Score, drawn_by, score, score_sizes
 from bench.tiny.speed import SIDE, STEPS, TOGETHER, Speed, speed
 from image import tiny_untrained
 from image.settings import TRAINED
@@ -55,11 +55,8 @@ def scored(asked: argparse.Namespace, trained: Any) -> dict[str, Any]:
     judge = classifier.train(asked.work / "judge.pt", painter)
     seen = classifier.accuracy(judge, painter)
     scores = [told(score(part, judge, drawn_by(trained), asked.pictures)) for part in CHANCE]
-    sizes = {}
-    for height, width in SIZES:
-        right = score_at(height, width, judge, drawn_by(trained), asked.pictures // 2)
-        sizes[f"{width}x{height}"] = right
-        print(f"{width}x{height}: {right:.1%}", flush=True)
+    sizes = score_sizes(judge, drawn_by(trained), asked.pictures // 2)
+    print(sizes, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         untrained = pipeline(tiny_untrained.ensure(Path(folder) / tiny_untrained.MODEL))
         without = [told(score(part, judge, drawn_by(untrained), asked.pictures // 4)) for part in CHANCE]

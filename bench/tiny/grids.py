@@ -55,7 +55,7 @@ def save_sizes(file: Path, draw: Draw) -> None:
     from PIL import Image
 
     drawn = [
-        fitted(draw, height, width)([told], at)[0]
+        fitted(draw([told], at)[0], height, width)
         for at, (told, (height, width)) in enumerate(zip(STRIP, SIZES, strict=True))
         if max(height, width) <= SHOWN
     ]

@@ -65,29 +65,25 @@ def score(part: Part, judge: Judge, draw: Draw, count: int) -> Score:
     return Score(part, share, (share * (1 - share) / count) ** 0.5, count)
 
 
-def fitted(draw: Draw, height: int, width: int) -> Draw:
-    """What the image worker makes of native pictures for a caller who asks for another size."""
-
-    def at_size(texts: Sequence[str], seed: int) -> np.ndarray[Any, Any]:
-        asked = ImageRequest("", width, height, steps=1, seed=0)
-        native = (draw(texts, seed) * 255).round().astype(np.uint8)
-        fitting = [canvas.back(Pixels(SIDE, SIDE, one.tobytes()), asked).rgb for one in native]
-        shape = (len(fitting), height, width, 3)
-        return np.frombuffer(b"".join(fitting), np.uint8).reshape(shape).astype(np.float32) / 255
-
-    return at_size
+def fitted(native: np.ndarray[Any, Any], height: int, width: int) -> np.ndarray[Any, Any]:
+    """What the image worker makes of a native picture for a caller who asks for another size; 0 to 1."""
+    drawn = Pixels(SIDE, SIDE, (native * 255).round().astype(np.uint8).tobytes())
+    found = canvas.back(drawn, ImageRequest("", width, height, steps=1, seed=0))
+    return np.frombuffer(found.rgb, np.uint8).reshape(height, width, 3).astype(np.float32) / 255
 
 
-def score_at(height: int, width: int, judge: Judge, draw: Draw, count: int) -> float:
-    """Share of trained names that the judge sees in the middle of pictures of a size."""
-    at_size, asked = fitted(draw, height, width), examination("trained names", count)
-    right: list[bool] = []
+def score_sizes(judge: Judge, draw: Draw, count: int) -> dict[str, float]:
+    """Share of trained names that the judge sees in the middle of pictures of each of SIZES, by WIDTHxHEIGHT."""
+    asked = examination("trained names", count)
+    right: dict[str, list[bool]] = {}
     for first in range(0, count, TOGETHER):
         group = asked[first : first + TOGETHER]
-        pictures = at_size([prompts.tell_plainly(scene) for scene in group], first)
-        shown = [_middle(picture) for picture in pictures]
-        right += [_shows(judge, one, scene, "trained names") for one, scene in zip(shown, group, strict=True)]
-    return float(np.mean(right))
+        pictures = draw([prompts.tell_plainly(scene) for scene in group], first)
+        for height, width in SIZES:
+            for picture, scene in zip(pictures, group, strict=True):
+                shown = _middle(fitted(picture, height, width))
+                right.setdefault(f"{width}x{height}", []).append(_shows(judge, shown, scene, "trained names"))
+    return {size: float(np.mean(seen)) for size, seen in right.items()}
 
 
 def _middle(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
