@@ -16,11 +16,13 @@ up:
 
 test:
 	@$(PYTHON) compose/install.py app test vllm
-	@$(MAKE) --no-print-directory static unit e2e
+	@$(MAKE) --no-print-directory -j3 static
+	@$(MAKE) --no-print-directory unit e2e
 
 check:
 	@$(PYTHON) compose/install.py app test
-	@$(MAKE) --no-print-directory static quick
+	@$(MAKE) --no-print-directory -j3 static
+	@$(MAKE) --no-print-directory quick
 
 install:
 	@$(PYTHON) compose/install.py app test vllm
