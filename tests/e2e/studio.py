@@ -71,10 +71,11 @@ class Studio:
 
     async def engine_metric(self, name: str) -> float:
         """One of vLLM's own metrics, read from the engine itself."""
-        async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://127.0.0.1:{self.engine_port()}/metrics") as response:
-                text = await response.text()
-        return sum(float(value) for value in re.findall(rf"^{re.escape(name)}{{[^}}]*}} (\S+)$", text, re.M))
+        return await _metric(self.engine_port(), name)
+
+    async def broken_off(self) -> float:
+        """How many pictures the image engine did not draw to their end."""
+        return await _metric(self.port["IMAGE_PORT"], "soundstage_image_requests_ended_total", 'outcome="cancelled"')
 
     async def image_engine(self) -> dict[str, int]:
         """What the image engine says that it is doing."""
@@ -89,6 +90,14 @@ class Studio:
             self.process.send_signal(number)
         async with asyncio.timeout(STOP_SECONDS):
             return await self.process.wait()
+
+
+async def _metric(port: int, name: str, label: str = "") -> float:
+    """The sum of the metric's values that carry the label."""
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as response:
+        text = await response.text()
+    found = re.findall(rf"^{re.escape(name)}{{([^}}]*)}} (\S+)$", text, re.M)
+    return sum(float(value) for labels, value in found if label in labels)
 
 
 def command(process: psutil.Process) -> list[str]:

@@ -63,6 +63,7 @@ async def test_leaving_a_pipeline_while_it_expands(studio: Studio) -> None:
 
 
 async def test_leaving_a_pipeline_while_it_draws(studio: Studio) -> None:
+    before = await studio.broken_off()
     async with studio.session() as session:
         body = {"message": "Show me a lighthouse.", "size": "1024x1024"}
         asked = asyncio.ensure_future(session.post(f"{studio.base_url}/chat/1to1/imagegen", json=body))
@@ -72,6 +73,7 @@ async def test_leaving_a_pipeline_while_it_draws(studio: Studio) -> None:
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)
     await until_zero(lambda: _image_load(studio), "the image engine's load")
+    assert await studio.broken_off() == before + 1
     await freed(studio)
 
 
