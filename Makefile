@@ -57,6 +57,11 @@ fuzz:
 e2e:
 	@exec $(TESTS) -m e2e -n 2
 
+# Clients that have no place in our environment, for the tests that use them where they are there.
+.PHONY: clients
+clients:
+	@$(PY) -m bench.clients.install
+
 format:
 	@$(PY) -m ruff format $(SOURCES)
 	@$(PY) -m ruff check --fix $(SOURCES)

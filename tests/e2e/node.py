@@ -8,10 +8,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from bench.clients.install import NODE
+
 
 def node_sdk() -> tuple[str | None, Path | None]:
-    """node, and the folder whose node_modules hold `openai`: NODE_SDK, or where npm installs for everybody."""
+    """node, and the folder whose node_modules hold `openai`: NODE_SDK, where `make clients` installs it, or where npm
+    does for everybody."""
     places = [Path(named)] if (named := os.environ.get("NODE_SDK")) else []
+    places.append(NODE)
     if npm := shutil.which("npm"):
         told = subprocess.run((npm, "prefix", "--global"), capture_output=True, text=True, check=False)
         places.append(Path(told.stdout.strip()) / "lib")

@@ -1,7 +1,7 @@
-"""Other people's clients, unmodified, against the real engine: LangChain, pydantic-ai, and OpenAI's own for Node.
+"""Other people's clients, unmodified, against the real engine: LangChain, pydantic-ai, LiteLLM, OpenAI's own for Node.
 
 They are imported by the tests themselves: it takes seconds, which every run of any test would pay. LiteLLM's pins do
-not fit beside these: bench/clients drives it from an environment of its own.
+not fit beside these, and Node is no Python: `make clients` installs both in folders of their own.
 """
 
 from collections.abc import AsyncIterator
@@ -12,6 +12,7 @@ import pytest
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from pydantic import BaseModel, Field, SecretStr
 
+from bench.clients import asking
 from tests.e2e.node import asked, node_sdk
 from tests.e2e.studio import ROOT, Studio
 
@@ -75,10 +76,16 @@ async def test_pydantic_ais_structured_output(studio: Studio, way: str) -> None:
         assert isinstance((await agent.run("How old is Ada?")).output, Age)
 
 
+async def test_litellm(studio: Studio) -> None:
+    if not asking.is_there():
+        pytest.skip("needs LiteLLM in an environment of its own: make clients")
+    assert await asking.asked(studio.base_url, studio.key) == asking.WANTED
+
+
 async def test_the_node_sdk(studio: Studio) -> None:
     node, sdk = node_sdk()
     if node is None or sdk is None:
-        pytest.skip("needs node and its openai package: npm install openai, and NODE_SDK names the folder")
+        pytest.skip("needs node and its openai package: make clients")
     said = await asked(node, sdk, ROOT / "tests" / "e2e" / "chat.mjs", studio.base_url, studio.key)
     assert said == {
         "answer": {"text": ANSWER, "finish": "stop"},

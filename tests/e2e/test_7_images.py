@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).with_name("images.mjs")
 async def test_the_node_sdk(tmp_path: Path) -> None:
     node, sdk = node_sdk()
     if node is None or sdk is None:
-        pytest.skip("needs node and its openai package: npm install openai, and NODE_SDK names the folder")
+        pytest.skip("needs node and its openai package: make clients")
     port = free_port()
     async with started(tmp_path, port):
         await ready(port)
