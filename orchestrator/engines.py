@@ -5,7 +5,7 @@ import contextlib
 import math
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from functools import cache
 from types import MappingProxyType
@@ -34,7 +34,7 @@ from orchestrator.workers import WorkerPool
 MAX_CONNECTIONS = 256
 MAX_CLIENTS = 1024
 NO_KEY = "none"  # the client insists on one; a worker without a key ignores it
-ASIDE_SECONDS = 5.0
+ASIDE_SECONDS, ASIDE_TRIES, ASIDE_PAUSE_SECONDS = 5.0, 3, 0.2
 
 _headers: ContextVar[Mapping[str, str]] = ContextVar("headers", default=MappingProxyType({}))
 """What every request within an engine's block is sent with, where it says nothing else itself."""
@@ -69,13 +69,17 @@ class Engines:
         await asyncio.gather(*self._aside)
         await self._http.aclose()
 
-    def aside(self, work: Awaitable[object]) -> None:
-        """Tell an engine something that nobody waits for; it may go unheard."""
+    def aside(self, tell: Callable[[], Awaitable[object]]) -> None:
+        """Tell an engine something that nobody waits for; one that is not reached is told again, a few times."""
 
         async def told() -> None:
-            with contextlib.suppress(openai.OpenAIError, httpx2.HTTPError, TimeoutError):
-                async with asyncio.timeout(ASIDE_SECONDS):
-                    await work
+            for _ in range(ASIDE_TRIES):
+                with contextlib.suppress(openai.APIConnectionError, httpx2.HTTPError, TimeoutError):
+                    async with asyncio.timeout(ASIDE_SECONDS):
+                        with contextlib.suppress(openai.APIStatusError):  # it was told, and knows no such thing
+                            await tell()
+                        return
+                await asyncio.sleep(ASIDE_PAUSE_SECONDS)
 
         task = asyncio.create_task(told())
         self._aside.add(task)
@@ -183,6 +187,8 @@ async def _add_headers(request: httpx2.Request) -> None:
 
 def as_ours(exc: openai.OpenAIError | httpx2.HTTPError) -> SoundstageError:
     """The openai client's exceptions, and those of its transport once a body is read, mapped in this one place."""
+    if isinstance(exc, httpx2.ConnectTimeout) or isinstance(exc.__cause__, httpx2.ConnectTimeout):
+        return Unavailable("The engine is not reachable.", code="engine_unavailable", retry_after=2)
     if isinstance(exc, openai.APITimeoutError | httpx2.TimeoutException):
         return UpstreamTimeout("The engine did not answer in time.", code="upstream_timeout")
     if isinstance(exc, openai.APIConnectionError | httpx2.HTTPError):

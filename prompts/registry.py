@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 MAX_CACHED = 20_000
 DATABASE_AWAY = (psycopg.OperationalError, psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests, OSError)
+AWAY_CODES = frozenset(("database_away", "database_unavailable"))
+"""Of errors that mean the same, for who was to be told."""
 
 _LABEL = """
 select version, canaries from labels

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
+import psycopg
 from prometheus_client import Counter, Histogram
 
 from core.errors import Overloaded, SoundstageError, Unavailable, internal
@@ -15,6 +16,7 @@ from orchestrator.jobs.plain import plain, where
 from orchestrator.jobs.store import End, Taken
 from orchestrator.pipelines.flow import COMPLETED, STARTED, current_step, of_memory, step_key, within
 from orchestrator.tracing import Tracing
+from prompts.registry import AWAY_CODES
 
 log = logging.getLogger(__name__)
 
@@ -148,13 +150,19 @@ class Durable:
 
     async def _patiently(self, do: Callable[[str], Awaitable[Any]], name: str) -> Any:
         """A background job comes again where a pool is full or empty, until its deadline; with everyone, a step whose
-        worker died under it is asked for again, at once and then for a while. The key is the same, so a worker that had
-        finished repeats nothing."""
+        worker died under it is asked for again, at once and then for a while, and a database that is away is waited
+        for. The key is the same, so a worker that had finished repeats nothing."""
         lost_at: float | None = None
         while True:
             try:
                 return await do(step_key(self.id, name))
+            except psycopg.OperationalError as exc:
+                log.warning("the database is away; a step waits", extra={"job": self.id, "reason": str(exc)})
+                await asyncio.sleep(PAUSES[0])
             except (Overloaded, Unavailable) as exc:
+                if exc.code in AWAY_CODES:
+                    await asyncio.sleep(PAUSES[0])
+                    continue
                 now, lost = time.monotonic(), exc.code == "engine_unavailable"
                 first = lost and lost_at is None
                 lost_at = now if first else lost_at

@@ -11,11 +11,12 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 from prometheus_client import Counter, Gauge, Histogram
 from psycopg.conninfo import conninfo_to_dict
@@ -45,7 +46,7 @@ NAME, SCHEMA = "soundstage", "dbos"
 MOST_ATTEMPTS = 20
 RETRY_SECONDS = 0.5
 POLL_SECONDS = 1.0
-THREADS, CONNECTIONS = 16, 8
+THREADS, CONNECTIONS, CONNECT_SECONDS = 16, 8, 10
 
 RUNS = Histogram(
     "soundstage_pipeline_seconds",
@@ -110,6 +111,7 @@ class Runs:
             "log_level": "ERROR",
             "max_executor_threads": THREADS,
             "sys_db_pool_size": CONNECTIONS,
+            "db_engine_kwargs": {"creator": connecting(self._dsn)},
             "enable_otlp": False,
             "scheduler_polling_interval_sec": 3600.0,
         }
@@ -318,6 +320,19 @@ def caller_of(taken: Taken) -> Caller:
         trace=kept.get("trace"),
         priority=taken.priority,
     )
+
+
+def connecting(dsn: str) -> Callable[[], psycopg.Connection[Any]]:
+    """What connects the durable engine. It waits for a database that is away where it knows the error by its words, and
+    ends the run where it does not: libpq has other words for an address that it tried in several ways."""
+
+    def connect() -> psycopg.Connection[Any]:
+        try:
+            return psycopg.connect(dsn, connect_timeout=CONNECT_SECONDS, application_name=NAME)
+        except psycopg.OperationalError as exc:
+            raise psycopg.OperationalError(f"connection failed: {exc}") from exc
+
+    return connect
 
 
 def sqlalchemy_url(dsn: str) -> str:

@@ -142,7 +142,7 @@ def _called_off(studio: Studio, client: AsyncOpenAI, order: Order, caller: Calle
     except asyncio.CancelledError as exc:
         headers = order.headers(caller)
         if "x-soundstage-wait" in headers and exc.args != (STOPPING,):
-            studio.engines.aside(client.post("/images/cancel", cast_to=object, options={"headers": headers}))
+            studio.engines.aside(lambda: client.post("/images/cancel", cast_to=object, options={"headers": headers}))
         raise
 
 

@@ -15,6 +15,7 @@ from orchestrator.pipelines.flow import Flow
 from orchestrator.pipelines.shortening import words
 from orchestrator.policy_floor import Subject
 from orchestrator.runs import Run
+from prompts.registry import AWAY_CODES
 
 log = logging.getLogger(__name__)
 
@@ -237,6 +238,8 @@ async def caption_anyway(
     try:
         return await caption(studio, prompt, message, caller, key)
     except ENGINE_TROUBLE as exc:
+        if exc.code in AWAY_CODES:
+            raise  # it comes back, and the fallback is there, too
         log.warning("no caption by the model", extra={"request_id": caller.request_id, "reason": exc.message})
         return await _fallback(studio, caller, 1, 0)
 
