@@ -22,7 +22,7 @@ from prompts.registry import DATABASE_AWAY
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-BUSY_POLL_SECONDS, IDLE_POLL_SECONDS = 0.1, 1.0
+BUSY_POLL_SECONDS, IDLE_POLL_SECONDS = 0.1, 2.0  # a look costs 7 ms of CPU, for each queue
 
 WAITING = Gauge("soundstage_jobs_waiting", "Background jobs that nobody has begun; of all orchestrators.", ["pipeline"])
 OLDEST = Gauge("soundstage_jobs_oldest_seconds", "How long the oldest of them has waited; 0: none does.", ["pipeline"])
