@@ -1,126 +1,194 @@
-"""kill -9 of an orchestrator at random moments of a run: `python -m bench.pipelines.kill [POINTS]`.
+"""kill -9 at random moments of every pipeline: `python -m bench.pipelines.kill [POINTS]`.
 
-Each run is killed once, at a moment drawn over the whole length of a run, and taken up by the same orchestrator started
-again. Checked for each: it ends exactly once, completed; its events are numbered without a gap and each step is told
-once, as seen by a client that resumes; no engine call that had finished before the kill is made again by a step that
-was kept. Printed: how often a step was done again, and how long it took to be taken up.
+Rounds of runs of all six pipelines, asked for in all three ways by clients who come back where they were cut off. In
+the middle of a round one process is killed and started again: an orchestrator of two, both of them, an image worker of
+two, the chat worker; or Postgres is frozen, or killed, for 30 s. It goes on until each pipeline had POINTS (30) runs
+under way when an orchestrator was killed, and as many when a worker was.
+
+Of each run is checked: it ended once and completed, with the picture and the words that belong to it; its client saw
+every event once, in order, without a gap; no request that an engine had finished was made again, by its idempotency
+key. Where each run stood at the kill is counted; one that had not asked an engine for anything is no point. The engines
+are stand-ins that keep and join by the workers' own code.
 """
 
 import asyncio
-import contextlib
 import json
-import os
 import random
-import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+import psycopg
 
-from bench.pipelines.studio import ASKED, PATH, Bench, Orchestrator, headers, studio
+from bench.pipelines.trial import STEPS, WAYS, Client, Job, Trial, load, trial
 
-ENGINE_SECONDS = 0.3
-STEPS = ("expand", "generate", "caption")
+EACH, FEW = 17, 7  # runs of each pipeline in a round; in one without the database, which is long by itself
+WINDOW = 2.0  # seconds over which a round's runs are begun
+AWAY_SECONDS = 30.0
+FIRST = "before its first step"
 FILE = Path(__file__).parent.parent / "results" / "pipelines-kill.json"
+_ODD = """
+select 'odd', count(*) from jobs j where ended_at is null
+    or (select count(*) from job_events e where e.job = j.id and name in ('pipeline.completed', 'error')) <> 1
+"""
+Points = dict[str, dict[str, Counter[str]]]
+
+
+async def _orchestrator(trial: Trial, rng: random.Random) -> None:
+    one = rng.choice(trial.orchestrators)
+    await one.end(9)
+    await one.start()
+
+
+async def _orchestrators(trial: Trial, rng: random.Random) -> None:
+    for one in trial.orchestrators:
+        await one.end(9)
+    await asyncio.gather(*(one.start() for one in trial.orchestrators))
+
+
+async def _image(trial: Trial, rng: random.Random) -> None:
+    one = rng.choice(trial.images)
+    await one.end()
+    await one.start()
+
+
+async def _chat(trial: Trial, rng: random.Random) -> None:
+    await trial.chat.end()
+    await trial.chat.start()
+
+
+async def _frozen(trial: Trial, rng: random.Random) -> None:
+    await trial.database.frozen(AWAY_SECONDS)
+
+
+async def _killed(trial: Trial, rng: random.Random) -> None:
+    await trial.database.killed(AWAY_SECONDS)
+
+
+VICTIMS: dict[str, Callable[[Trial, random.Random], Awaitable[None]]] = {
+    "an orchestrator": _orchestrator,
+    "both orchestrators": _orchestrators,
+    "an image worker": _image,
+    "the chat worker": _chat,
+    "Postgres, frozen for 30 s": _frozen,
+    "Postgres, killed for 30 s": _killed,
+}
+ORCHESTRATORS, WORKERS = ("an orchestrator", "both orchestrators"), ("an image worker", "the chat worker")
 
 
 async def main(points: int) -> None:
-    rng, found = random.Random(9), Counter[str]()
-    taken_up: list[float] = []
+    rng, found, wrong, rounds = random.Random(9), _nothing(), Counter[str](), []
+    result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        async with studio(Path(folder), images=1, seconds=ENGINE_SECONDS) as bench, aiohttp.ClientSession() as http:
-            length = await _length(bench.orchestrators[0], http)
-            for _ in range(points):
-                seconds = await _killed(bench, http, rng.uniform(0.0, length), found)
-                taken_up.append(seconds)
-                print(dict(found), round(seconds, 2), flush=True)
-                _kept(found, taken_up, length)
-    wrong = set(found) - {"right", "step done again", "killed before its end"}
-    sys.exit(f"wrong: {sorted(wrong)}" if wrong else 0)
+        async with trial(Path(folder)) as running:
+            for victim in _victims(found, points):
+                rounds.append(await _round(running, victim, rng, found, wrong))
+                print(rounds[-1], dict(wrong), flush=True)
+                result = {"runs": running.asked, "wrong": dict(wrong), **await _checked(running)}
+                result["points"] = {victim: {name: dict(at) for name, at in of.items()} for victim, of in found.items()}
+                FILE.write_text(json.dumps({**result, "rounds": rounds}, indent=1) + "\n")  # so far
+    print(json.dumps(result, indent=1))
+    bad = {**wrong, **{name: result[name] for name in ("finished_requests_made_again", "ended_otherwise")}}
+    sys.exit(f"wrong: {bad}" if any(bad.values()) else 0)
 
 
-def _kept(found: Counter[str], taken_up: list[float], length: float) -> None:
-    """The result so far: a long bench that is stopped has one, too."""
-    result = {
-        **{"points": len(taken_up), "run_seconds": round(length, 2), "outcomes": dict(found), "load": os.getloadavg()},
-        "start_and_end_after_kill_seconds_p50": round(statistics.median(taken_up), 2),
+def _nothing() -> Points:
+    return {victim: defaultdict(Counter) for victim in VICTIMS}
+
+
+def _within(places: Counter[str]) -> int:
+    """Runs of which an engine had been asked for something."""
+    return places.total() - places[FIRST]
+
+
+def _victims(found: Points, points: int) -> Iterator[str]:
+    """Whom to kill next."""
+    yield from ("an orchestrator", "an image worker", "Postgres, killed for 30 s", "both orchestrators")
+    yield from ("the chat worker", "Postgres, frozen for 30 s")
+    for group in (ORCHESTRATORS, WORKERS):
+        for victim in cycle(reversed(group)):
+            if all(sum(_within(found[one][name]) for one in group) >= points for name in STEPS):
+                break
+            yield victim
+
+
+async def _round(trial: Trial, victim: str, rng: random.Random, found: Points, wrong: Counter[str]) -> dict[str, Any]:
+    each = FEW if victim.startswith("Postgres") else EACH
+    names = [name for name in STEPS for _ in range(each)]
+    jobs = [Job(name, WAYS[at % len(WAYS)], trial.asked + at) for at, name in enumerate(names)]
+    trial.asked += len(jobs)
+
+    async def asked(job: Job, after: float) -> None:
+        await asyncio.sleep(after)
+        await Client(trial, job, rng).run()
+
+    clients = [asyncio.create_task(asked(job, rng.uniform(0, WINDOW))) for job in jobs]
+    # However fast this machine is now: somewhere in the round's work.
+    before, requests = trial.begun(), each * sum(len(steps) for steps in STEPS.values())
+    until = before + rng.randint(requests // 10, requests * 9 // 10)
+    while trial.begun() < until:  # noqa: ASYNC110 - the engines write a file
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(rng.uniform(0.0, 0.1))
+    at = time.time()
+    await VICTIMS[victim](trial, rng)
+    for job, outcome in zip(jobs, await asyncio.gather(*clients, return_exceptions=True), strict=True):
+        problems = [repr(outcome)[:200]] if outcome is not None else job.wrong()
+        wrong.update(f"{victim}: {job.pipeline}: {problem}" for problem in problems)
+        if problems:
+            print(job.id, job.pipeline, job.way, problems, job.breaks, flush=True)
+            print([event.get("error") or event.get("step") or event["type"] for event in job.seen], flush=True)
+    calls = trial.calls()
+    cut = [job for job in jobs if job.began < at < job.ended]
+    for job in cut:
+        found[victim][job.pipeline][_where(job, calls, at)] += 1
+    late = [job.ended - at for job in cut] or [0.0]
+    return {
+        **{"killed": victim, "runs": len(jobs), "under_way": len(cut), "breaks": sum(job.breaks for job in jobs)},
+        **{"ended_after_seconds_p50": round(statistics.median(late), 1), "last": round(max(late), 1), "load": load()},
     }
-    FILE.write_text(json.dumps(result, indent=2) + "\n")
 
 
-async def _length(one: Orchestrator, http: aiohttp.ClientSession) -> float:
-    began = time.perf_counter()
-    job = await _begun(one, http)
-    await _followed(one, http, job, 0)
-    return time.perf_counter() - began
+def _where(job: Job, calls: dict[str, dict[str, list[float]]], at: float) -> str:
+    """Where a run was at this time, by what the engines were asked for."""
+    place = FIRST
+    for step in STEPS[job.pipeline]:
+        of = [events for key, events in calls.items() if f"{key}:".startswith(f"{job.id}:{step}:")]
+        if any(then < at for events in of for then in events["finished"]):
+            place = f"after {step}"
+        elif any(then < at for events in of for then in events["begun"]):
+            return f"in {step}"
+    return place
 
 
-async def _begun(one: Orchestrator, http: aiohttp.ClientSession) -> str:
-    async with http.post(one.url + PATH, json={**ASKED, "background": True}, headers=headers(one.key)) as answer:
-        assert answer.status == 202, await answer.text()
-        return str(answer.headers["x-job-id"])
+async def _checked(trial: Trial) -> dict[str, Any]:
+    """What the engines and the database say of all runs."""
+    calls = trial.calls()
+    again = [key for key, events in calls.items() if len(events["finished"]) > 1]
+    async with await psycopg.AsyncConnection.connect(trial.database.dsn) as connection:
 
+        async def counted(query: str) -> dict[str, int]:
+            return {str(name): count for name, count in await (await connection.execute(query.encode())).fetchall()}
 
-async def _followed(one: Orchestrator, http: aiohttp.ClientSession, job: str, after: int) -> list[dict[str, Any]]:
-    """The events after that number, as many as come before the connection breaks."""
-    found: list[dict[str, Any]] = []
-    sent = {**headers(one.key), "accept": "text/event-stream", "last-event-id": str(after)}
-    with contextlib.suppress(aiohttp.ClientError):
-        async with http.get(f"{one.url}/v1/jobs/{job}/events", headers=sent) as answer:
-            async for line in answer.content:
-                if line.startswith(b"data: "):
-                    found.append(json.loads(line[6:]))
-    return found
-
-
-async def _killed(bench: Bench, http: aiohttp.ClientSession, after: float, found: Counter[str]) -> float:
-    """Seconds from the kill to the run's end, the orchestrator's new start with it."""
-    one = bench.orchestrators[0]
-    job = await _begun(one, http)
-    following = asyncio.ensure_future(_followed(one, http, job, 0))
-    await asyncio.sleep(after)
-    await one.end(signal.SIGKILL)
-    killed = time.perf_counter()
-    seen = await following
-    kept = {event["step"] for event in seen if event["type"] == "pipeline.step.completed"}
-    before = (await bench.counts(http))["begun"]
-    await one.start()
-    async with asyncio.timeout(300):
-        while not seen or seen[-1]["type"] not in ("pipeline.completed", "error"):
-            seen += await _followed(one, http, job, len(seen))
-            await asyncio.sleep(0.05)
-    took = time.perf_counter() - killed
-    after_it = (await bench.counts(http))["begun"]
-    found.update(_judged(job, seen, kept, before, after_it))
-    return took
-
-
-def _judged(
-    job: str, seen: list[dict[str, Any]], kept: set[str], before: dict[str, int], after: dict[str, int]
-) -> list[str]:
-    """What is true of one run."""
-    wrong = []
-    if [event["sequence_number"] for event in seen] != list(range(1, len(seen) + 1)):
-        wrong.append("a gap or a repeat")
-    told = [(event["type"], event.get("step")) for event in seen]
-    once = [(f"pipeline.step.{what}", step) for step in STEPS for what in ("started", "completed")]
-    if told != [*once, ("pipeline.completed", None)]:
-        wrong.append("other events than a run's")
-    for step in kept:
-        key = f"{job}:{step}"
-        if after.get(key, 0) != before.get(key, 0):
-            wrong.append("a finished step done again")
-    again = any(after.get(f"{job}:{step}", 0) > 1 for step in STEPS)
-    return [
-        *(wrong or ["right"]),
-        *(["step done again"] if again else []),
-        *(["killed before its end"] if len(kept) < 3 else []),
-    ]
+        return {
+            "requests_begun": sum(len(events["begun"]) for events in calls.values()),
+            "requests_begun_more_than_once": sum(len(events["begun"]) > 1 for events in calls.values()),
+            "finished_requests_made_again": len(again),
+            "made_again": {key: dict(calls[key]) for key in again},
+            "states": await counted("select state, count(*) from jobs group by 1"),
+            "attempts": await counted("select attempts, count(*) from jobs group by 1 order by 1"),
+            "errors": await counted("select error ->> 'code', count(*) from jobs where error is not null group by 1"),
+            "captions": await counted(
+                "select answer ->> 'caption_source', count(*) from jobs"
+                " where answer ->> 'caption' is not null group by 1"
+            ),
+            "ended_otherwise": (await counted(_ODD))["odd"],
+        }
 
 
 if __name__ == "__main__":
