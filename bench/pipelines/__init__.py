@@ -1,1 +1,1 @@
-"""What durable pipelines cost, and what they survive: overhead, kill and two, each `python -m bench.pipelines.NAME`."""
+"""What durable pipelines cost, and what they survive. Each is run by `python -m bench.pipelines.NAME`."""
