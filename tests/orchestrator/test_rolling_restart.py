@@ -20,7 +20,7 @@ from tests.fakes.program import program
 from tests.fakes.studio import WORKER_KEY
 from tests.fakes.upstream import Exchange, Upstream, recording_upstream
 from tests.fakes.wait import answers, eventually, soon
-from tests.image.processes import free_port
+from tests.image.processes import START_SECONDS, free_port
 
 SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 CHUNK = b'f\r\ndata: {"n": 1}\n\r\n'
@@ -51,7 +51,9 @@ async def orchestrator(dsn: str, data_dir: Path) -> AsyncIterator[Orchestrator]:
     kept = {name: value for name, value in os.environ.items() if name not in ("LLM_URL", "HOST")}
     env = {**kept, **given, "LOG_LEVEL": "error"}
     async with program(sys.executable, "-m", "orchestrator", env=env) as process:
-        await answers(lambda: _listens(port), "an orchestrator")
+        async with asyncio.timeout(START_SECONDS):
+            while not await _listens(port):  # noqa: ASYNC110 - another process: it has no event to wait for
+                await asyncio.sleep(0.1)
         yield Orchestrator(process, port, (data_dir / "keys" / "local_api_key").read_text().strip())
 
 
