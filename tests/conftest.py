@@ -118,7 +118,9 @@ async def _migrated(postgres_server: str) -> AsyncIterator[str]:
 async def fresh_database(server: str, template: str = "template0") -> AsyncIterator[str]:
     """It is dropped when the next one is made: at once, Postgres would wait for the connections to it to end."""
     name = f"test_{next(_numbers)}"
-    create = sql.SQL("create database {} template {} strategy file_copy").format(sql.Identifier(name), sql.Identifier(template))
+    create = sql.SQL("create database {} template {} strategy file_copy").format(
+        sql.Identifier(name), sql.Identifier(template)
+    )
     async with await psycopg.AsyncConnection.connect(server, autocommit=True) as connection:
         while _unused[server]:
             old = sql.Identifier(_unused[server].pop())

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 import psycopg
 from prometheus_client import Counter, Histogram
 
-from core.errors import Overloaded, SoundstageError, Unavailable, internal
+from core.errors import ContentPolicy, Overloaded, SoundstageError, Unavailable, internal
 from orchestrator.jobs.events import Kept, Teller, Told
 from orchestrator.jobs.plain import plain, where
 from orchestrator.jobs.store import End, Taken
 from orchestrator.pipelines.flow import COMPLETED, STARTED, current_step, of_memory, step_key, within
+from orchestrator.policy import CHECK_FAILED
 from orchestrator.tracing import Tracing
 from prompts.registry import AWAY_CODES
 
@@ -31,6 +32,7 @@ STEPS = Histogram(
 )
 RETRIES = Counter("soundstage_pipeline_step_retries_total", "Steps done again in place.", ["pipeline", "step", "why"])
 LOST_SECONDS = 20.0  # how long a step whose worker died under it is asked for again, where somebody waits
+UNREAD_SECONDS = 20.0  # how long a step waits for a policy that cannot be read, before it is refused
 PAUSES = (0.5, 30.0)  # seconds; least and longest wait before a full pool is asked again
 
 
@@ -150,14 +152,22 @@ class Durable:
 
     async def _patiently(self, do: Callable[[str], Awaitable[Any]], name: str) -> Any:
         """A background job comes again where a pool is full or empty, until its deadline; with everyone, a step whose
-        worker died under it is asked for again, at once and then for a while, and a database that is away is waited
-        for. The key is the same, so a worker that had finished repeats nothing."""
+        worker died under it is asked for again, at once and then for a while, a policy that cannot be read is looked at
+        again as long, and a database that is away is waited for. The key is the same, so a worker that had finished
+        repeats nothing."""
         lost_at: float | None = None
+        unread_at: float | None = None
         while True:
             try:
                 return await do(step_key(self.id, name))
             except psycopg.OperationalError as exc:
                 log.warning("the database is away; a step waits", extra={"job": self.id, "reason": str(exc)})
+                await asyncio.sleep(PAUSES[0])
+            except ContentPolicy as exc:
+                now = time.monotonic()
+                unread_at = unread_at or now
+                if exc.code != CHECK_FAILED or now - unread_at > UNREAD_SECONDS:
+                    raise
                 await asyncio.sleep(PAUSES[0])
             except (Overloaded, Unavailable) as exc:
                 if exc.code in AWAY_CODES:

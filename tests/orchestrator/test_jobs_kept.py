@@ -13,12 +13,15 @@ import pytest
 from psycopg.rows import dict_row
 from psycopg.types.json import Json
 
+from core.errors import ContentPolicy
+from orchestrator.jobs import durable
 from orchestrator.jobs.durable import Durable, LostError, Turns
 from orchestrator.jobs.events import Hub, Teller, _Follower
 from orchestrator.jobs.recovery import lock_key
 from orchestrator.jobs.runs import VERSION
 from orchestrator.jobs.store import End, Taken
 from orchestrator.pipelines.flow import COMPLETED, STARTED, Event
+from orchestrator.policy import CHECK_FAILED
 from tests.fakes.studio import Studio
 from tests.fakes.wait import answers, soon
 from tests.orchestrator.test_jobs import ASKED, PATH, ended
@@ -215,6 +218,24 @@ async def test_a_run_that_is_anothers_goes_no_further() -> None:
     with pytest.raises(LostError):
         await soon(second)
     assert began == ["job:one"]
+
+
+async def test_a_policy_that_cannot_be_read_is_waited_for_and_one_that_refuses_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(durable, "PAUSES", (0.0, 0.0))
+    refusals = [CHECK_FAILED, CHECK_FAILED, "minors"]
+
+    async def do(key: str) -> int:
+        raise ContentPolicy("refused", code=refusals.pop(0))
+
+    with pytest.raises(ContentPolicy) as caught:
+        await soon(Durable(taken(), Slow(), Turns(), {}).step("one", do))
+    assert (caught.value.code, refusals) == ("minors", [])
+    monkeypatch.setattr(durable, "UNREAD_SECONDS", -1.0)
+    refusals = [CHECK_FAILED]
+    with pytest.raises(ContentPolicy):
+        await soon(Durable(taken(), Slow(), Turns(), {}).step("one", do))
 
 
 async def test_a_finished_step_is_not_done_again_and_its_cost_counts() -> None:
