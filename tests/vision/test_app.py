@@ -37,10 +37,11 @@ async def test_a_selfie_is_analyzed(worker: int) -> None:
     answer = await ask(worker, image())
     assert answer.status == 200
     body = answer.json()
-    assert set(body) == {"features", "face", "image", "apparent_age", "vision_model", "warnings", "portrait"}
+    told = {"features", "face", "image", "apparent_age", "vision_model", "warnings", "portrait", "usage"}
+    assert set(body) == told
     face = body["face"]
     assert (face["found"], body["warnings"], face["others"]) == (True, [], [])
-    assert (body["apparent_age"], body["vision_model"], body["portrait"]) == ("adult", None, None)
+    assert [body[name] for name in ("apparent_age", "vision_model", "portrait", "usage")] == ["adult", None, None, None]
     assert {name: (one["value"], one["source"]) for name, one in body["features"].items()} == {
         "age_bracket": ("18 to 29", "age-v1"),
         "expression": ("smiling", "fer-quantized"),
