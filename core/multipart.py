@@ -1,5 +1,6 @@
 """A multipart body, part by part, in memory: an upload never becomes a temporary file."""
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, cast
 
 from python_multipart.exceptions import FormParserError
@@ -22,7 +23,7 @@ def boundary_of(content_type: str | bytes | None) -> bytes:
     return boundary
 
 
-class Parts:
+class Parts(ABC):
     """Reads a body of such parts; what it makes of them is said by those who inherit from it.
 
     Every method may raise what the caller is told; reading ends there.
@@ -44,21 +45,21 @@ class Parts:
         }
         self._parser = MultipartParser(boundary, cast("MultipartCallbacks", callbacks))
 
-    def part_began(self) -> None:
+    def part_began(self) -> None:  # noqa: B027 - as below
         """Another part comes."""
 
+    @abstractmethod
     def part_named(self, name: str, headers: dict[bytes, bytes], *, file: bool) -> None:
         """Its headers are known, their names in lower case. `file`: it has a file name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def part_data(self, data: bytes) -> None:
         """Some of its content."""
-        raise NotImplementedError
 
-    def part_ended(self) -> None:
+    def part_ended(self) -> None:  # noqa: B027 - who has no use for it need not say so
         """That was all of it."""
 
-    def body_ended(self) -> None:
+    def body_ended(self) -> None:  # noqa: B027 - as above
         """Nothing more comes, whether the last boundary was there or not."""
 
     def feed(self, chunk: bytes) -> None:

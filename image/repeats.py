@@ -58,9 +58,9 @@ class Heard:
             async for event in self._generation:
                 if not isinstance(event, Progress):
                     self._add(event)
-        except BaseException:
-            self._add(Cancelled())
-            raise
+        finally:
+            if self.last is None:
+                self._add(Cancelled())
 
     def _add(self, event: Event) -> None:
         self._events.append(event)
@@ -94,7 +94,8 @@ class Heard:
 
 
 class Call:
-    """The images of one call, drawn by a task of their own, and how many wait for them."""
+    """The images of one call, drawn by a task of their own, and how many wait for them. Where the task ends before it
+    has begun, whoever made the call says so in `begun`."""
 
     def __init__(self, sha256: str, draw: Draw) -> None:
         self.sha256 = sha256
@@ -104,15 +105,10 @@ class Call:
         self.drawing = asyncio.create_task(self._draw(draw))
 
     async def _draw(self, draw: Draw) -> None:
-        try:
-            async with draw() as generations:
-                images = [Heard(generation) for generation in generations]
-                self.begun.set_result(images)
-                await asyncio.gather(*(image.hear() for image in images))
-        except Exception as exc:  # what it is refused with is told to who asked
-            if self.begun.done():
-                raise
-            self.begun.set_exception(exc)
+        async with draw() as generations:
+            images = [Heard(generation) for generation in generations]
+            self.begun.set_result(images)
+            await asyncio.gather(*(image.hear() for image in images))
 
     @property
     def over(self) -> bool:
@@ -204,7 +200,8 @@ class Repeats:
         if self._running.get(name) is call:
             del self._running[name]
         if not call.begun.done():
-            call.begun.set_exception(_cancelled())
+            refused = None if call.drawing.cancelled() else call.drawing.exception()
+            call.begun.set_exception(refused or _cancelled())
         elif call.may_be_kept:
             self._kept.put(name, call, sum(image.bytes for image in call.begun.result()))
 

@@ -63,15 +63,14 @@ class Mortal:
     async def _work(self, key: str, ticks: int) -> AsyncIterator[None]:
         self.running += 1
         self._note("begun", key)
+        came_to = "ended"
         try:
             for _ in range(ticks):
                 await asyncio.sleep(TICK_SECONDS)
             yield
-            self._note("finished", key)
-        except BaseException:
-            self._note("ended", key)
-            raise
+            came_to = "finished"
         finally:
+            self._note(came_to, key)
             self.running -= 1
 
     # -- HTTP -----------------------------------------------------------------------------------------------------
