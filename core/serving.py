@@ -10,8 +10,8 @@ from types import FrameType
 import uvicorn
 
 from core.http_protocol import HttpProtocol
-from core.service import ASGIApp, Shell
 from core.settings import Settings
+from core.shell import ASGIApp, Shell
 
 YOUNG_OBJECTS = 10_000  # that are made between two collections of the youngest
 

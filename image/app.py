@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from fastapi import FastAPI
 
 from core.idempotency import Bounds
-from core.service import Readiness, Scope, Shell, create_service
+from core.service import Readiness, create_service
+from core.shell import Scope, Shell
 from core.worker_key import worker_key_check
 from image import blobs, residence, signing
 from image.async_engine import AsyncEngine

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from core.disconnect import until_disconnect
 from core.errors import SoundstageError
-from core.service import Receive, Scope, Send
+from core.shell import Receive, Scope, Send
 
 T = TypeVar("T")
 

@@ -17,7 +17,8 @@ from core.errors import InvalidRequest, Overloaded, Unavailable
 from core.idempotency import Bounds
 from core.registration import Registrar
 from core.relay import RawHeaders, Relay, Timeouts, read_body, request_headers
-from core.service import Readiness, Shell, create_service
+from core.service import Readiness, create_service
+from core.shell import Shell
 from core.wire.workers import Announcement
 from core.worker_key import worker_key_check
 from llm import edge_registration

@@ -16,7 +16,8 @@ from core.db.migrate import migrate
 from core.db.pool import Pool, make_pool, opened
 from core.keys import read_or_make
 from core.relay import Relay
-from core.service import Readiness, Shell, create_service
+from core.service import Readiness, create_service
+from core.shell import Shell
 from orchestrator import blobs, gateway, static_workers
 from orchestrator.auth import Keys, create_key
 from orchestrator.contents import Vault, contents_key

@@ -5,7 +5,8 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 
 from core.canonical import messages_sha256
-from core.service import Shell, create_service
+from core.service import create_service
+from core.shell import Shell
 from core.worker_key import worker_key_check
 from vision.analysis import Eye
 from vision.answer import Analysis, Faces

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from core.disconnect import ClientDisconnected, until_disconnect
 from core.errors import InvalidRequest, SoundstageError, UpstreamTimeout
-from core.service import Receive, Scope, Send
+from core.shell import Receive, Scope, Send
 from orchestrator.oversight import Caller
 from orchestrator.pipelines import flow
 from orchestrator.pipelines.base import Asked, Pipeline, Plain, Studio

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from fastapi import Request
 
-from core.service import ASGIApp, Message, Receive, Send
-from core.service import Scope as ASGIScope
+from core.shell import ASGIApp, Message, Receive, Send
+from core.shell import Scope as ASGIScope
 from orchestrator.auth import Key, Keys, Scope
 from orchestrator.limits import Needs
 from orchestrator.quotas import Quotas

@@ -10,8 +10,9 @@ from core.access_log import AccessLog
 from core.disconnect import until_disconnect
 from core.errors import Overloaded
 from core.relay import read_body
-from core.service import ASGIApp, Readiness, Receive, Scope, Send, create_service, send_json
+from core.service import Readiness, create_service
 from core.settings import Settings
+from core.shell import ASGIApp, Receive, Scope, Send, send_json
 
 LIMIT = 1024
 SECRET = "the-inside-of-a-bug"

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from core.disconnect import ClientDisconnected, until_disconnect
-from core.service import Message
+from core.shell import Message
 from tests.fakes.wait import soon
 
 LEFT: Message = {"type": "http.disconnect"}

@@ -11,9 +11,10 @@ from fastapi import FastAPI, Request
 
 from core.http_protocol import MAX_HEAD, MAX_HEADERS, HttpProtocol
 from core.relay import read_body
-from core.service import Receive, Scope, Send, create_service, send_json
+from core.service import create_service
 from core.serving import bind, server_config
 from core.settings import Settings
+from core.shell import Receive, Scope, Send, send_json
 from tests.fakes.client import ask, connected, request
 from tests.fakes.wait import eventually, soon
 

@@ -9,7 +9,7 @@ from yarl import URL
 from core.disconnect import ClientDisconnected
 from core.errors import RequestTimeout
 from core.relay import Sent, read_body
-from core.service import Message
+from core.shell import Message
 from tests.fakes.client import connected, request
 from tests.fakes.gateway import Gateway
 from tests.fakes.upstream import Exchange, Upstream, saying

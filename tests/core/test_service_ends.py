@@ -9,8 +9,9 @@ from prometheus_client import REGISTRY
 
 from core.disconnect import ClientDisconnected
 from core.errors import Overloaded, Unavailable
-from core.service import ASGIApp, Message, Receive, Scope, Send, create_service, send_json
+from core.service import create_service
 from core.settings import Settings
+from core.shell import ASGIApp, Message, Receive, Scope, Send, send_json
 from tests.fakes.wait import soon
 
 NAME = "ends"

@@ -7,8 +7,9 @@ from yarl import URL
 
 from core.disconnect import until_disconnect
 from core.relay import Relay, Sent, read_body, request_headers
-from core.service import ASGIApp, Receive, Scope, Send, create_service
+from core.service import create_service
 from core.settings import Settings
+from core.shell import ASGIApp, Receive, Scope, Send
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 ENGINE_KEY = "engine-key"

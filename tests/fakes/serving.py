@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 import uvicorn
 
-from core.service import ASGIApp
 from core.serving import bind, server_config
+from core.shell import ASGIApp
 from tests.fakes.wait import eventually, soon
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import httpx2
 from openai import AsyncOpenAI
 
-from core.service import ASGIApp
+from core.shell import ASGIApp
 from llm import fake_engine
 from orchestrator.app import create_app
 from orchestrator.settings import OrchestratorSettings
