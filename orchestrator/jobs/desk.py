@@ -23,7 +23,8 @@ from orchestrator.jobs import store
 from orchestrator.jobs.events import Hub
 from orchestrator.jobs.plain import as_error, kept_error, plain
 from orchestrator.jobs.runs import Runs
-from orchestrator.jobs.store import End, JobStore, Wanted, Way
+from orchestrator.jobs.store import JobStore
+from orchestrator.jobs.values import End, Wanted, Way
 from orchestrator.jobs.webhooks import refuse_private
 from orchestrator.oversight import Caller
 from orchestrator.pipelines.base import Asked

@@ -13,7 +13,7 @@ from prometheus_client import Counter, Histogram
 from core.errors import ContentPolicy, Overloaded, SoundstageError, Unavailable, internal
 from orchestrator.jobs.events import Kept, Teller, Told
 from orchestrator.jobs.plain import plain, where
-from orchestrator.jobs.store import End, Taken
+from orchestrator.jobs.values import End, Taken
 from orchestrator.pipelines.flow import COMPLETED, STARTED, current_step, of_memory, step_key, within
 from orchestrator.policy import CHECK_FAILED
 from orchestrator.tracing import Tracing

@@ -26,7 +26,7 @@ from sqlalchemy.exc import DBAPIError
 from core.errors import Unavailable
 from orchestrator.jobs.plain import kept_error
 from orchestrator.jobs.runs import VERSION, Runs, queued
-from orchestrator.jobs.store import End
+from orchestrator.jobs.values import End
 
 log = logging.getLogger(__name__)
 

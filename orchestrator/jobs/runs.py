@@ -27,7 +27,8 @@ from orchestrator.auth import Key
 from orchestrator.jobs.durable import SECONDS, Durable, LostError, Turns, traced
 from orchestrator.jobs.events import Hub, Teller
 from orchestrator.jobs.plain import kept_error, plain, where
-from orchestrator.jobs.store import By, End, JobStore, Queue, Taken, Wanted, Way, begun, new_job_id
+from orchestrator.jobs.store import JobStore
+from orchestrator.jobs.values import By, End, Queue, Taken, Wanted, Way, begun, new_job_id
 from orchestrator.limits import Limits
 from orchestrator.oversight import Caller
 from orchestrator.pipelines.base import Pipeline, Studio

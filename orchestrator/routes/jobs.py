@@ -10,7 +10,8 @@ from orchestrator.auth import Key, Keys
 from orchestrator.jobs.desk import JobDesk, last_seen
 from orchestrator.jobs.plain import kept_error
 from orchestrator.jobs.runs import Runs
-from orchestrator.jobs.store import End, JobStore, State, shown
+from orchestrator.jobs.store import JobStore, shown
+from orchestrator.jobs.values import End, State
 from orchestrator.jobs.webhooks import Webhooks
 from orchestrator.routes.access import needs
 

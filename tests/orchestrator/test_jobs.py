@@ -10,7 +10,8 @@ import pytest
 from core.db.pool import open_pool
 from core.errors import Conflict
 from orchestrator.jobs.plain import kept_error
-from orchestrator.jobs.store import End, JobStore
+from orchestrator.jobs.store import JobStore
+from orchestrator.jobs.values import End
 from tests.fakes.client import RawClient, connected, request
 from tests.fakes.image_worker import ImageWorker
 from tests.fakes.studio import ChatWorker, Studio

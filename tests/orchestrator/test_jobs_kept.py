@@ -19,7 +19,7 @@ from orchestrator.jobs.durable import Durable, LostError, Turns
 from orchestrator.jobs.events import Hub, Teller, _Follower
 from orchestrator.jobs.recovery import lock_key
 from orchestrator.jobs.runs import VERSION
-from orchestrator.jobs.store import End, Taken
+from orchestrator.jobs.values import End, Taken
 from orchestrator.pipelines.flow import COMPLETED, STARTED, Event
 from orchestrator.policy import CHECK_FAILED
 from tests.fakes.studio import Studio
