@@ -2,8 +2,9 @@
 
 Rounds of runs of all six pipelines, asked for in all three ways by clients who come back where they were cut off. In
 the middle of a round one process is killed and started again: an orchestrator of two, both of them, an image worker of
-two, the chat worker; or Postgres is frozen, or killed, for 30 s. It goes on until each pipeline had POINTS (30) runs
-under way when an orchestrator was killed, and as many when a worker was.
+two, the chat worker; or Postgres is frozen, or killed, for 30 s. It goes on, with runs of those pipelines that still
+lack some, until each pipeline had POINTS (30) runs under way when an orchestrator was killed, and as many when a worker
+was.
 
 Of each run is checked: it ended once and completed, with the picture and the words that belong to it; its client saw
 every event once, in order, without a gap; no request that an engine had finished was made again, by its idempotency
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ import psycopg
 
 from bench.pipelines.trial import STEPS, WAYS, Client, Job, Trial, load, trial
 
-EACH, FEW = 17, 7  # runs of each pipeline in a round; in one without the database, which is long by itself
+ALL, FEW = 102, 42  # runs in a round; in one without the database, which is long by itself
 WINDOW = 2.0  # seconds over which a round's runs are begun
 AWAY_SECONDS = 30.0
 FIRST = "before its first step"
@@ -87,8 +88,8 @@ async def main(points: int) -> None:
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         async with trial(Path(folder)) as running:
-            for victim in _victims(found, points):
-                rounds.append(await _round(running, victim, rng, found, wrong))
+            for victim, names in _victims(found, points):
+                rounds.append(await _round(running, victim, names, rng, found, wrong))
                 print(rounds[-1], dict(wrong), flush=True)
                 result = {"runs": running.asked, "wrong": dict(wrong), **await _checked(running)}
                 result["points"] = {victim: {name: dict(at) for name, at in of.items()} for victim, of in found.items()}
@@ -107,20 +108,23 @@ def _within(places: Counter[str]) -> int:
     return places.total() - places[FIRST]
 
 
-def _victims(found: Points, points: int) -> Iterator[str]:
-    """Whom to kill next."""
-    yield from ("an orchestrator", "an image worker", "Postgres, killed for 30 s", "both orchestrators")
-    yield from ("the chat worker", "Postgres, frozen for 30 s")
+def _victims(found: Points, points: int) -> Iterator[tuple[str, Sequence[str]]]:
+    """Whom to kill next, and under runs of which pipelines."""
+    for victim in VICTIMS:
+        yield victim, list(STEPS)
     for group in (ORCHESTRATORS, WORKERS):
         for victim in cycle(reversed(group)):
-            if all(sum(_within(found[one][name]) for one in group) >= points for name in STEPS):
+            lacking = [name for name in STEPS if sum(_within(found[one][name]) for one in group) < points]
+            if not lacking:
                 break
-            yield victim
+            yield victim, lacking
 
 
-async def _round(trial: Trial, victim: str, rng: random.Random, found: Points, wrong: Counter[str]) -> dict[str, Any]:
-    each = FEW if victim.startswith("Postgres") else EACH
-    names = [name for name in STEPS for _ in range(each)]
+async def _round(
+    trial: Trial, victim: str, pipelines: Sequence[str], rng: random.Random, found: Points, wrong: Counter[str]
+) -> dict[str, Any]:
+    each = (FEW if victim.startswith("Postgres") else ALL) // len(pipelines)
+    names = [name for name in pipelines for _ in range(each)]
     jobs = [Job(name, WAYS[at % len(WAYS)], trial.asked + at) for at, name in enumerate(names)]
     trial.asked += len(jobs)
 
@@ -130,7 +134,7 @@ async def _round(trial: Trial, victim: str, rng: random.Random, found: Points, w
 
     clients = [asyncio.create_task(asked(job, rng.uniform(0, WINDOW))) for job in jobs]
     # However fast this machine is now: somewhere in the round's work.
-    before, requests = trial.begun(), each * sum(len(steps) for steps in STEPS.values())
+    before, requests = trial.begun(), sum(len(STEPS[name]) for name in names)
     until = before + rng.randint(requests // 10, requests * 9 // 10)
     while trial.begun() < until:  # noqa: ASYNC110 - the engines write a file
         await asyncio.sleep(0.01)
@@ -149,7 +153,7 @@ async def _round(trial: Trial, victim: str, rng: random.Random, found: Points, w
         found[victim][job.pipeline][_where(job, calls, at)] += 1
     late = [job.ended - at for job in cut] or [0.0]
     return {
-        **{"killed": victim, "runs": len(jobs), "under_way": len(cut), "breaks": sum(job.breaks for job in jobs)},
+        **{"killed": victim, "pipelines": pipelines, "runs": len(jobs), "under_way": len(cut), "breaks": sum(job.breaks for job in jobs)},
         **{"ended_after_seconds_p50": round(statistics.median(late), 1), "last": round(max(late), 1), "load": load()},
     }
 

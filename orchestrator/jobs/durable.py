@@ -31,7 +31,8 @@ STEPS = Histogram(
     buckets=SECONDS,
 )
 RETRIES = Counter("soundstage_pipeline_step_retries_total", "Steps done again in place.", ["pipeline", "step", "why"])
-LOST_SECONDS = 20.0  # how long a step whose worker died under it is asked for again, where somebody waits
+LOST_SECONDS = 120.0  # how long a step whose worker died under it is asked for again, where somebody waits: an
+# engine that is started again loads its model first
 UNREAD_SECONDS = 20.0  # how long a step waits for a policy that cannot be read, before it is refused
 PAUSES = (0.5, 30.0)  # seconds; least and longest wait before a full pool is asked again
 
