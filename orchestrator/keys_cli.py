@@ -120,17 +120,19 @@ def _wanted(given: argparse.Namespace) -> dict[str, Any]:
 def _table(found: Any, columns: Sequence[str]) -> str:
     """Rows under their names; a key that was made as lines, its secret last."""
     if isinstance(found, dict):
-        return "\n".join(f"{name}: {_shown(value)}" for name, value in found.items())
-    rows = [tuple(columns), *(tuple(_shown(row[name]) for name in columns) for row in found)]
+        return "\n".join(f"{name}: {_shown(name, value)}" for name, value in found.items())
+    rows = [tuple(columns), *(tuple(_shown(name, row[name]) for name in columns) for row in found)]
     widths = [max(len(row[at]) for row in rows) for at in range(len(columns))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
 
 
-def _shown(value: Any) -> str:
+def _shown(name: str, value: Any) -> str:
     if value is None:
         return "-"
+    if name.endswith("_at") and isinstance(value, int):
+        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     if isinstance(value, list):
         return ",".join(map(str, value))
     return str(value)

@@ -153,7 +153,8 @@ async def _round(
         found[victim][job.pipeline][_where(job, calls, at)] += 1
     late = [job.ended - at for job in cut] or [0.0]
     return {
-        **{"killed": victim, "pipelines": pipelines, "runs": len(jobs), "under_way": len(cut), "breaks": sum(job.breaks for job in jobs)},
+        **{"killed": victim, "pipelines": pipelines, "runs": len(jobs), "under_way": len(cut)},
+        "breaks": sum(job.breaks for job in jobs),
         **{"ended_after_seconds_p50": round(statistics.median(late), 1), "last": round(max(late), 1), "load": load()},
     }
 

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -42,6 +43,9 @@ async def test_a_job_is_followed_to_its_end(durable_studio: Studio, capsys: pyte
     for filters, there in ((completed, True), (("--pipeline", "scenes"), False)):
         assert await told(durable_studio, "list", *filters) == 0
         assert (job_id in capsys.readouterr().out) == there
+    assert await told(durable_studio, "list") == 0
+    made = (await durable_studio.get(f"/v1/jobs/{job_id}")).json()["created_at"]
+    assert datetime.fromtimestamp(made, UTC).strftime("%Y-%m-%d %H:%M:%SZ") in capsys.readouterr().out
     assert await told(durable_studio, "watch", "job_none") == 1
     assert "no such job" in capsys.readouterr().err
 
