@@ -66,7 +66,12 @@ class Connections:
         return aiohttp.ClientRequest("GET", origin, loop=asyncio.get_running_loop())
 
     async def send(
-        self, method: str, url: URL, headers: Iterable[tuple[bytes, bytes]], body: bytes | None, connect_seconds: float
+        self,
+        method: str,
+        url: URL,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes | None,
+        connect_seconds: float | None,
     ) -> Answer:
         """Send a request and wait for the head of its answer; interim answers (1xx) are skipped.
 
@@ -102,7 +107,7 @@ class Connections:
         await self.session.close()
 
 
-def _connecting(seconds: float) -> aiohttp.ClientTimeout:
+def _connecting(seconds: float | None) -> aiohttp.ClientTimeout:
     """A limit for connecting alone."""
     return aiohttp.ClientTimeout(total=None, sock_connect=seconds)
 

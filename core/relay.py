@@ -131,8 +131,13 @@ class Relay:
         await self._connections.close()
 
     @property
+    def connections(self) -> Connections:
+        """The pool, for a client of its own."""
+        return self._connections
+
+    @property
     def session(self) -> aiohttp.ClientSession:
-        """The pool, for a request whose answer is wanted whole (a probe, a metric)."""
+        """The same, for a request whose answer is wanted whole (a probe, a metric)."""
         return self._connections.session
 
     async def forward(

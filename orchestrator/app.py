@@ -113,7 +113,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     keys, registry, relay = Keys(pool), Registry(pool), Relay(timeouts)
     quotas = Quotas(pool)
     workers_pool = WorkerPool(pool, key, settings.lease_seconds, settings.pool_rules())
-    engines = Engines(workers_pool, timeouts)
+    engines = Engines(workers_pool, relay)
     in_force = Policies(pool)
     epoch = Epoch(dsn, pool, (keys.drop, registry.drop, in_force.drop))
     sealing_key = contents_key(settings.data_dir.resolve() / "keys" / "contents_key")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import httpx2
 from openai import AsyncOpenAI
 
 from core.errors import InvalidRequest
@@ -30,6 +31,7 @@ class Dialect:
     """`own` are the fields of a body that a recipe decides, or that are not the engine's; `ids` asks for token ids."""
 
     ability: Ability
+    path: str
     own: frozenset[str]
     history: Callable[[Mapping[str, Any]], list[Message]]
     sampling: Callable[[Mapping[str, Any]], Fields]
@@ -42,10 +44,20 @@ class Dialect:
 
         In its `extra_body`: in their own place it looks at each for what it may have to convert, for milliseconds.
         """
-        body = {**fields, **self.ids, self.messages: messages}
+        body = self._body(messages, fields)
         if self.messages == "input":
             return client.responses.with_streaming_response.create(model=model, input="", extra_body=body)
         return client.chat.completions.with_streaming_response.create(model=model, messages=[], extra_body=body)
+
+    async def whole(
+        self, client: AsyncOpenAI, model: str, messages: list[Message], fields: Mapping[str, Any]
+    ) -> httpx2.Response:
+        """The same for an answer that is wanted whole, by the client's own way of sending a body as it is."""
+        body = {"model": model, **self._body(messages, fields)}
+        return await client.post(self.path, body=body, cast_to=httpx2.Response)
+
+    def _body(self, messages: list[Message], fields: Mapping[str, Any]) -> Fields:
+        return {**fields, **self.ids, self.messages: messages}
 
 
 def shown(fields: Mapping[str, Any]) -> Fields:
@@ -109,6 +121,7 @@ def _for_responses(sampling: Mapping[str, Any]) -> Fields:
 
 CHAT = Dialect(
     ability="chat",
+    path="/chat/completions",
     own=frozenset({"model", "messages", "prompt", "chat_template"}),
     history=_turns,
     sampling=dict,
@@ -118,6 +131,7 @@ CHAT = Dialect(
 )
 RESPONSES = Dialect(
     ability="responses",
+    path="/responses",
     own=frozenset({"model", "input", "instructions", "prompt", "chat_template", "previous_input_messages"}),
     history=_items,
     sampling=_for_responses,

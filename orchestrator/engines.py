@@ -3,11 +3,9 @@
 import asyncio
 import contextlib
 import math
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
-from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -25,13 +23,13 @@ from core.errors import (
     Upstream,
     UpstreamTimeout,
 )
-from core.relay import Timeouts
+from core.relay import Relay
+from core.transport import Transport
 from core.wire.workers import Ability
 from orchestrator.pool import Ask, Worker
 from orchestrator.tracing import current_trace
 from orchestrator.workers import WorkerPool
 
-MAX_CONNECTIONS = 256
 MAX_CLIENTS = 1024
 NO_KEY = "none"  # the client insists on one; a worker without a key ignores it
 ASIDE_SECONDS, ASIDE_TRIES, ASIDE_PAUSE_SECONDS = 5.0, 3, 0.2
@@ -40,27 +38,21 @@ _headers: ContextVar[Mapping[str, str]] = ContextVar("headers", default=MappingP
 """What every request within an engine's block is sent with, where it says nothing else itself."""
 
 
-@cache
-def _authorities() -> ssl.SSLContext:
-    """Whom a worker's https is believed by; read once, which takes longer than all else of a start's preparations."""
-    return httpx2.create_ssl_context(trust_env=False)
-
-
 class Engines:
-    """Gives out clients, one for each worker asked."""
+    """Gives out clients, one for each worker asked. Their requests go over the relay's connections."""
 
-    def __init__(self, workers: WorkerPool, timeouts: Timeouts) -> None:
+    def __init__(self, workers: WorkerPool, relay: Relay) -> None:
         self._workers = workers
-        self._timeouts = timeouts
+        self._relay = relay
         self._clients: dict[tuple[str, str], AsyncOpenAI] = {}
         self._aside: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Engines":
+        timeouts = self._relay.timeouts
         self._http = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(self._timeouts.first_byte, connect=self._timeouts.connect),
-            limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=4.0),
+            timeout=httpx2.Timeout(timeouts.first_byte, connect=timeouts.connect),
+            transport=Transport(self._relay.connections),
             trust_env=False,
-            verify=_authorities(),
             event_hooks={"request": [_add_headers]},
         )
         return self

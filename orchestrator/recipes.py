@@ -114,9 +114,9 @@ class RecipeRunner:
             limits = self._within_limits(run, caller, release.model, messages, release.sampling)
             async with limits, engine as (client, model, worker):
                 run.worker, run.model = worker, model
-                async with dialects.CHAT.call(client, model, messages, release.sampling) as response:
-                    self.oversight.compare(run, response.headers.get(WORKER_HEADER))
-                    contents.output = dialects.CHAT.reader.read(await response.read(), run)
+                response = await dialects.CHAT.whole(client, model, messages, release.sampling)
+                self.oversight.compare(run, response.headers.get(WORKER_HEADER))
+                contents.output = dialects.CHAT.reader.read(response.content, run)
                 status = 200
         except SoundstageError as exc:
             status = exc.status
@@ -159,9 +159,9 @@ class RecipeRunner:
         limits = self._within_limits(again, caller, release.model, messages, fields)
         async with limits, engine as (client, model, worker):
             again.worker, again.model = worker, model
-            async with speech.call(client, model, messages, {**fields, "stream": False}) as response:
-                self.oversight.compare(again, response.headers.get(WORKER_HEADER))
-                output = speech.reader.read(await response.read(), again)
+            response = await speech.whole(client, model, messages, {**fields, "stream": False})
+            self.oversight.compare(again, response.headers.get(WORKER_HEADER))
+            output = speech.reader.read(response.content, again)
         self.oversight.settle(again, 200)
         return output, again
 
