@@ -13,7 +13,7 @@ from tests.fakes.program import program
 from tests.image.asking import get
 
 KEY = [(b"authorization", b"Bearer k1")]
-START_SECONDS = 60.0  # a process that loads a model, on a machine that others share
+START_SECONDS = 120.0  # a process that loads a model, on a machine that others share
 
 
 def free_port() -> int:
