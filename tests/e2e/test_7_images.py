@@ -21,7 +21,7 @@ async def test_the_node_sdk(tmp_path: Path) -> None:
         said = await asked(node, sdk, SCRIPT, f"http://127.0.0.1:{port}/v1", "k1")
     partial = "image_generation.partial_image"
     assert said == {
-        "generate": {"png": True, "output_tokens": 16},
+        "generate": {"png": True, "output_tokens": 64},  # of the canvas that it was drawn on
         "formats": {"webp": ["RIFF", "RIFF"], "format": "webp"},
         "edit": {"size": "64x64", "changed": True},
         "stream": {"events": [[partial, 0, "PNG"], [partial, 1, "PNG"], ["image_generation.completed", None, "PNG"]]},
