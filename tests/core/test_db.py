@@ -120,6 +120,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 async def test_the_embedded_server_ends_with_its_block_and_keeps_its_data(postgres_directory: Path) -> None:
     directory = postgres_directory / "deep" / "data"
     async with embedded_postgres(directory) as dsn:
@@ -130,6 +131,7 @@ async def test_the_embedded_server_ends_with_its_block_and_keeps_its_data(postgr
         assert await query(dsn, "select count(*) from one") == [(2,)]
 
 
+@pytest.mark.slow
 async def test_the_embedded_server_ends_when_its_parent_is_killed(postgres_directory: Path) -> None:
     keeper = ("-m", "tests.fakes.keeper", "postgres", str(postgres_directory))
     parent = await asyncio.create_subprocess_exec(sys.executable, *keeper, stdout=asyncio.subprocess.PIPE)

@@ -21,6 +21,8 @@ from tests.image.doubles import Wrapped
 from tests.llm.test_device_lease import BALLAST, held
 from tests.llm.test_residency import pair
 
+pytestmark = pytest.mark.slow  # models come and go, beside other processes
+
 WEIGHTS = 200 << 20
 ASKED = {"prompt": "a boat", "seed": 7, "size": "64x64"}
 

@@ -20,6 +20,8 @@ from tests.fakes.wait import answers, eventually
 from tests.image.processes import free_port
 from tests.vision.photos import ASTRONAUT, multipart, photo
 
+pytestmark = pytest.mark.slow  # workers as processes, their memory searched
+
 ROOT = Path(__file__).resolve().parents[2]
 MULTIPART = (b"content-type", b"multipart/form-data; boundary=soundstage")
 QUESTION = (
