@@ -4,6 +4,7 @@ httpx2's transport parses in Python, which costs a pipeline more than all its wo
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from functools import lru_cache
 
@@ -16,6 +17,7 @@ from core.connections import Answer, Connections
 from core.relay import HOP_BY_HOP
 
 WRITTEN = HOP_BY_HOP | {b"host", b"content-length"}  # by the connections themselves
+_BREAKS = re.compile(rb"[\r\n\0]").search  # the connections write headers as they are
 FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError, TimeoutError)
 
 
@@ -29,6 +31,8 @@ class Transport(httpx2.AsyncBaseTransport):
         """Of the request's `timeout`, `connect` and `read` count: for connecting, and for each wait for bytes."""
         limits = request.extensions.get("timeout") or {}
         headers = [pair for pair in request.headers.raw if pair[0].lower() not in WRITTEN]
+        if _BREAKS(b"".join(part for pair in headers for part in pair)):
+            raise httpx2.LocalProtocolError("A header holds the end of a line.")
         body = await request.aread()
         connect, read = limits.get("connect"), limits.get("read")
         late = asyncio.timeout(None if read is None else read + (connect or 0.0))

@@ -44,6 +44,13 @@ async def test_a_request_goes_as_it_was_built(upstream: Upstream, client: httpx2
     assert b"connection" not in names
 
 
+@pytest.mark.parametrize("value", [b"a\r\nx-other: b", b"a\nb", b"a\0"])
+async def test_a_header_cannot_end_its_line(value: bytes, upstream: Upstream, client: httpx2.AsyncClient) -> None:
+    with pytest.raises(httpx2.LocalProtocolError):
+        await soon(client.get(str(upstream.url), headers=[(b"x-own", value)]))
+    assert upstream.received == []
+
+
 async def test_a_connection_serves_again_after_a_whole_answer(upstream: Upstream, client: httpx2.AsyncClient) -> None:
     upstream.script = saying(WHOLE)
     for _ in range(3):
