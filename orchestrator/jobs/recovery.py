@@ -93,13 +93,12 @@ class Reaper:
     async def hold(self) -> Held:
         """A connection that holds both locks for as long as it lives."""
         connection = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True, row_factory=dict_row)
-        try:
+        async with contextlib.AsyncExitStack() as unless_held:
+            unless_held.push_async_callback(connection.close)
             await connection.execute(KEEPALIVE)
             await connection.execute("select pg_advisory_lock_shared(%s)", (lock_key("version", VERSION),))
             await connection.execute("select pg_advisory_lock(%s)", (lock_key("executor", self._runs.executor),))
-        except BaseException:
-            await connection.close()
-            raise
+            unless_held.pop_all()
         return connection
 
     async def watch(self, held: Held) -> None:
