@@ -7,6 +7,7 @@ opened only to call it: no route gives it out, no log and no audit entry holds i
 
 import logging
 import os
+import re
 from typing import Any
 
 import msgspec
@@ -50,6 +51,14 @@ class EngineWanted(BaseModel):
         if url.username or url.password or url.query or url.fragment:
             raise ValueError("an address without user, query or fragment; a key goes into api_key")
         return url
+
+    @field_validator("api_key")
+    @classmethod
+    def _one_word(cls, api_key: SecretStr | None) -> SecretStr | None:
+        """It stands in a header."""
+        if api_key is not None and not re.fullmatch(r"[!-~]*", api_key.get_secret_value()):
+            raise ValueError("a key of printable ASCII without blanks")
+        return api_key
 
     @property
     def worker_id(self) -> str:

@@ -157,6 +157,7 @@ async def test_only_an_admin_names_an_address(studio: Studio) -> None:
 WRONG: dict[str, dict[str, Any]] = {
     "no URL": {"name": "a"},
     "no HTTP": {"name": "a", "url": "file:///etc/hosts"},
+    "a key of two lines": {"name": "a", "url": "http://a:1", "api_key": "a\r\nx-other: b"},
     "a password in it": {"name": "a", "url": "http://me:secretword@a:1"},
     "no name": {"url": "http://a:1"},
     "a name that is no name": {"name": "../a", "url": "http://a:1"},
