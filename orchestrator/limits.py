@@ -59,6 +59,10 @@ class Quota(NamedTuple):
         """How much to take at once, where `amount` is needed."""
         return max(amount, min(self.most // CHUNK, 10**9), 1)
 
+    def is_one_period(self, end: float, other: float) -> bool:
+        """Whether these two are the end of one period: each is known only as well as the database answered in time."""
+        return abs(end - other) < self.seconds / 2
+
     def headers(self, left: int, ends_in: float) -> list[tuple[bytes, bytes]]:
         """`x-ratelimit-*`, where so much is left for so many seconds."""
         name = self.measure.encode()

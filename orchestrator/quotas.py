@@ -103,9 +103,10 @@ class Quotas:
             return
         wanted = quota.chunk(amount - held.left if fresh else amount)
         row = await self._ask(owner, quota, wanted)
-        if not fresh or now + row["ends_in"] > held.until + 1:
-            held.left = 0
-        held.until = now + row["ends_in"]
+        until = now + row["ends_in"]  # too early by as long as the answer took
+        same = fresh and quota.is_one_period(held.until, until)
+        held.left = held.left if same else 0
+        held.until = max(held.until, until) if same else until
         held.left += row["granted"]
         held.used = row["used_before"] + row["granted"]
         held.exhausted = row["granted"] < wanted
@@ -190,7 +191,7 @@ class Entry:
                 lacking = needs.of(quota.measure) - has
                 if lacking > 0:
                     held = await self._quotas.take(owner, whose, quota, lacking)
-                    same = abs(held.until - until) < 1  # what is of a period that is over counts for nothing
+                    same = quota.is_one_period(held.until, until)  # what is of one that is over counts for nothing
                     self._taken[owner, quota] = (held, held.until, lacking + has if same else lacking)
 
     def leave(self, used: Needs) -> None:
@@ -199,7 +200,7 @@ class Entry:
             return
         self._left = True
         for (_, quota), (held, until, amount) in self._taken.items():
-            if abs(held.until - until) < 1:  # of a period that is over nothing comes back
+            if quota.is_one_period(held.until, until):  # of a period that is over nothing comes back
                 held.left += amount - used.of(quota.measure)
         for owner in self.running:
             self._quotas.slots.leave(owner)

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -93,6 +93,7 @@ class Intake:
         self._me = f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}"
         self._ledger = Ledger(pool, rules.name, self._me, rules.visibility)
         self._running: set[asyncio.Task[None]] = set()
+        self._at_work: set[str] = set()  # the ids of the jobs that run here
         self._freed = asyncio.Event()
 
     async def run(self) -> None:
@@ -189,11 +190,31 @@ class Intake:
             JOBS.labels("left").inc()
 
     async def _job(self, delivery: Delivery, job: Job) -> None:
+        if job.id in self._at_work:  # also where the ledger was not told of it in time
+            await self._wait_for_turn(delivery)
+            return
+        with self._working_on(job.id):
+            await self._first_delivery(delivery, job)
+
+    @contextlib.contextmanager
+    def _working_on(self, job_id: str) -> Iterator[None]:
+        self._at_work.add(job_id)
+        try:
+            yield
+        finally:
+            self._at_work.discard(job_id)
+
+    async def _wait_for_turn(self, delivery: Delivery) -> None:
+        """Another delivery of the same job runs, and may end it meanwhile."""
+        JOBS.labels("busy").inc()
+        await asyncio.sleep(self.rules.poll)
+        await self._source.again(delivery)
+
+    async def _first_delivery(self, delivery: Delivery, job: Job) -> None:
+        """Of those that are here."""
         found = await self._ledger.begin(job.id)
         if found.state == "busy":
-            JOBS.labels("busy").inc()
-            await asyncio.sleep(self.rules.poll)  # who runs it may end it meanwhile
-            await self._source.again(delivery)
+            await self._wait_for_turn(delivery)
         elif found.state == "mine" and found.tries > self.rules.tries:
             await self._bury(delivery, job, {"message": f"It was begun {found.tries - 1} times and never ended."})
         elif found.state == "mine":
@@ -230,13 +251,23 @@ class Intake:
             await self._end(delivery, job, "done", result)
 
     async def _end(self, delivery: Delivery, job: Job, state: Any, result: dict[str, Any]) -> None:
-        if await self._ledger.end(job.id, state, result):
+        if await self._kept(job, state, result):
             JOBS.labels(state).inc()
             await self._told(delivery, job, result)
 
+    async def _kept(self, job: Job, state: Any, result: dict[str, Any]) -> bool:
+        """Whether this is how the job ended. Work that is done is not done again because the database is away or its
+        connections are all taken: it is held meanwhile, and kept when the database is back."""
+        while True:
+            try:
+                return await self._ledger.end(job.id, state, result)
+            except AWAY as exc:
+                log.warning("a job's end is not kept; trying again", extra={"job": job.id, "reason": str(exc)})
+                await asyncio.sleep(min(self.rules.poll, AWAY_SECONDS))
+
     async def _bury(self, delivery: Delivery, job: Job, error: dict[str, Any]) -> None:
         result = {"success": False, "id": job.id, "error": error}
-        if await self._ledger.end(job.id, "failed", result):
+        if await self._kept(job, "failed", result):
             JOBS.labels("buried").inc()
             await self._write(job, result)
             await self._source.bury(delivery)
@@ -261,8 +292,9 @@ class Intake:
             while True:
                 await asyncio.sleep(self.rules.visibility / 3)
                 with contextlib.suppress(*AWAY):
-                    await self._source.hold(delivery)
                     await self._ledger.hold(job.id)
+                with contextlib.suppress(*AWAY):
+                    await self._source.hold(delivery)
 
         renewing = asyncio.ensure_future(renew())
         try:

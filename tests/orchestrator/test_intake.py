@@ -7,17 +7,18 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 import trustme
+from psycopg_pool import PoolTimeout
 
 from core.db.pool import Pool, open_pool
 from core.errors import Unavailable, Unprocessable
 from orchestrator.intake.commands import Commands, QueueAwayError, over_redis, over_upstash
-from orchestrator.intake.intake import Intake, Rules
+from orchestrator.intake.intake import JOBS, Intake, Rules
 from orchestrator.intake.job import Job, read
 from orchestrator.oversight import Caller
 from tests.fakes.redis_server import TOKEN, client, redis_server, upstash
@@ -168,6 +169,46 @@ async def test_a_job_that_comes_twice_runs_once(queue: Queue, pool: Pool) -> Non
         await answers(empty, "an empty queue")
         assert queue.worker.ran == ["same"]
         assert (await queue.result("same"))["result"] == {"said": "once"}
+
+
+async def test_a_late_heartbeat_makes_no_work_twice(queue: Queue, pool: Pool) -> None:
+    """Held for a millisecond, a job is given out again and again while it runs."""
+    queue.worker.gate = asyncio.Event()
+    busy = JOBS.labels("busy")
+    before = busy._value.get()
+    async with running(queue.intake(pool, visibility=0.001)):
+        await queue.job("same", say="once")
+        await eventually(lambda: queue.worker.ran, "a running job")
+        await eventually(lambda: busy._value.get() > before + 5, "deliveries while it runs")
+        queue.worker.gate.set()
+        await queue.results("same")
+    assert queue.worker.ran == ["same"]
+
+
+class FullPool:
+    """A pool of which no connection comes free for so many times, once it `is_full`."""
+
+    def __init__(self, pool: Pool, times: int) -> None:
+        self._pool, self._times = pool, times
+        self.is_full = False
+
+    def connection(self, **given: Any) -> AbstractAsyncContextManager[Any]:
+        if self.is_full and self._times:
+            self._times -= 1
+            raise PoolTimeout("no connection came free")
+        return self._pool.connection(**given)
+
+
+async def test_work_that_is_done_is_not_done_again_where_no_connection_comes_free(queue: Queue, pool: Pool) -> None:
+    full = FullPool(pool, 7)
+    queue.worker.gate = asyncio.Event()
+    async with running(queue.intake(cast(Pool, full))):
+        await queue.job("same", say="once")
+        await eventually(lambda: queue.worker.ran, "a running job")
+        full.is_full = True
+        queue.worker.gate.set()
+        await queue.results("same")
+    assert queue.worker.ran == ["same"]
 
 
 async def test_what_fails_is_tried_again_and_what_is_poison_is_buried(queue: Queue, pool: Pool) -> None:

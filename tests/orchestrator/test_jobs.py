@@ -61,8 +61,11 @@ async def test_wait_stream_and_background_give_the_same(studio: Studio, workers:
     waited = await studio.post(PATH, ASKED)
     assert waited.status_code == 200, waited.text
     streamed = await studio.post(PATH, {**ASKED, "stream": True})
+    _, image = workers
+    image.held.clear()  # or it may have ended before it is shown
     accepted = await studio.post(PATH, {**ASKED, "background": True})
     assert (accepted.status_code, accepted.json()["state"]) == (202, "running"), "there is a place for it"
+    image.held.set()
     assert accepted.headers["location"] == f"/v1/jobs/{accepted.json()['id']}"
     job = await ended(studio, accepted.json()["id"])
     told = events_of(streamed.text)

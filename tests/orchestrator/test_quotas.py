@@ -13,7 +13,7 @@ import pytest
 from core.db.pool import Pool, open_pool
 from core.errors import Unavailable
 from orchestrator.auth import Key
-from orchestrator.limits import Limits, Needs, RateLimited, TooManyAtOnce
+from orchestrator.limits import Limits, Needs, Quota, RateLimited, TooManyAtOnce
 from orchestrator.quotas import Metered, Quotas
 from tests.fakes.cable import cable
 from tests.fakes.client import connected, request
@@ -49,6 +49,25 @@ async def test_many_at_once_at_several_orchestrators_never_overspend(pool: Pool,
     found = await asyncio.gather(*(entered(several[at % 3], key, Needs(tokens=10)) for at in range(3 * most + 30)))
     assert 0 < sum(found) <= most
     assert sum(found) >= most - 3 * max(1, most // 50), "what others hold and do not use is all that is lost"
+
+
+class LateQuotas(Quotas):
+    """The database answers each second question three seconds late."""
+
+    asked = 0
+
+    async def _ask(self, owner: str, quota: Quota, wanted: int) -> dict[str, Any]:
+        row = await super()._ask(owner, quota, wanted)
+        self.asked += 1
+        return {**row, "ends_in": row["ends_in"] - 3 * (self.asked % 2)}
+
+
+async def test_a_late_answer_of_the_database_is_no_new_period(pool: Pool) -> None:
+    quotas, key = LateQuotas(pool), key_of(budget_tokens=1000, budget_days=DAYS)
+    first = await quotas.enter(key, Needs(tokens=30))
+    assert sum([await entered(quotas, key, Needs(tokens=15)) for _ in range(100)]) == 64, "970 are left"
+    first.leave(Needs(tokens=0))
+    assert sum([await entered(quotas, key, Needs(tokens=15)) for _ in range(100)]) == 2, "30 came back, 10 were left"
 
 
 async def test_what_was_not_needed_comes_back_and_what_was_lacking_is_owed(pool: Pool) -> None:
