@@ -9,7 +9,7 @@ from core.idempotency import Bounds
 from core.service import Readiness, create_service
 from core.shell import Scope, Shell
 from core.worker_key import worker_key_check
-from image import blobs, residence, signing
+from image import blobs, residence, signing, sources
 from image.async_engine import AsyncEngine
 from image.building import Load, builder
 from image.device import Device
@@ -41,6 +41,7 @@ def create_app(
         _signer(settings),
         time.time(),
         Repeats(Bounds(settings.image_repeats_max, settings.image_repeats_mb << 20, settings.image_repeats_seconds)),
+        sources.sources_of(settings),
         residence.lease_of(settings, engines.values()),
     )
 

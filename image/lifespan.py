@@ -42,6 +42,7 @@ def lifespan(
                 task.cancel()
             for engine in worker.engines.values():
                 await engine.stop()
+            await worker.sources.close()
             if turns:
                 turns.cancel()  # last: until here the device is ours
 

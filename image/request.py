@@ -24,7 +24,7 @@ class Pixels:
     rgb: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Source:
     """What an edit starts from.
 

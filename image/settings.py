@@ -71,6 +71,14 @@ class ImageSettings(DeviceSettings):
     image_repeats_mb: int = Field(256, ge=0, description="Most MiB of their pixels.")
     image_repeats_seconds: float = Field(600.0, gt=0, description="How long each is kept.")
     image_max_source_pixels: int = Field(50_000_000, ge=1, description="Largest picture accepted for an edit.")
+    image_decode_mb: int = Field(
+        512, ge=128, le=8192, description="Memory that decoding one may take, in MiB; it limits pixels by format."
+    )
+    image_decode_seconds: int = Field(30, ge=1, le=300, description="Longest time that decoding one may take.")
+    image_decode_processes: int = Field(2, ge=1, le=64, description="How many are decoded at once, a process each.")
+    image_sources_mb: int = Field(1024, ge=1, description="Memory for the pictures of all edits here, in MiB.")
+    image_sources_waiting: int = Field(32, ge=0, description="Edits that wait for that memory; more get 429.")
+    image_sources_seconds: float = Field(30.0, ge=0, description="Longest wait for it; then a 429.")
     image_c2pa_certificate: Path | None = Field(None, description="PEM chain to sign pictures with (C2PA).")
     image_c2pa_key: Path | None = Field(None, description="PEM key of that certificate.")
     image_c2pa_algorithm: Literal["es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519"] = Field(

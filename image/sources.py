@@ -1,86 +1,147 @@
-"""Pictures that a caller sends to be edited: read safely, turned upright, brought to the size asked for.
+"""Pictures that a caller sends to be edited: decoded in bounded processes, and brought to the sizes that are drawn.
 
-Nothing of them touches a disk, and their metadata goes no further.
+They count against a budget of memory from before they are decoded until nobody holds them any more. Nothing of them
+touches a disk, and their metadata goes no further.
 """
 
-import io
-import struct
-import zlib
+import asyncio
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+
+from prometheus_client import Gauge
 
 from core.errors import InvalidRequest
+from core.memory_budget import MemoryBudget
+from core.pictures.decode import Limits as FileLimits
+from core.pictures.decode import Photo
+from core.pictures.processes import Decoder, DecodingProcesses
 from image.request import SIDE_MULTIPLE, Limits, Pixels, Source
+from image.settings import ImageSettings
 
-_FORMATS = ("PNG", "JPEG", "WEBP")
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
-_OPAQUE_FROM = 128  # alpha: below it the mask asks for new paint
+_OPAQUE_FROM = 128  # opacity: below it the mask asks for new paint
+_HELD = Gauge("soundstage_image_source_bytes", "Memory that pictures sent for edits hold.")
+_IN_LINE = Gauge("soundstage_image_source_waiting", "Edits that wait until there is memory for their pictures.")
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
 
 
 @dataclass(frozen=True)
-class Upload:
-    """Upright RGB pixels with the size of the file."""
+class Sent:
+    """An edit's files. `strength` above 0, at most 1: the share of the steps that is taken."""
 
-    picture: Any  # PIL.Image.Image, RGB, or RGBA for a mask
-    width: int
-    height: int
-
-
-def read(file: bytes, param: str, max_pixels: int) -> Upload:
-    """Raises InvalidRequest that names `param`. The size is checked before anything is decoded."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(file), formats=_FORMATS) as found:
-            if found.width * found.height > max_pixels:
-                raise _refusal(param, "image_too_large", f"The picture has more than {max_pixels} pixels.")
-            upright = ImageOps.exif_transpose(found)
-            picture = upright.convert("RGBA" if param == "mask" and upright.has_transparency_data else "RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
-        raise _refusal(param, "unsupported_image", f"The picture is none of {', '.join(_FORMATS)}.") from exc
-    except _UNREADABLE as exc:
-        raise _refusal(param, "unreadable_image", "The picture is damaged or incomplete.") from exc
-    return Upload(picture, picture.width, picture.height)
+    pictures: Sequence[bytes]
+    mask: bytes | None
+    strength: float
 
 
-def fitting_size(upload: Upload, limits: Limits) -> tuple[int, int]:
-    """The upload's own size, scaled into the limits and rounded to what the model draws."""
+class Sources:
+    """Reads what callers send. `close` it once all are answered."""
+
+    def __init__(self, decoder: Decoder, memory: MemoryBudget, threads: int, max_side: int) -> None:
+        """`max_side`: of the pictures that `decoder` gives, in pixels."""
+        self._decoder = decoder
+        self._memory = memory
+        self._max_side = max_side
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="sources")
+        _HELD.set_function(lambda: memory.held)
+        _IN_LINE.set_function(lambda: memory.in_line)
+
+    async def read(self, sent: Sent, size_of: Callable[[Photo], Size]) -> Source:
+        """The pictures at the sizes that `size_of` gives. Raises InvalidRequest and Overloaded."""
+        held = await self._memory.take(self._most(sent), "image")
+        reading = self._threads.submit(self._read, sent, size_of)
+        try:
+            source = await asyncio.wrap_future(reading)
+        except BaseException:
+            reading.add_done_callback(lambda _: held.release())  # a client that leaves does not stop the thread
+            raise
+        weakref.finalize(source, held.release).atexit = False
+        held.keep(sum(len(p.rgb) for p in source.pictures) + len(source.mask or b""))
+        return source
+
+    def _most(self, sent: Sent) -> int:
+        """Bytes at the peak: every picture at its largest, the one that is being brought to its size, the mask."""
+        whole = self._max_side**2
+        return 3 * whole * (len(sent.pictures) + 2) + (0 if sent.mask is None else 2 * whole)
+
+    def _read(self, sent: Sent, size_of: Callable[[Photo], Size]) -> Source:
+        pictures = []
+        for file in sent.pictures:
+            photo = self._decoder.decode(file)
+            size = size_of(photo)
+            pictures.append(_sized(photo, size))
+        mask = None if sent.mask is None else self._anew(sent.mask, (photo.width, photo.height), size)
+        return Source(tuple(pictures), sent.strength, mask)
+
+    def _anew(self, file: bytes, picture: Size, size: Size) -> bytes:
+        """Where the picture is painted anew. Raises InvalidRequest for a mask that does not fit its picture."""
+        from PIL import Image
+
+        try:
+            mask = self._decoder.decode(file, "opacity", "mask")
+        except InvalidRequest as exc:
+            if exc.code != "no_transparency":
+                raise
+            raise _bad_mask("The mask needs transparency: transparent pixels are painted anew.") from exc
+        if (mask.width, mask.height) != picture:
+            raise _bad_mask("The mask must have the picture's size.")
+        alpha = Image.fromarray(mask.pixels).resize(size, Image.Resampling.NEAREST)
+        return alpha.point(lambda a: 0 if a >= _OPAQUE_FROM else 255).tobytes()
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._threads.shutdown)
+        self._decoder.close()
+
+
+def sources_of(settings: ImageSettings) -> Sources:
+    """Processes of their own decode; each starts with the first edit that needs it."""
+    side = settings.image_max_side
+    files = FileLimits(
+        settings.max_body_bytes,
+        settings.image_max_source_pixels,
+        settings.image_decode_mb << 20,
+        min_side=1,
+        side=side,
+        animated=True,
+    )
+    count = settings.image_decode_processes
+    decoder = DecodingProcesses(files, count, settings.image_decode_seconds, at_once=False)
+    memory = MemoryBudget(
+        settings.image_sources_mb << 20,
+        waiting=settings.image_sources_waiting,
+        seconds=settings.image_sources_seconds,
+    )
+    return Sources(decoder, memory, count, side)
+
+
+def fitting_size(photo: Photo, limits: Limits) -> Size:
+    """The photo's own size, scaled into the limits and rounded to what the model draws."""
     scale = min(
         1.0,
-        limits.max_side / max(upload.width, upload.height),
-        (limits.max_pixels / (upload.width * upload.height)) ** 0.5,
+        limits.max_side / max(photo.width, photo.height),
+        (limits.max_pixels / (photo.width * photo.height)) ** 0.5,
     )
     low, high = -(-limits.min_side // SIDE_MULTIPLE), limits.max_side // SIDE_MULTIPLE
     across, down = (
         min(high, max(low, int(side * scale + SIDE_MULTIPLE / 2) // SIDE_MULTIPLE))
-        for side in (upload.width, upload.height)
+        for side in (photo.width, photo.height)
     )
     while across * down * SIDE_MULTIPLE**2 > limits.max_pixels:
         across, down = (across - 1, down) if across >= down else (across, down - 1)
     return across * SIDE_MULTIPLE, down * SIDE_MULTIPLE
 
 
-def source(upload: Upload, mask: Upload | None, size: tuple[int, int], strength: float) -> Source:
-    """Both at the request's size. Raises InvalidRequest for a mask that does not fit its picture."""
+def _sized(photo: Photo, size: Size) -> Pixels:
     from PIL import Image
 
-    if mask is None:
-        return Source((sized(upload, size),), strength)
-    if (mask.width, mask.height) != (upload.width, upload.height):
-        raise _refusal("mask", "invalid_mask", "The mask must have the picture's size.")
-    if mask.picture.mode != "RGBA":
-        raise _refusal("mask", "invalid_mask", "The mask needs transparency: transparent pixels are painted anew.")
-    alpha = mask.picture.getchannel("A").resize(size, Image.Resampling.NEAREST)
-    anew = alpha.point(lambda a: 0 if a >= _OPAQUE_FROM else 255)
-    return Source((sized(upload, size),), strength, anew.tobytes())
+    height, width, _ = photo.pixels.shape
+    if (width, height) == size:
+        return Pixels(*size, photo.pixels.tobytes())
+    return Pixels(*size, Image.fromarray(photo.pixels).resize(size, Image.Resampling.LANCZOS).tobytes())
 
 
-def sized(upload: Upload, size: tuple[int, int]) -> Pixels:
-    from PIL import Image
-
-    rgb = upload.picture if upload.picture.size == size else upload.picture.resize(size, Image.Resampling.LANCZOS)
-    return Pixels(*size, rgb.tobytes())
-
-
-def _refusal(param: str, code: str, message: str) -> InvalidRequest:
-    return InvalidRequest(message, param=param, code=code)
+def _bad_mask(message: str) -> InvalidRequest:
+    return InvalidRequest(message, param="mask", code="invalid_mask")

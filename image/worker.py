@@ -25,6 +25,7 @@ from image.repeats import Asked, Heard, Repeats
 from image.request import ImageRequest, Pixels, Priority, Standing
 from image.settings import ImageSettings
 from image.signing import Signer
+from image.sources import Sources
 
 RELEASE_HEADER, RUN_HEADER = "x-soundstage-release", "x-soundstage-run"
 """What the caller wants written into the picture's metadata."""
@@ -104,6 +105,7 @@ class Worker:
     signer: Signer | None
     started: float  # seconds since the epoch
     repeats: Repeats
+    sources: Sources
     lease: DeviceLease | None = None  # of a device that other workers use too
     ledger: Ledger = field(default_factory=Ledger)
     listeners: list[Callable[[], None]] = field(default_factory=list)  # told when readiness changes

@@ -7,12 +7,12 @@ import argparse
 import sys
 
 from core import commands, core_files, logs
+from core.pictures.decode import Limits
+from core.pictures.processes import DecodingProcesses
 from core.serving import serve
 from core.settings import SettingsError
 from vision.analysis import Eye
 from vision.app import create_app
-from vision.decode import Limits
-from vision.decoders import DecodingProcesses
 from vision.describe import VisionModel
 from vision.faces import yolo
 from vision.faces.base import Detector, ModelUnavailable

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from core.pictures.decode import Photo
 from vision.answer import (
     Analysis,
     AnglesOut,
@@ -21,7 +22,6 @@ from vision.answer import (
     WarningOut,
 )
 from vision.chips import around
-from vision.decode import Photo
 from vision.describe import Told, Usage, merged
 from vision.faces.base import Box, Detector, Face, subject
 from vision.pixels import Pixels

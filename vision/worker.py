@@ -13,6 +13,8 @@ from starlette.requests import ClientDisconnect
 
 from core.disconnect import ClientDisconnected, until_disconnect
 from core.form import Field, Form, read_form
+from core.pictures.decode import Photo
+from core.pictures.processes import Decoder
 from core.registration import Registrar
 from core.service import Readiness
 from core.wire.workers import Announcement, ServedModel
@@ -20,8 +22,6 @@ from vision import analysis, metrics
 from vision.analysis import MESSAGES, Eye, Look, Seen
 from vision.answer import Analysis, Faces, WarningOut
 from vision.batching import MicroBatcher
-from vision.decode import Photo
-from vision.decoders import Decoder
 from vision.describe import Told, VisionModel
 from vision.pool import WorkPool
 from vision.questions import Question, read_question

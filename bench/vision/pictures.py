@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vision.decode import WORKING_SIDE
+from core.pictures.decode import WORKING_SIDE
 from vision.pixels import Pixels
 
 CROP_SIDE = 200  # px that scikit-image's 25 px crops are enlarged to

@@ -16,12 +16,13 @@ from starlette.responses import Response
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest
 from core.idempotency import HEADER
+from core.pictures.decode import Photo
 from image import sources
 from image.blobs import PATH
 from image.encode import MEDIA_TYPES
 from image.events import Admitted
 from image.pipelines.base import Abilities
-from image.request import ImageRequest, Source
+from image.request import ImageRequest
 from image.streaming import EventStream, together
 from image.upload import Form, parse_form
 from image.wire import EditBody, GenerationBody, ImagesBody, parse, parse_strings
@@ -44,7 +45,7 @@ def add(api: FastAPI, worker: Worker) -> None:
     async def edit(http: Request) -> Response:
         form = parse_form(http.headers.get("content-type"), await http.body())
         body = parse_strings(EditBody, form.fields)
-        requests = await asyncio.to_thread(_edit_requests, worker, http, body, form)
+        requests = await _edit_requests(worker, http, body, form)
         sent = [body.model_dump_json().encode(), *form.images, form.mask or b""]
         return await _answer(worker, http, "image_edit", body, requests, sent)
 
@@ -82,20 +83,26 @@ def seed(asked: int | None) -> int:
     return random.getrandbits(32) if asked is None else asked
 
 
-def _edit_requests(worker: Worker, http: Request, body: EditBody, form: Form) -> list[ImageRequest]:
-    """Decodes the pictures: off the event loop."""
+async def _edit_requests(worker: Worker, http: Request, body: EditBody, form: Form) -> list[ImageRequest]:
+    """Decodes the pictures, unless the client leaves first. The first one's size is the picture's, where none is
+    asked for; a model that looks at pictures sees each at a size of its own."""
     settings, abilities = worker.settings, worker.engines[worker.model(body.model)].abilities
     _check_pictures(form, abilities)
     strength = body.strength_for(abilities, masked=form.mask is not None)
-    pictures = [sources.read(file, "image", settings.image_max_source_pixels) for file in form.images]
-    mask = sources.read(form.mask, "mask", settings.image_max_source_pixels) if form.mask is not None else None
-    size = body.asked_size() or sources.fitting_size(pictures[0], settings.limits)
-    settings.limits.check_size(*size)
-    if abilities.strength:
-        source = sources.source(pictures[0], mask, size, strength)
-    else:
-        source = Source(tuple(sources.sized(p, sources.fitting_size(p, settings.limits)) for p in pictures))
-    return body.requests(settings, seed(body.seed), standing(http), size, source)
+    asked = body.asked_size()
+    if asked is not None:
+        settings.limits.check_size(*asked)
+    sizes: list[tuple[int, int]] = []
+
+    def size_of(photo: Photo) -> tuple[int, int]:
+        own = sources.fitting_size(photo, settings.limits)
+        sizes.append(asked or own)
+        return sizes[0] if abilities.strength else own
+
+    with until_disconnect(http.receive):
+        source = await worker.sources.read(sources.Sent(form.images, form.mask, strength), size_of)
+    settings.limits.check_size(*sizes[0])
+    return body.requests(settings, seed(body.seed), standing(http), sizes[0], source)
 
 
 def _check_pictures(form: Form, abilities: Abilities) -> None:

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from core.pictures.decode import Limits
+from core.pictures.processes import DecodingProcesses
 from tests.fakes.serving import serving
 from tests.vision.doubles import eye_of, in_process
 from vision.app import create_app
-from vision.decode import Limits
-from vision.decoders import DecodingProcesses
 from vision.faces.blazeface import BlazeFace
 from vision.reading import SmallModels
 from vision.settings import VisionSettings

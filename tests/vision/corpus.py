@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from core.errors import InvalidRequest, PayloadTooLarge
+from core.pictures.decode import Limits, decode
 from tests.vision import heic
 from tests.vision.photos import chunk, claiming, encoded, exif, png, quadrants
-from vision.decode import Limits, decode
 
 LIMITS = Limits(max_bytes=15 << 20, max_pixels=25_000_000)
 PICTURE = quadrants()

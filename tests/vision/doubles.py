@@ -4,9 +4,9 @@ import asyncio
 import threading
 from collections.abc import Sequence
 
+from core.pictures.decode import Limits, Part, Photo, decode
 from tests.fakes.wait import soon
 from vision.analysis import Eye
-from vision.decode import Limits, Photo, decode
 from vision.faces.base import Detector, Face
 from vision.pixels import Pixels
 from vision.reading import Reader
@@ -19,8 +19,8 @@ class InProcess:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
 
-    def decode(self, data: bytes | bytearray) -> Photo:
-        return decode(data, self._limits)
+    def decode(self, data: bytes | bytearray, part: Part = "colours", param: str = "image") -> Photo:
+        return decode(data, self._limits, part, param)
 
     def close(self) -> None:
         pass

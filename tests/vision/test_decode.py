@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from core.errors import InvalidRequest, PayloadTooLarge
+from core.pictures.decode import WORKING_SIDE, Limits, decode
 from tests.vision.photos import chunk, claiming, encoded, exif, png, quadrants
-from vision.decode import WORKING_SIDE, Limits, decode
 
 LIMITS = Limits(max_bytes=1 << 20, max_pixels=16_000_000)
 PICTURE = quadrants()

@@ -1,7 +1,7 @@
-"""A process that decodes pictures for the worker: one at a time, from stdin to stdout, within bounds of its own.
+"""A process that decodes pictures for a service: one at a time, from stdin to stdout, within bounds of its own.
 
 A decoder that crashes on a hostile file, takes too much memory or does not end takes this process with it, and not
-the worker. It ends when its stdin does, so it never outlives the worker. Started by vision/decoders.py.
+the service. It ends when its stdin does, so it never outlives the service. Started by core/pictures/processes.py.
 """
 
 import contextlib
@@ -15,31 +15,34 @@ from typing import BinaryIO
 
 from core import core_files
 from core.errors import InvalidRequest
-from vision.decode import Limits, decode
+from core.pictures.decode import Limits, Part, decode
 
-HEAD = struct.Struct(">Q")
+HEAD = struct.Struct(">QB")  # the file's length, and which part of it is asked for
+LENGTH = struct.Struct(">Q")
+PARTS: tuple[Part, ...] = ("colours", "opacity")
 HEADROOM = 48 << 20  # bytes of address space besides: the file itself, the allocator's slack
 
 
 def main() -> None:
-    max_bytes, max_pixels, max_memory, seconds = map(int, sys.argv[1:])
-    limits = Limits(max_bytes, max_pixels, max_memory)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, which then closes stdin
-    _bound(max_memory + max_bytes + HEADROOM)
+    said, seconds = json.loads(sys.argv[1]), int(sys.argv[2])
+    limits = Limits(**said)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which then closes stdin
+    _bound(limits.max_memory + limits.max_bytes + HEADROOM)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     while head := requests.read(HEAD.size):
-        data = requests.read(HEAD.unpack(head)[0])
+        length, part = HEAD.unpack(head)
+        data = requests.read(length)
         _alarm(seconds)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about a damaged picture's metadata
-            _answer(answers, data, limits)
+            _answer(answers, data, limits, PARTS[part])
         _alarm(0)
 
 
-def _answer(out: BinaryIO, data: bytes, limits: Limits) -> None:
+def _answer(out: BinaryIO, data: bytes, limits: Limits, part: Part) -> None:
     """A length and a JSON object, then the pixels' bytes where there are any."""
     try:
-        photo = decode(data, limits)
+        photo = decode(data, limits, part)
     except InvalidRequest as exc:
         _send(out, {"status": exc.status, "code": exc.code, "message": exc.message})
         return
@@ -50,7 +53,7 @@ def _answer(out: BinaryIO, data: bytes, limits: Limits) -> None:
 
 def _send(out: BinaryIO, said: dict[str, object]) -> None:
     text = json.dumps(said).encode()
-    out.write(HEAD.pack(len(text)) + text)
+    out.write(LENGTH.pack(len(text)) + text)
     out.flush()
 
 

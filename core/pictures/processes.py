@@ -2,70 +2,77 @@
 
 import contextlib
 import json
+import math
 import os
 import queue
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from core.errors import InvalidRequest, PayloadTooLarge
-from vision.decode import Limits, Photo, refusal
-from vision.decode_child import HEAD
+from core.pictures.child import HEAD, LENGTH, PARTS
+from core.pictures.decode import Limits, Part, Photo, refusal
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 PASSED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
 
 
 class Decoder(Protocol):
-    def decode(self, data: bytes | bytearray) -> Photo:
-        """Blocks. Safe to call from several threads. Raises InvalidRequest and PayloadTooLarge."""
+    def decode(self, data: bytes | bytearray, part: Part = "colours", param: str = "image") -> Photo:
+        """Blocks. Safe to call from several threads. Raises InvalidRequest and PayloadTooLarge that name `param`."""
         ...
 
     def close(self) -> None: ...
 
 
 class DecodingProcesses:
-    """A decoder that a hostile file cannot take the worker down with."""
+    """A decoder that a hostile file cannot take the service down with."""
 
-    def __init__(self, limits: Limits, count: int, seconds: int) -> None:
+    def __init__(self, limits: Limits, count: int, seconds: int, *, at_once: bool = True) -> None:
+        """`at_once`: start them now, and not each when it is first used."""
         self._limits = limits
         self._seconds = seconds
-        self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+        self._idle: queue.LifoQueue[_Process | None] = queue.LifoQueue()
         for _ in range(count):
-            self._idle.put(_Process(limits, seconds))
+            self._idle.put(_Process(limits, seconds) if at_once else None)
 
-    def decode(self, data: bytes | bytearray) -> Photo:
+    def decode(self, data: bytes | bytearray, part: Part = "colours", param: str = "image") -> Photo:
         process = self._idle.get()
         try:
-            return process.decode(data)
+            if process is None:
+                process = _Process(self._limits, self._seconds)
+            return process.decode(data, part, param)
         except OSError as exc:  # it died; why, is told by how
-            ended = process.end()
+            ended = process.end() if process else 0
             process = _Process(self._limits, self._seconds)
             if ended == -signal.SIGALRM:
-                raise refusal("image_too_slow", f"The image takes longer than {self._seconds} s to decode.") from exc
-            raise refusal("unreadable_image", "The image cannot be decoded safely.") from exc
+                message = f"The image takes longer than {self._seconds} s to decode."
+                raise refusal("image_too_slow", message, param) from exc
+            raise refusal("unreadable_image", "The image cannot be decoded safely.", param) from exc
         finally:
             self._idle.put(process)
 
     def close(self) -> None:
-        """End those that are idle: all, once the worker has answered."""
+        """End those that are idle: all, once the service has answered."""
         while True:
             try:
-                self._idle.get_nowait().end()
+                process = self._idle.get_nowait()
             except queue.Empty:
                 return
+            if process is not None:
+                process.end()
 
 
 class _Process:
     def __init__(self, limits: Limits, seconds: int) -> None:
-        numbers = (limits.max_bytes, limits.max_pixels, limits.max_memory, seconds)
-        environment = {name: os.environ[name] for name in PASSED if name in os.environ}  # no key of the worker's
+        environment = {name: os.environ[name] for name in PASSED if name in os.environ}  # no key of the service's
         self._child = subprocess.Popen(
-            (sys.executable, "-m", "vision.decode_child", *map(str, numbers)),
+            (sys.executable, "-m", "core.pictures.child", json.dumps(asdict(limits)), str(seconds)),
             cwd=ROOT,
             env={**environment, "OPENBLAS_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
@@ -73,19 +80,19 @@ class _Process:
             stderr=subprocess.DEVNULL,
         )
 
-    def decode(self, data: bytes | bytearray) -> Photo:
+    def decode(self, data: bytes | bytearray, part: Part, param: str) -> Photo:
         """Raises OSError where the process died, and what it refused."""
         assert self._child.stdin
         assert self._child.stdout
-        self._child.stdin.write(HEAD.pack(len(data)))
+        self._child.stdin.write(HEAD.pack(len(data), PARTS.index(part)))
         self._child.stdin.write(data)
         self._child.stdin.flush()
-        said = json.loads(self._read(HEAD.unpack(self._read(HEAD.size))[0]))
+        said = json.loads(self._read(LENGTH.unpack(self._read(LENGTH.size))[0]))
         if "code" in said:
             kind = PayloadTooLarge if said["status"] == PayloadTooLarge.status else InvalidRequest
-            raise kind(said["message"], code=said["code"], param="image")
-        height, width, depth = said["shape"]
-        pixels = np.frombuffer(self._read(height * width * depth), dtype=np.uint8).reshape(height, width, depth)
+            raise kind(said["message"], code=said["code"], param=param)
+        shape = tuple(said["shape"])
+        pixels = np.frombuffer(self._read(math.prod(shape)), dtype=np.uint8).reshape(shape)
         return Photo(pixels, said["width"], said["height"])
 
     def _read(self, count: int) -> bytes:
