@@ -1,10 +1,10 @@
 """Forward a request to an engine and its answer to the client: the same bytes both ways, as they come.
 
 What is not forwarded: hop-by-hop headers (those that `connection` names too), `host`, `expect`, `content-length` (set
-anew, same value; none on an answer that has no body), the client's `authorization`, `idempotency-key` and
-`x-request-id` (the shell's own is sent), and what is an orchestrator's to say (INTERNAL). Nothing is buffered, nothing
-decompressed, nothing re-encoded. Before the first byte an error is raised, so the caller may try another engine; after
-it an error is an event in the stream.
+anew, same value; none on an answer that has no body), `x-request-id` (the shell's own is sent), what is the client's
+own (CALLERS_OWN) or a proxy's (PROXIES), and what is an orchestrator's to say (INTERNAL, all `x-soundstage-`). Nothing
+is buffered, nothing decompressed, nothing re-encoded. Before the first byte an error is raised, so the caller may try
+another engine; after it an error is an event in the stream.
 """
 
 import asyncio
@@ -52,12 +52,12 @@ INTERNAL = frozenset(
 )
 """What an orchestrator tells a worker: whose request it is and whose turn, what its picture's metadata says, how long
 to wait for who left, which of an engine's copies answers. A caller who could say it would speak for others."""
-# A caller's own key would mean something to a worker, which knows no callers.
-NOT_SENT = (
-    HOP_BY_HOP
-    | INTERNAL
-    | {b"host", b"content-length", b"authorization", b"expect", b"x-request-id", b"idempotency-key"}
-)
+CALLERS_OWN = frozenset((b"authorization", b"cookie", b"cookie2", b"x-api-key", b"api-key", b"idempotency-key"))
+"""What would mean something to a worker, or to whoever reads its logs: a worker knows no callers."""
+PROXIES = frozenset((b"forwarded", b"via", b"x-real-ip", b"true-client-ip"))
+"""What proxies say of a caller; the worker is called by the studio."""
+NOT_SENT = HOP_BY_HOP | INTERNAL | CALLERS_OWN | PROXIES | {b"host", b"content-length", b"expect", b"x-request-id"}
+NOT_SENT_PREFIXES = (b"x-soundstage-", b"x-forwarded-", b"proxy-")
 NOT_RETURNED = HOP_BY_HOP | {b"x-request-id"}
 NOT_RETURNED_WITHOUT_BODY = NOT_RETURNED | {b"content-length"}
 SWEEP_SECONDS = 0.5
@@ -242,7 +242,7 @@ def request_headers(raw: RawHeaders, request_id: str, key: str | None) -> list[t
 
     Raises InvalidRequest for one that is not UTF-8: engines disagree about what it would mean.
     """
-    sent = _end_to_end(raw, NOT_SENT)
+    sent = [pair for pair in _end_to_end(raw, NOT_SENT) if not pair[0].startswith(NOT_SENT_PREFIXES)]
     for _, value in sent:
         if not value.isascii():
             _require_utf8(value)

@@ -4,7 +4,7 @@ One ASGI application: `Shell` → raw routes by exact path (the hot ones) → th
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
@@ -15,10 +15,11 @@ from starlette.responses import JSONResponse, Response
 
 from core import metrics
 from core.access_log import AccessLog
+from core.body_budget import BodyBudget
 from core.disconnect import ClientDisconnected
 from core.errors import BY_STATUS, InvalidRequest, SoundstageError, internal
 from core.settings import Settings
-from core.shell import CLIENT_CLOSED_REQUEST, ASGIApp, Scope, Shell
+from core.shell import CLIENT_CLOSED_REQUEST, ASGIApp, Authorise, Shell
 
 
 class Readiness(NamedTuple):
@@ -40,11 +41,13 @@ def create_service(
     routes: Mapping[str, Mapping[str, ASGIApp]] | None = None,
     ready: Callable[[], Awaitable[Readiness]] = always_ready,
     access: AccessLog | None = None,
-    authorise: Callable[[Scope], None] | None = None,
+    authorise: Authorise | None = None,
+    large: Collection[str] = (),
 ) -> Shell:
     """Put the shell around `api`; `routes` maps an exact path and method to a raw ASGI handler.
 
-    `authorise` raises where a request may not enter at all (a worker's key).
+    `authorise` raises where a request may not enter; it is asked before any of the body is read. `large`: the paths of
+    `api` whose bodies may be as large as the settings say; those of its other paths have at most CONTROL_BODY bytes.
     Adds GET /healthz (the process lives), /readyz (200 or 503 by `ready`) and /metrics (Prometheus).
     """
     _add_error_handlers(api)
@@ -53,6 +56,8 @@ def create_service(
         api,
         routes or {},
         max_body=settings.max_body_bytes,
+        bodies=BodyBudget(settings.max_bodies_bytes, settings.max_body_bytes),
+        large=frozenset(large),
         body_seconds=settings.body_seconds,
         max_requests=settings.max_requests,
         access=access or AccessLog(name),

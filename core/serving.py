@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
@@ -69,7 +70,8 @@ def server_config(app: ASGIApp, http: type[HttpProtocol] = HttpProtocol, stop_se
     """uvicorn as every service runs it."""
     return uvicorn.Config(
         app,
-        http=http,
+        http=cast(type[HttpProtocol], http.of_a_server()),
+        ws="none",
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         lifespan="on",
         log_config=None,

@@ -47,6 +47,12 @@ class Settings(BaseSettings):
     log_format: str = Field("json", pattern="^(json|text)$", description="json lines, or text for a person.")
     max_requests: int = Field(2048, ge=1, description="Requests answered at once; one more is a 429.")
     max_body_bytes: int = Field(32 << 20, ge=1024, description="Largest request body accepted, in bytes.")
+    max_bodies_bytes: int = Field(
+        256 << 20,
+        ge=1024,
+        description="Bytes of request bodies over 64 KiB that are held at once; one key holds half of it at most. One"
+        " more is a 429 where the key holds its half, a 503 where all is held.",
+    )
     body_seconds: float = Field(60.0, gt=0, description="Longest that a request's body may take to come.")
     stop_seconds: int = Field(10, ge=1, description="Longest that running requests get at a stop.")
     stop_delay_seconds: float = Field(

@@ -10,6 +10,7 @@ import msgspec
 
 from core import metrics
 from core.access_log import AccessLog
+from core.body_budget import SMALL_BODY, BodyBudget, BodyShare
 from core.disconnect import ClientDisconnected
 from core.errors import (
     MethodNotAllowed,
@@ -21,16 +22,22 @@ from core.errors import (
     internal,
 )
 from core.ids import new_id
+from core.paths import settle_path
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+Authorise = Callable[[Scope], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499
+CONTROL_BODY = 1 << 20
+"""Most bytes of a body that FastAPI parses on the event loop: it holds the loop for so long as it parses."""
+MAX_ENTERING = 64
+"""Requests with a body over SMALL_BODY, or of no stated length, whose key may be looked up at once."""
 _OPERATING = frozenset({"/healthz", "/readyz", "/metrics"})
 _ID_SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")
 
@@ -45,15 +52,20 @@ class Shell:
         routes: Mapping[str, Mapping[str, ASGIApp]],
         *,
         max_body: int,
+        bodies: BodyBudget,
+        large: frozenset[str],
         body_seconds: float,
         max_requests: int,
         access: AccessLog,
-        authorise: Callable[[Scope], None] | None,
+        authorise: Authorise | None,
     ) -> None:
         self._name = name
         self._app = app
         self._routes = routes
         self._max_body = max_body
+        self._bodies = bodies
+        self._large = large
+        self._entering = 0
         self._body_seconds = body_seconds
         self._max_requests = max_requests
         self._running = 0
@@ -103,15 +115,7 @@ class Shell:
         try:
             if self._running > self._max_requests and scope["path"] not in _OPERATING:
                 raise Overloaded("Too many requests are being answered.", code="too_many_requests", retry_after=1)
-            if self._authorise is not None:
-                self._authorise(scope)
-            if length > self._max_body:
-                raise _too_large(self._max_body)
-            bounded = receive if length >= 0 else _bounded(receive, self._max_body)
-            handler = self._route(scope)
-            if handler is self._app:  # a raw handler bounds the time itself, where it reads
-                bounded = _in_time(bounded, self._body_seconds)
-            await handler(scope, bounded, reply)
+            await self._answer(scope, receive, reply, length)
         except ClientDisconnected:
             status = CLIENT_CLOSED_REQUEST
         except SoundstageError as exc:
@@ -129,6 +133,41 @@ class Shell:
             outcome = _outcome(scope, status)
             self._ended[outcome].inc()
             self._record(scope, status, outcome, time.perf_counter() - started)
+
+    async def _answer(self, scope: Scope, receive: Receive, reply: Send, length: int) -> None:
+        settle_path(scope)
+        await self._enter(scope, length)
+        handler = self._route(scope)
+        limit = self._limit(scope["path"], handler)
+        if length > limit:
+            raise _too_large(limit)
+        with self._bodies.share(scope.get("key_id")) as share:
+            share.reach(length)
+            bounded = receive if length >= 0 else _bounded(receive, limit, share)
+            if handler is self._app:  # a raw handler bounds the time itself, where it reads
+                bounded = _in_time(bounded, self._body_seconds)
+            await handler(scope, bounded, reply)
+
+    async def _enter(self, scope: Scope, length: int) -> None:
+        """Whether the request may enter, before a byte of its body is read. Raises what `authorise` raises."""
+        if self._authorise is None:
+            return
+        if 0 <= length <= SMALL_BODY:
+            await self._authorise(scope)
+            return
+        if self._entering >= MAX_ENTERING:
+            text = "Too many requests with a large body wait for their key to be looked up."
+            raise Unavailable(text, code="too_many_entering", retry_after=1)
+        self._entering += 1
+        try:
+            await self._authorise(scope)
+        finally:
+            self._entering -= 1
+
+    def _limit(self, path: str, handler: ASGIApp) -> int:
+        """Most bytes of the body."""
+        small = handler is self._app and path not in self._large
+        return min(CONTROL_BODY, self._max_body) if small else self._max_body
 
     def _route(self, scope: Scope) -> ASGIApp:
         methods = self._routes.get(scope["path"])
@@ -180,19 +219,21 @@ async def send_json(send: Send, value: Any, headers: Iterable[tuple[bytes, bytes
 
 
 def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, int]:
-    """The caller's request id if it is safe to log, else a new one; and Content-Length, or -1."""
-    request_id, length = b"", -1
+    """The caller's request id if it is safe to log, else a new one; and the length of the body, -1 if not stated."""
+    request_id, length = b"", 0
     for name, value in headers:
         if name == b"x-request-id":
             request_id = value
-        elif name == b"content-length" and value.isdigit():
-            length = int(value)
+        elif name == b"content-length":
+            length = int(value) if value.isdigit() else -1
+        elif name == b"transfer-encoding":
+            length = -1
     if not 0 < len(request_id) <= 128 or not _ID_SAFE.issuperset(request_id):
         return new_id(), length
     return request_id.decode(), length
 
 
-def _bounded(receive: Receive, limit: int) -> Receive:
+def _bounded(receive: Receive, limit: int, share: BodyShare) -> Receive:
     """For a body of no stated length: count it as it comes."""
     seen = 0
 
@@ -202,6 +243,7 @@ def _bounded(receive: Receive, limit: int) -> Receive:
         seen += len(message.get("body", b""))
         if seen > limit:
             raise _too_large(limit)
+        share.reach(seen)
         return message
 
     return counted

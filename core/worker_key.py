@@ -1,19 +1,18 @@
 """A worker's door: with a key set, every request but the operating ones carries it as a bearer token."""
 
 import hmac
-from collections.abc import Callable, MutableMapping
-from typing import Any
 
 from core.errors import Unauthenticated
+from core.shell import Authorise, Scope
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/health", "/metrics"})
 
 
-def worker_key_check(key: str | None) -> Callable[[MutableMapping[str, Any]], None]:
+def worker_key_check(key: str | None) -> Authorise:
     """A check for `create_service`: raises Unauthenticated unless the scope carries `key`. No key, no check."""
     expected = b"Bearer " + (key or "").encode()
 
-    def check(scope: MutableMapping[str, Any]) -> None:
+    async def check(scope: Scope) -> None:
         if key is None or scope["path"] in OPEN_PATHS:
             return
         for name, value in scope["headers"]:

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 
 from core.idempotency import Bounds
 from core.service import Readiness, create_service
-from core.shell import Scope, Shell
+from core.shell import Authorise, Scope, Shell
 from core.worker_key import worker_key_check
 from image import blobs, residence, signing, sources
 from image.async_engine import AsyncEngine
@@ -53,7 +53,9 @@ def create_app(
     roles.add(api, worker)
     adapters.add(api, worker)
     operating.add(api, worker)
-    return create_service("image", api, settings, ready=ready, authorise=_door(settings))
+    return create_service(
+        "image", api, settings, ready=ready, authorise=_door(settings), large=frozenset({openai_images.EDITS})
+    )
 
 
 def _engines(settings: ImageSettings, loads: Mapping[str, Load]) -> dict[str, AsyncEngine]:
@@ -84,12 +86,12 @@ def _signer(settings: ImageSettings) -> signing.Signer | None:
     )
 
 
-def _door(settings: ImageSettings) -> Callable[[Scope], None]:
+def _door(settings: ImageSettings) -> Authorise:
     """The worker's key; a signed link is its own key."""
     check = worker_key_check(settings.worker_key)
 
-    def authorise(scope: Scope) -> None:
+    async def authorise(scope: Scope) -> None:
         if not (scope["method"] in ("GET", "HEAD") and scope["path"].startswith(blobs.PATH)):
-            check(scope)
+            await check(scope)
 
     return authorise

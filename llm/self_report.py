@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from core.errors import NotFound
+from core.paths import unescaped
 from llm.catalogue import Role
 from llm.engine import Engine
 from llm.settings import ChatWorkerSettings
@@ -100,7 +101,7 @@ def add_self_report(api: FastAPI, settings: ChatWorkerSettings, supervisor: Supe
 
     @api.get("/v1/models/{name:path}")
     async def model(name: str) -> Mapping[str, Any]:
-        found = _models(supervisor).get(name)
+        found = _models(supervisor).get(unescaped(name))
         if found is None:
             raise NotFound(f"The model `{name[:200]}` does not exist.", param="model", code="model_not_found")
         return found

@@ -64,7 +64,7 @@ from orchestrator.routes import (
 from orchestrator.routes import blobs as blob_routes
 from orchestrator.routes import keys as key_routes
 from orchestrator.routes import runs as run_routes
-from orchestrator.routes.access import LimitsShown
+from orchestrator.routes.access import LimitsShown, key_first
 from orchestrator.routes.away import add_away
 from orchestrator.runs import RunLog
 from orchestrator.settings import OrchestratorSettings
@@ -227,7 +227,13 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
         tracing=tracing,
     )
     routes = {path: {"POST": relayed} for path in gateway.PATHS}
-    service = create_service("orchestrator", api, settings, routes=routes, ready=orchestrator.ready)
+    service = create_service(
+        *("orchestrator", api, settings),
+        routes=routes,
+        ready=orchestrator.ready,
+        authorise=key_first(keys),
+        large=profile.LARGE,
+    )
     if jobs:
         service.on_stop(jobs.rest)
     return service

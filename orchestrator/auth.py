@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -17,6 +17,9 @@ from core.keys import new_key
 from orchestrator.limits import NO_LIMITS, Limits
 
 Scope = Literal["chat", "images", "pipelines", "admin", "worker"]
+
+CALLER = "caller_key"
+"""Where a request's scope keeps whose it is."""
 
 MAX_CACHED = 150_000  # known keys, and as many wrong ones
 MISS_SECONDS = 2.0
@@ -68,6 +71,14 @@ class Keys:
         self._generation += 1
         self._found.clear()
         self._missed.clear()
+
+    async def caller(self, scope: MutableMapping[str, Any]) -> Key:
+        """Whose request this is, looked up once for each. Raises what `authenticate` does."""
+        key: Key | None = scope.get(CALLER)
+        if key is None:
+            key = scope[CALLER] = await self.authenticate(scope["headers"])
+            scope["key_id"] = key.id
+        return key
 
     async def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:
         """The caller of a request, by its bearer token. Raises Unauthenticated, and Unavailable where it is not known

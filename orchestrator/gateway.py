@@ -115,8 +115,7 @@ class Gateway:
     async def _handle(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         ability, wanted_scope = PATHS[path]
-        key = await self._keys.authenticate(scope["headers"])
-        scope["key_id"] = key.id
+        key = await self._keys.caller(scope)
         key.require(wanted_scope)
         caller = caller_of(scope, key)
         sent = await read_body(receive, self._relay.timeouts.body)

@@ -15,6 +15,7 @@ from vision.describe import VisionModel
 from vision.settings import VisionSettings
 from vision.worker import Worker
 
+ANALYZE, FACES = "/v1/profile/analyze", "/v1/faces"
 IMAGE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, AVIF or HEIC"}
 QUESTION = {
     "messages": {"type": "string", "description": "For a vision model: a JSON array of messages with text alone."},
@@ -30,7 +31,7 @@ def create_app(settings: VisionSettings, eye: Eye, decoder: Decoder, model: Visi
     worker = Worker(settings, eye, decoder, model)
     api = FastAPI(title="Soundstage selfie worker", lifespan=worker.lifespan)
 
-    @api.post("/v1/profile/analyze", openapi_extra=_form(QUESTION))
+    @api.post(ANALYZE, openapi_extra=_form(QUESTION))
     async def analyze(request: Request, response: Response) -> Analysis:
         """Find the subject's face, judge the photo, read its features. A picture without a face is answered too."""
         found, question = await worker.analyze(request)
@@ -38,7 +39,7 @@ def create_app(settings: VisionSettings, eye: Eye, decoder: Decoder, model: Visi
             response.headers["x-messages-sha256"] = messages_sha256(question.messages) or ""
         return found
 
-    @api.post("/v1/faces", openapi_extra=_form({}))
+    @api.post(FACES, openapi_extra=_form({}))
     async def faces(request: Request) -> Faces:
         """Where the faces are; no more."""
         return await worker.faces(request)
@@ -48,7 +49,8 @@ def create_app(settings: VisionSettings, eye: Eye, decoder: Decoder, model: Visi
         return worker.health()
 
     door = worker_key_check(settings.worker_key)
-    service = create_service("vision", api, settings, ready=worker.ready, authorise=door)
+    large = frozenset({ANALYZE, FACES})
+    service = create_service("vision", api, settings, ready=worker.ready, authorise=door, large=large)
     service.on_stop(worker.leave)
     return service
 

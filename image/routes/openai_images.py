@@ -28,6 +28,7 @@ from image.upload import Form, parse_form
 from image.wire import EditBody, GenerationBody, ImagesBody, parse, parse_strings
 from image.worker import Job, Picture, Told, Worker, name_of, standing
 
+EDITS = "/v1/images/edits"
 Kind = Literal["image_generation", "image_edit"]
 
 
@@ -41,7 +42,7 @@ def add(api: FastAPI, worker: Worker) -> None:
         requests = body.requests(settings, seed(body.seed), standing(http), size)
         return await _answer(worker, http, "image_generation", body, requests, [await http.body()])
 
-    @api.post("/v1/images/edits", tags=["images"], openapi_extra=_form_body(EditBody))
+    @api.post(EDITS, tags=["images"], openapi_extra=_form_body(EditBody))
     async def edit(http: Request) -> Response:
         form = parse_form(http.headers.get("content-type"), await http.body())
         body = parse_strings(EditBody, form.fields)

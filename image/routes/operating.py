@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.responses import JSONResponse, Response
 
+from core.paths import unescaped
 from image.async_engine import AsyncEngine
 from image.worker import Worker
 
@@ -16,7 +17,7 @@ def add(api: FastAPI, worker: Worker) -> None:
 
     @api.get("/v1/models/{id:path}", tags=["models"])
     async def model(id: str) -> dict[str, Any]:
-        return _model(worker, worker.model(id))
+        return _model(worker, worker.model(unescaped(id)))
 
     @api.get("/health", tags=["operating"])
     async def health() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 
 from core.errors import NotFound
+from core.paths import unescaped
 from orchestrator.auth import Key, Keys
 from orchestrator.routes.access import needs
 from orchestrator.workers import WorkerPool
@@ -36,7 +37,7 @@ def router(keys: Keys, workers: WorkerPool) -> APIRouter:
 
     @api.get("/{name:path}")
     async def model(name: str, key: any_key) -> dict[str, Any]:
-        found = listed(key).get(name)
+        found = listed(key).get(unescaped(name))
         if found is None:
             raise NotFound(f"The model `{name[:200]}` does not exist.", param="model", code="model_not_found")
         return found

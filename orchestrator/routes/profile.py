@@ -21,6 +21,7 @@ from orchestrator.routes.access import metered
 from orchestrator.routes.pipelines import attended
 from orchestrator.selfies import FORM_SECONDS, Selfie
 
+LARGE = frozenset({profile.PATH})  # paths whose bodies hold a picture
 OPTION_BYTES = 4096
 OPTIONS = profile.Options.model_fields
 BODY: dict[str, Any] = {

@@ -5,9 +5,10 @@ import time
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Body, Depends
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 from core.errors import Forbidden
+from core.paths import unescaped
 from core.service import from_validation
 from core.wire.workers import Announcement, Lease
 from orchestrator.auth import Key, Keys
@@ -16,6 +17,7 @@ from orchestrator.routes.access import needs
 from orchestrator.workers import WorkerPool
 from prompts.store import Writer
 
+WorkerId = Annotated[str, AfterValidator(unescaped)]  # an id may hold slashes
 W = TypeVar("W", bound=BaseModel)
 
 
@@ -66,18 +68,18 @@ def router(keys: Keys, workers: WorkerPool, engines: RegisteredEngines) -> APIRo
         return {"object": "list", "data": data}
 
     @api.put("/{worker_id:path}/drain")
-    async def drain(worker_id: str, key: admin_key) -> dict[str, Any]:
+    async def drain(worker_id: WorkerId, key: admin_key) -> dict[str, Any]:
         """No new request goes to it; those that it has it finishes (`outstanding` in the list: this orchestrator's)."""
         await workers.drain(worker_id, drained=True, actor=key.id)
         return {"id": worker_id, "drained": True}
 
     @api.delete("/{worker_id:path}/drain")
-    async def undrain(worker_id: str, key: admin_key) -> dict[str, Any]:
+    async def undrain(worker_id: WorkerId, key: admin_key) -> dict[str, Any]:
         await workers.drain(worker_id, drained=False, actor=key.id)
         return {"id": worker_id, "drained": False}
 
     @api.delete("/{worker_id:path}")
-    async def remove(worker_id: str, key: operators_key) -> dict[str, Any]:
+    async def remove(worker_id: WorkerId, key: operators_key) -> dict[str, Any]:
         """A worker's farewell, or an admin's that it shall not be used any more."""
         if worker_id.startswith(PREFIX):
             key.require("admin")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.relay import INTERNAL, NOT_RETURNED, NOT_SENT
+from core.relay import CALLERS_OWN, INTERNAL, NOT_RETURNED, NOT_SENT, PROXIES
 from tests.fakes.client import Answer, Headers, ask, connected, request
 from tests.fakes.gateway import ENGINE_KEY, Gateway
 from tests.fakes.upstream import Exchange, Upstream, saying
@@ -69,7 +69,7 @@ async def test_request_headers_reach_the_engine_unchanged(gateway: Gateway, upst
         JSON,
         (b"Accept", b"*/*;q=0.1"),
         (b"Accept-Encoding", b"gzip,  br"),
-        (b"Cookie", b'a="1; 2"; b=%00'),
+        (b"X-Quoted", b'a="1; 2"; b=%00'),
         (b"Content-Encoding", b"gzip"),
         (b"OpenAI-Organization", b"org"),
         (b"X-Twice", b"one"),
@@ -93,7 +93,9 @@ async def test_headers_of_the_hop_and_of_the_caller_stay_here(gateway: Gateway, 
         (b"X-Private", b"for this hop"),
         (b"Expect", b"100-continue"),
         (b"X-Request-Id", b"req-7"),
-        *((name.title(), b"not the caller's to say") for name in sorted(INTERNAL)),
+        *((name.title(), b"not the caller's to say") for name in sorted(INTERNAL | CALLERS_OWN | PROXIES)),
+        *((name, b"nor this") for name in (b"X-Soundstage-Anything", b"X-Forwarded-For", b"X-FORWARDED-Any")),
+        (b"Proxy-Anything", b"nor this"),
     ]
     upstream.script = saying(sized(b"{}"))
     async with connected(gateway.port) as client:

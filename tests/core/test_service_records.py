@@ -85,7 +85,7 @@ async def test_the_access_log_has_a_json_line_for_each_request(service: Service)
         "status": 200,
         "outcome": "finished",
     }
-    assert (second["path"], second["status"], second["outcome"]) == ('/grü"\n', 404, "finished")
+    assert (second["path"], second["status"], second["outcome"]) == ('/grü"\n', 400, "finished")
     assert isinstance(first["time"], float)
     assert isinstance(first["ms"], float)
 

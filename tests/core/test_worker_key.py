@@ -19,21 +19,21 @@ WRONG: dict[str, list[tuple[bytes, bytes]]] = {
 
 
 @pytest.mark.parametrize("headers", WRONG.values(), ids=WRONG.keys())
-def test_who_lacks_the_key_stays_out(headers: list[tuple[bytes, bytes]]) -> None:
+async def test_who_lacks_the_key_stays_out(headers: list[tuple[bytes, bytes]]) -> None:
     with pytest.raises(Unauthenticated) as caught:
-        worker_key_check("secret")({"path": "/v1/chat/completions", "headers": headers})
+        await worker_key_check("secret")({"path": "/v1/chat/completions", "headers": headers})
     assert (caught.value.status, caught.value.code) == (401, "invalid_api_key")
 
 
-def test_the_bearer_enters() -> None:
+async def test_the_bearer_enters() -> None:
     headers = [(b"accept", b"*/*"), (b"authorization", b"Bearer secret")]
-    worker_key_check("secret")({"path": "/v1/models", "headers": headers})
+    await worker_key_check("secret")({"path": "/v1/models", "headers": headers})
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/health", "/metrics"])
-def test_anyone_may_ask_how_it_is(path: str) -> None:
-    worker_key_check("secret")({"path": path, "headers": []})
+async def test_anyone_may_ask_how_it_is(path: str) -> None:
+    await worker_key_check("secret")({"path": path, "headers": []})
 
 
-def test_without_a_key_there_is_no_door() -> None:
-    worker_key_check(None)({"path": "/v1/models", "headers": []})
+async def test_without_a_key_there_is_no_door() -> None:
+    await worker_key_check(None)({"path": "/v1/models", "headers": []})

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 import uvicorn
 
+from core.http_protocol import HttpProtocol
 from core.serving import bind, server_config
 from core.shell import ASGIApp
 from tests.fakes.wait import eventually, soon
@@ -24,10 +25,10 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp) -> AsyncIterator[int]:
+async def serving(app: ASGIApp, http: type[HttpProtocol] = HttpProtocol) -> AsyncIterator[int]:
     """The port it answers on."""
     sock = bind("127.0.0.1", 0)
-    server = _Server(server_config(app))
+    server = _Server(server_config(app, http))
     running = asyncio.ensure_future(server.serve(sockets=[sock]))
     await eventually(lambda: server.started or running.done(), "the server's start")
     try:
