@@ -12,7 +12,7 @@ LONG: Any = {"max_tokens": 3000, "temperature": 0, "ignore_eos": True}
 
 
 async def busy(studio: Studio, metric: str = RUNNING) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not await studio.engine_metric(metric):
             await asyncio.sleep(0.02)
 
@@ -67,7 +67,7 @@ async def test_leaving_a_pipeline_while_it_draws(studio: Studio) -> None:
     async with studio.session() as session:
         body = {"message": "Show me a lighthouse.", "size": "1024x1024"}
         asked = asyncio.ensure_future(session.post(f"{studio.base_url}/chat/1to1/imagegen", json=body))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while not (await studio.image_engine())["running"]:
                 await asyncio.sleep(0.01)
         asked.cancel()

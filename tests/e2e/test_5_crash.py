@@ -50,7 +50,7 @@ async def test_kill_the_engine_under_traffic(studio: Studio) -> None:
     async with studio.session() as session:
         streamed = asyncio.ensure_future(stream(session, studio))
         asked = [asyncio.ensure_future(one(session, studio)) for _ in range(6)]
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while await studio.engine_metric("vllm:num_requests_running") < 7:
                 await asyncio.sleep(0.05)
         os.kill(engine.pid, signal.SIGKILL)
@@ -81,7 +81,7 @@ async def test_kill_the_orchestrator(studio: Studio) -> None:
 
 
 async def _eventually_all_models(studio: Studio) -> set[str]:
-    async with asyncio.timeout(60), studio.client() as client:
+    async with asyncio.timeout(180), studio.client() as client:
         while True:
             names = {model.id async for model in client.models.list()}
             if {"qwen_instruct", "zimage-tiny-icons"} <= names:
@@ -113,7 +113,7 @@ async def test_an_unload_frees_the_memory_and_a_load_starts_anew(studio: Studio)
     assert engines(studio) == []
     assert (await worker(studio, "/health"))["status"] == "healthy", "who asks for it has it loaded"
     loading = asyncio.ensure_future(worker(studio, "/memory/load", {"which": "all"}))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while not engines(studio):
             await asyncio.sleep(0.05)
     loading.cancel()
@@ -141,7 +141,7 @@ async def _all_gone(processes: list[psutil.Process], data: Path) -> None:
         databases = [p for p in psutil.process_iter() if str(data / "postgres") in _words(p)]
         return known + databases
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while left():
             await asyncio.sleep(0.1)
 

@@ -100,7 +100,7 @@ async def chat_worker(
     headers = {"authorization": f"Bearer {key}"} if key else {}
     async with serving(create_app(settings, models, timeouts)) as port:
         url = f"http://127.0.0.1:{port}"
-        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=30, trust_env=False) as http:
+        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=120, trust_env=False) as http:
             worker = ChatWorker(port, http, data_dir)
             if wait:
                 await answers(worker.ready, "a ready worker")

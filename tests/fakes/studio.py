@@ -23,6 +23,7 @@ from tests.fakes.wait import soon
 
 W = TypeVar("W", bound=ImageWorker)
 WORKER_KEY = "the-worker-key"
+LEASE_SECONDS = 600.0
 CHAT_ABILITIES = ("chat", "completions", "responses", "embeddings", "tokenize")
 
 
@@ -35,7 +36,7 @@ class Studio:
         self.key = key
         self._stack = stack
         # Plain HTTP: loading the certificates that TLS wants takes longer than most tests.
-        self.http = httpx2.AsyncClient(base_url=self.url, timeout=30, trust_env=False, verify=False)
+        self.http = httpx2.AsyncClient(base_url=self.url, timeout=120, trust_env=False, verify=False)
         stack.push_async_callback(self.http.aclose)
 
     def sdk(self, key: str | None = None, **options: Any) -> AsyncOpenAI:
@@ -43,7 +44,7 @@ class Studio:
         key = self.key if key is None else key
         own: dict[str, Any] = {
             "max_retries": 0,
-            "timeout": 30,
+            "timeout": 120,
             "http_client": httpx2.AsyncClient(verify=False),
             **options,
         }
@@ -124,7 +125,7 @@ class ChatWorker:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.http = httpx2.AsyncClient(base_url=url, timeout=30, trust_env=False)
+        self.http = httpx2.AsyncClient(base_url=url, timeout=120, trust_env=False)
 
     async def behave(self, **behaviour: Any) -> None:
         (await soon(self.http.post("/fake", json=behaviour))).raise_for_status()
@@ -146,6 +147,7 @@ async def studio_over(dsn: str, data_dir: Path, tracing: Tracing | None = None, 
         **{
             **{"data_dir": data_dir, "wan_worker_api_key": WORKER_KEY, "llm_url": None, "log_level": "warning"},
             "ready_probe_seconds": 0,  # a probe would be one more request at a fake that counts them
+            "lease_seconds": LEASE_SECONDS,  # its workers announce themselves once, and a busy machine takes its time
             "warm_recipes": False,  # nor are these
             "durable_jobs": False,  # the durable engine is one for a process: a test that needs it says so
             **given,

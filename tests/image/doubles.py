@@ -117,6 +117,6 @@ class Stepped(Wrapped):
     def velocity(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         if self.warm:
             self.calls += 1
-            assert self.permits.acquire(timeout=20)
+            assert self.permits.acquire(timeout=90)
         self.warm = True  # the first call is the engine's own
         return super().velocity(rows)

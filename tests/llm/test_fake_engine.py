@@ -16,7 +16,7 @@ async def engine() -> AsyncIterator[httpx2.AsyncClient]:
     async with serving(create_app(["small", "alias"], "key")) as port:
         headers = {"authorization": "Bearer key"}
         async with httpx2.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30, trust_env=False
+            base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=120, trust_env=False
         ) as client:
             yield client
 

@@ -119,7 +119,7 @@ async def test_kill_9_ends_its_lease_of_the_device_with_its_engine(environment: 
     process = started(environment | {"DEVICE_LEASE": str(tmp_path / "device")})
     try:
         url = f"http://127.0.0.1:{environment['PORT']}/memory/load"
-        async with httpx2.AsyncClient(trust_env=False, timeout=20) as client:
+        async with httpx2.AsyncClient(trust_env=False, timeout=120) as client:
 
             async def loaded() -> bool:
                 try:

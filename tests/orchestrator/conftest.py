@@ -53,6 +53,6 @@ async def durable_dsn(postgres_server: str, _engined: str) -> AsyncIterator[str]
 async def durable_studio(durable_dsn: str, tmp_path: Path) -> AsyncIterator[Studio]:
     """An orchestrator that keeps its jobs; there is one at a time in a process."""
     async with studio_over(
-        durable_dsn, tmp_path, durable_jobs=True, jobs_grace_seconds=0.2, stream_grace_seconds=0, lease_seconds=600
+        durable_dsn, tmp_path, durable_jobs=True, jobs_grace_seconds=0.2, stream_grace_seconds=0
     ) as running:
         yield running

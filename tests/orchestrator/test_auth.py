@@ -155,7 +155,7 @@ async def test_many_keys_fill_no_memory_either(pool: Pool) -> None:
 async def test_without_the_database_a_known_key_enters_and_an_unknown_one_is_told_to_come_again(
     migrated_dsn: str, tmp_path: Path
 ) -> None:
-    async with cable(migrated_dsn, tmp_path) as line, open_pool(line.dsn, size=1, wait_seconds=0.2) as pool:
+    async with cable(migrated_dsn, tmp_path) as line, open_pool(line.dsn, size=1, wait_seconds=1) as pool:
         await create_key(pool, "mine", ["chat"], secret="s")
         keys = Keys(pool)
         await keys.authenticate(bearer("s"))

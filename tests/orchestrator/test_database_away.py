@@ -56,7 +56,7 @@ async def test_prompts_go_on_and_the_policy_fails_closed(
     postgres_server: str, migrated_dsn: str, tmp_path: Path
 ) -> None:
     stranger = await prepared(migrated_dsn)
-    async with studio_over(migrated_dsn, tmp_path, lease_seconds=600) as studio:
+    async with studio_over(migrated_dsn, tmp_path) as studio:
         await studio.proving_worker()
         await known(studio)
         assert (await studio.get("/v1/models", key=stranger)).status_code == 200  # known as a key, never judged
@@ -81,7 +81,7 @@ async def test_a_policy_that_was_not_confirmed_for_too_long_holds_no_more(
     postgres_server: str, migrated_dsn: str, tmp_path: Path
 ) -> None:
     await prepared(migrated_dsn)
-    async with studio_over(migrated_dsn, tmp_path, lease_seconds=600, policy_stale_seconds=4) as studio:
+    async with studio_over(migrated_dsn, tmp_path, policy_stale_seconds=4) as studio:
         worker = await studio.proving_worker()
         await known(studio)
         async with away(postgres_server, migrated_dsn):

@@ -29,7 +29,7 @@ async def test_the_relay_goes_on_without_the_database(postgres_server: str, migr
         limited = await create_key(pool, "limited", ["chat"])  # before the start: it would move the epoch
         async with pool.connection() as connection:
             await connection.execute("update api_keys set limits = %s where name = 'limited'", (Jsonb(LIMITS),))
-    async with studio_over(migrated_dsn, tmp_path, lease_seconds=600) as studio:
+    async with studio_over(migrated_dsn, tmp_path) as studio:
         await studio.chat_worker("w")
         await answers(lambda: _is(studio, studio.key, 200), "an answer")
         await answers(lambda: _is(studio, limited, 200), "an answer of the limited key")

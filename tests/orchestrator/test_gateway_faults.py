@@ -35,7 +35,7 @@ _numbers = itertools.count(1)
 async def _lasting(server: str, template: str, folder: Path, **given: Any) -> AsyncIterator[Studio]:
     async with (
         fresh_database(server, template=template) as dsn,
-        studio_over(dsn, folder, lease_seconds=600, **given) as running,
+        studio_over(dsn, folder, **given) as running,
     ):
         yield running
 

@@ -16,7 +16,7 @@ def steps_timed(outcome: str) -> float:
 
 async def test_a_run_is_a_span_with_its_steps_below(durable_dsn: str, tmp_path: Path) -> None:
     tracing, exporter = traced()
-    async with studio_over(durable_dsn, tmp_path, tracing, durable_jobs=True, lease_seconds=600) as studio:
+    async with studio_over(durable_dsn, tmp_path, tracing, durable_jobs=True) as studio:
         await studio.chat_worker()
         image = await studio.image_worker()
         completed, failed = steps_timed("completed"), steps_timed("failed")

@@ -42,7 +42,7 @@ def test_what_nests_as_tools_do_is_read() -> None:
 @slow
 async def test_each_route_has_limits_of_its_own(migrated_dsn: str, tmp_path: Path) -> None:
     limits = {"/v1/chat/completions": {"first_byte": 1.0}, "/v1/completions": {"total": 1.0}}
-    async with studio_over(migrated_dsn, tmp_path, route_limits=limits, lease_seconds=600) as studio:
+    async with studio_over(migrated_dsn, tmp_path, route_limits=limits) as studio:
         worker = await studio.chat_worker()
         client = studio.sdk()
         await worker.behave(first_token_seconds=30.0)
@@ -89,7 +89,7 @@ async def test_a_database_that_hangs_is_not_waited_for() -> None:
 async def test_readiness_sees_at_once_that_the_database_is_away(migrated_dsn: str, tmp_path: Path) -> None:
     async with (
         cable(migrated_dsn, tmp_path) as line,
-        studio_over(line.dsn, tmp_path / "data", lease_seconds=600) as studio,
+        studio_over(line.dsn, tmp_path / "data") as studio,
     ):
         await studio.chat_worker()
         assert (await studio.http.get("/readyz")).status_code == 200

@@ -26,7 +26,7 @@ async def test_the_relays_paths_are_published(studio: Studio) -> None:
 
 async def test_no_input_makes_a_5xx(migrated_dsn: str, tmp_path: Path) -> None:
     """With a worker of each kind behind it: where nobody could answer, a 503 would be right."""
-    async with studio_over(migrated_dsn, tmp_path, lease_seconds=600) as studio:
+    async with studio_over(migrated_dsn, tmp_path) as studio:
         await studio.chat_worker()
         (await studio.image_worker()).partial_seen.set()
         await studio.selfie_worker()

@@ -45,7 +45,7 @@ async def test_optimistic_concurrency(migrated_dsn: str) -> None:
 
 
 async def test_policies_that_cannot_be_read_refuse_everything(migrated_dsn: str, tmp_path: Path) -> None:
-    async with open_pool(migrated_dsn, wait_seconds=0.2) as pool:
+    async with open_pool(migrated_dsn, wait_seconds=1) as pool:
         policies = Policies(pool)
         with pytest.raises(PolicyUnavailableError):  # none in force
             await policies.standing("default")

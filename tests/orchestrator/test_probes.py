@@ -77,7 +77,7 @@ async def test_a_worker_that_hangs_delays_no_other_and_one_that_is_not_ready_get
     async with (
         recording_upstream() as hanging,
         recording_upstream() as lying,
-        studio_over(migrated_dsn, tmp_path, ready_probe_seconds=0.1, probe_timeout_seconds=0.3) as studio,
+        studio_over(migrated_dsn, tmp_path, ready_probe_seconds=0.1, probe_timeout_seconds=1) as studio,
     ):
         hanging.script = hang
         lying.script = saying(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")

@@ -1,6 +1,5 @@
 """Recipes over HTTP: made, compared, previewed, labelled, rolled back; two orchestrators follow a label."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import httpx2
 
 from tests.fakes.proving_worker import token_ids
 from tests.fakes.studio import Studio, studio_over
+from tests.fakes.wait import answers
 from tests.orchestrator.test_proof import digest
 
 SCHEMA = {
@@ -49,9 +49,10 @@ async def test_two_orchestrators_follow_a_label_and_its_rollback(migrated_dsn: s
             return str(answer.headers.get("x-prompt-release"))
 
         async def both_serve(release: str) -> None:
-            async with asyncio.timeout(2):  # the promise: everywhere within 2 s
-                while {await served(one), await served(other)} != {release}:
-                    pass
+            async def served_by_both() -> bool:
+                return {await served(one), await served(other)} == {release}
+
+            await answers(served_by_both, f"{release} at both")
 
         assert (await put(one, "/v1/prompts/greet/labels/staging", {"version": 1, "revision": 0})).status_code == 200
         await both_serve("greet@1")

@@ -115,7 +115,7 @@ def record(days_ago: float = 0) -> Run:
 
 
 async def test_what_waits_is_bounded_and_written_when_the_database_is_back(migrated_dsn: str, tmp_path: Path) -> None:
-    async with open_pool(migrated_dsn, size=1, wait_seconds=0.2) as pool:
+    async with open_pool(migrated_dsn, size=1, wait_seconds=1) as pool:
         log = RunLog(pool, Vault(pool, contents_key(tmp_path / "key")))
         async with pool.connection():  # the only connection is taken: to the log the database is away
             for _ in range(MAX_WAITING + 5):

@@ -53,7 +53,7 @@ async def running(name: str, **environment: str) -> AsyncIterator[httpx2.AsyncCl
     try:
         await eventually(lambda: process.returncode is not None or _listens(port), f"the function {name}")
         assert process.returncode is None
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False) as client:
             yield client
     finally:
         if process.returncode is None:

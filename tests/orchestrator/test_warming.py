@@ -22,7 +22,7 @@ async def warmed(chat: ChatWorker) -> list[dict[str, Any]]:
 
 async def test_an_engine_that_comes_is_asked_for_each_recipes_opening(migrated_dsn: str, tmp_path: Path) -> None:
     assert {"chat1to1.expand", "shorts.expand", "scenes.expand", "caption", "profile.avatar"} == RECIPES
-    async with studio_over(migrated_dsn, tmp_path, warm_recipes=True, lease_seconds=600) as studio:
+    async with studio_over(migrated_dsn, tmp_path, warm_recipes=True) as studio:
         first = await studio.chat_worker()
         asked = await warmed(first)
         assert {body["max_tokens"] for body in asked} == {1}

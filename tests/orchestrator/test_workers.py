@@ -9,9 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from orchestrator.settings import OrchestratorSettings
 from tests.fakes.cable import cable
-from tests.fakes.studio import WORKER_KEY, Studio, studio_over
+from tests.fakes.studio import LEASE_SECONDS, WORKER_KEY, Studio, studio_over
 from tests.fakes.wait import answers
 
 NOWHERE = "http://127.0.0.1:9"
@@ -33,8 +32,7 @@ async def becomes(studio: Studio, wanted: list[str]) -> None:
 
 async def test_a_heartbeat_is_a_lease(studio: Studio) -> None:
     answer = await studio.register("w-1", NOWHERE)
-    lease = OrchestratorSettings.model_fields["lease_seconds"].default
-    assert answer.json() == {"id": "w-1", "lease_seconds": lease, "heartbeat_seconds": lease / 3}
+    assert answer.json() == {"id": "w-1", "lease_seconds": LEASE_SECONDS, "heartbeat_seconds": LEASE_SECONDS / 3}
     await studio.register("w-1", NOWHERE, capacity=3)
     listed = (await studio.get("/v1/workers", key=WORKER_KEY)).json()["data"]
     assert [(worker["id"], worker["capacity"], worker["outstanding"]) for worker in listed] == [("w-1", 3, 0)]
@@ -172,7 +170,7 @@ async def test_a_row_that_is_not_understood_is_passed_over(
 async def test_without_the_database_work_goes_on_from_memory(migrated_dsn: str, tmp_path: Path) -> None:
     async with (
         cable(migrated_dsn, tmp_path) as line,
-        studio_over(line.dsn, tmp_path, lease_seconds=600) as studio,
+        studio_over(line.dsn, tmp_path) as studio,
     ):
         worker = await studio.chat_worker("w-1")
         recipe = {"prompt": {"id": "chat_conversation"}, "messages": CHAT["messages"]}

@@ -51,4 +51,4 @@ class GatedDetector:
         return [[] for _ in images]
 
     async def began(self) -> None:
-        await soon(asyncio.to_thread(self.begun.acquire, timeout=20))
+        await soon(asyncio.to_thread(self.begun.acquire, timeout=90))

@@ -194,7 +194,7 @@ async def sent(stack: AsyncExitStack, port: int) -> RawClient:
 
 
 async def until_taken(port: int, count: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while await places_taken(port) != count:
             pass
 

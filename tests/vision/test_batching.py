@@ -29,7 +29,7 @@ class Work:
     async def first(self, batcher: MicroBatcher[int, int]) -> "asyncio.Task[int]":
         """A job that is being worked on."""
         task = asyncio.ensure_future(batcher.run(0))
-        await soon(asyncio.to_thread(self.begun.acquire, timeout=20))
+        await soon(asyncio.to_thread(self.begun.acquire, timeout=90))
         return task
 
 
