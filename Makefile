@@ -1,4 +1,5 @@
-# Everything a person runs. `make up` and `make test` install what is missing first.
+# Everything a person runs. `make up` and `make test` install what is missing first. `make help` lists the commands: the
+# text after `##` on a target's line is its help.
 PYTHON ?= python3
 PY := .venv/bin/python
 JOBS ?= 4
@@ -7,85 +8,88 @@ JOBS ?= 4
 TESTS := env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest --dist loadgroup
 SOURCES := core llm image vision prompts orchestrator compose bench tests
 
-.PHONY: up test check install format lint types imports unit e2e lock docs clean
+.PHONY: help up test check install format lint types imports unit e2e lock docs clean
 
-up:
+help: ## List these commands.
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
+
+up: ## Install what is missing, start everything, show a chat answer and a picture, then serve.
 	@$(PYTHON) compose/ports.py
 	@$(PYTHON) compose/install.py app vllm
 	@exec $(PY) -m compose.up
 
-test:
+test: ## Install what is missing, then run every check and test.
 	@$(PYTHON) compose/install.py app test vllm
 	@$(MAKE) --no-print-directory -j3 static
 	@$(MAKE) --no-print-directory unit e2e
 
-check:
+check: ## Format, lint, types, import rules and the fast tests.
 	@$(PYTHON) compose/install.py app test
 	@$(MAKE) --no-print-directory -j3 static
 	@$(MAKE) --no-print-directory quick
 
-install:
+install: ## Install what the studio and its tests need.
 	@$(PYTHON) compose/install.py app test vllm
 
 .PHONY: static
 static: lint types imports
 
-lint:
+lint: ## Check format and lint.
 	@$(PY) -m ruff format --check --quiet $(SOURCES) || { echo "Run: make format"; exit 1; }
 	@$(PY) -m ruff check --quiet $(SOURCES)
 
-types:
+types: ## Check types.
 	@$(PY) -m mypy $(SOURCES)
 
-imports:
+imports: ## Check the import rules.
 	@.venv/bin/lint-imports --no-logo 2>/dev/null || .venv/bin/lint-imports
 
 .PHONY: quick
 quick:
 	@exec $(TESTS) -m "not e2e and not slow" -n $(JOBS)
 
-unit:
+unit: ## Run the tests that start no real engine.
 	@exec $(TESTS) -m "not e2e" -n $(JOBS)
 
 # The property tests with new examples, many of them; what fails becomes an @example and is mended.
 .PHONY: fuzz
-fuzz:
+fuzz: ## Run the property tests with many new examples.
 	@HYPOTHESIS_PROFILE=searching $(PY) -m pytest -m "hypothesis and not e2e and not slow" -n 2
 	@HYPOTHESIS_PROFILE=searching $(PY) -m pytest tests/orchestrator/test_openapi.py -o timeout=3600
 
 # One process keeps the studio busy, the other runs what starts programs of its own.
-e2e:
+e2e: ## Run the tests that start real engines.
 	@exec $(TESTS) -m e2e -n 2
 
 # Clients that have no place in our environment, for the tests that use them where they are there.
 .PHONY: clients
-clients:
+clients: ## Install third-party clients for the tests that use them.
 	@$(PY) -m bench.clients.install
 
-format:
+format: ## Format the code and mend what the linter can.
 	@$(PY) -m ruff format $(SOURCES)
 	@$(PY) -m ruff check --fix $(SOURCES)
 
 # The small picture model that is shipped, trained anew: hours on a CPU. Run again, it goes on where it stopped.
 .PHONY: tiny-model
-tiny-model:
+tiny-model: ## Train the small picture model that ships: hours on a CPU.
 	@$(PYTHON) compose/install.py app tiny
 	@exec $(PY) -m image.tiny $(TINY)
 
 # Pins by name and version alone; what only a CUDA torch wants is left out.
-lock:
+lock: ## Resolve the pinned versions again.
 	@$(PY) compose/lock.py
 
 # Looks at this machine and the studio on it, and says what to do.
 .PHONY: doctor
-doctor:
+doctor: ## Look at this machine and the studio on it, and say what to do.
 	@test -x $(PY) || $(PYTHON) compose/install.py app
 	@exec $(PY) -m orchestrator doctor
 
-clean:
+clean: ## Remove the environments and the data.
 	rm -rf .venv .venv-vllm data
 
-docs:
+docs: ## Write the generated pages again.
 	@$(PY) -m compose.settings_doc
 	@$(PY) -m compose.metrics_doc
 	@$(PY) -m compose.env_example

@@ -56,7 +56,7 @@ def test_a_person_can_make(target: str) -> None:
 
 def test_the_first_thing_that_up_does_is_to_look_at_its_ports() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    recipe = makefile.partition("\nup:\n")[2].split("\n\n")[0].splitlines()
+    recipe = makefile.partition("\nup:")[2].split("\n\n")[0].splitlines()[1:]
     assert [Path(word).name for line in recipe for word in line.split() if "compose" in word][:2] == [
         "ports.py",
         "install.py",
