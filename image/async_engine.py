@@ -11,8 +11,10 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NoReturn
 
 from core.errors import Overloaded, SoundstageError, Unavailable
+from core.lost_device import DeviceLost, lost_by
 from image.device import Device
 from image.events import LAST, Failed
 from image.generation import Generation
@@ -64,6 +66,8 @@ class AsyncEngine:
         self._submitted = 0
         self._thread: threading.Thread | None = None
         self._resting = False
+        self._loss: Exception | None = None
+        self._lost = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -79,11 +83,16 @@ class AsyncEngine:
             try:
                 runner = self._build(self._mail, publish)
             except Exception as exc:  # noqa: BLE001 - it reaches the caller of start
+                if lost_by(exc):
+                    loop.call_soon_threadsafe(self._lose, exc)
                 loop.call_soon_threadsafe(_settle, loaded, exc)
                 return
             self._abilities = runner.abilities
             loop.call_soon_threadsafe(_settle, loaded, None)
-            runner.run()
+            try:
+                runner.run()
+            except Exception as exc:  # noqa: BLE001 - it ends the process, see until_lost
+                loop.call_soon_threadsafe(self._lose, exc)
 
         thread = threading.Thread(target=run, name="image-engine", daemon=True)
         thread.start()
@@ -97,10 +106,16 @@ class AsyncEngine:
         thread, self._thread = self._thread, None
         self._mail.put(Stop())
         if self.hung:
-            self._fail_all()
+            self._fail_all(_hung(self._retry_after_cap))
             return
         await asyncio.to_thread(thread.join)
         await self._idle.wait()
+
+    async def until_lost(self) -> NoReturn:
+        """Until the thread has ended by an error: nothing is drawn any more. Raises that error."""
+        await self._lost.wait()
+        assert self._loss is not None
+        raise self._loss
 
     async def rest(self) -> None:
         """As stop, until the next start; a model that can be had back counts as ready."""
@@ -118,13 +133,13 @@ class AsyncEngine:
 
     @property
     def ready(self) -> bool:
-        return (self.loaded or self._resting) and not self.draining and not self.hung
+        return (self.loaded or self._resting) and not self.draining and not self.hung and self._loss is None
 
     def watch(self) -> bool:
         """Whether the device hangs; then nobody waits for it any longer. Called from time to time."""
         if self.loaded and self.hung and (self._generations or self._adaptations):
             log.critical("the device hangs", extra={"seconds": round(self._device.busy_seconds)})
-            self._fail_all()
+            self._fail_all(_hung(self._retry_after_cap))
         return self.hung
 
     @property
@@ -196,7 +211,15 @@ class AsyncEngine:
         """Returns when no request is left."""
         await self._idle.wait()
 
+    def _lose(self, error: Exception) -> None:
+        log.critical("the engine's thread has ended", exc_info=error)
+        self._loss = error
+        self._fail_all(lost_by(error) or DeviceLost())
+        self._lost.set()
+
     def _check_open(self) -> None:
+        if self._loss is not None:
+            raise DeviceLost()
         if not self.loaded:
             raise _not_ready()
         if self.draining:
@@ -225,13 +248,13 @@ class AsyncEngine:
         if not self._generations:
             self._idle.set()
 
-    def _fail_all(self) -> None:
+    def _fail_all(self, error: SoundstageError) -> None:
         for id, generation in self._generations.items():
             self._mail.put(Cancel(id))
-            generation.deliver(Failed(_hung(self._retry_after_cap)))
+            generation.deliver(Failed(error))
         self._generations.clear()
         for done in self._adaptations:
-            _settle(done, _hung(self._retry_after_cap))
+            _settle(done, error)
         self._idle.set()
 
     def _seconds_to_a_free_place(self) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from core.errors import Conflict, SoundstageError, Unavailable, UpstreamTimeout, internal
+from core.lost_device import DeviceLost, lost_by
 from image.device import Device
 from image.events import Cancelled, Event, Failed
 from image.faults import as_ours
@@ -69,15 +70,18 @@ class Desk(Generic[S]):
             self._close()
 
     def turn(self, device: Device, adapters: Adapters, act: Callable[[], object]) -> None:
-        """Take in the mail, then `act` while the device is ours, whatever happens in it."""
+        """Take in the mail, then `act` while the device is ours, whatever happens in it. Raises DeviceLost."""
         try:
             self.read(wait=not self.live)
             with device.turn():
                 self._adapt(adapters)
                 act()
-        except Exception:  # the outermost loop: these requests fail, the engine goes on
+        except Exception as exc:  # the outermost loop: these requests fail, the engine goes on where it can
             log.exception("engine turn failed")
-            self._fail_all()
+            lost = lost_by(exc)
+            self._fail_all(lost or internal())
+            if lost:
+                raise lost from exc
 
     def candidates(self, counters: Counters, now: float) -> dict[RequestId, Candidate]:
         """Who is here, for the scheduler. Those whose deadline has passed fail. `now`: a reading of time.monotonic."""
@@ -100,7 +104,10 @@ class Desk(Generic[S]):
                 else:
                     self._check_unused(one.name)
                     adapters.unload(one.name)
-            except Exception as exc:  # noqa: BLE001 - whatever a library may raise goes to who asked
+            except Exception as exc:  # whatever a library may raise goes to who asked
+                if lost_by(exc):
+                    self._adaptations = asked[asked.index(one) :]
+                    raise
                 self._answers.append((one, as_ours(exc, adapter=one.name)))
             else:
                 self._answers.append((one, None))
@@ -122,9 +129,15 @@ class Desk(Generic[S]):
         if state.id in self.live:
             self.leave(state, Failed(error))
 
-    def _fail_all(self) -> None:
+    def _fail_all(self, error: SoundstageError) -> None:
         for state in list(self.live.values()):
-            self.fail(state, internal())
+            self.fail(state, error)
+        if isinstance(error, DeviceLost):
+            self._refuse_adaptations(error)
+
+    def _refuse_adaptations(self, error: SoundstageError) -> None:
+        self._answers += [(one, error) for one in self._adaptations]
+        self._adaptations = []
 
     def report(self, publish: Publish, counters: Counters) -> None:
         """Everything told since the last time; who asked for adapters hears last, and finds them in the counters."""
@@ -148,5 +161,4 @@ class Desk(Generic[S]):
         stopping = Unavailable("The image worker is stopping.", code="stopping", retry_after=1)
         for state in list(self.live.values()):
             self.fail(state, stopping)
-        self._answers += [(one, stopping) for one in self._adaptations]
-        self._adaptations = []
+        self._refuse_adaptations(stopping)

@@ -72,9 +72,11 @@ class Engine:
             self.run_once()
 
     def run_once(self) -> None:
-        """One turn and its news, whatever happens in it."""
-        self._desk.turn(self.device, self.pipeline.adapters, self._turn)
-        self._report()
+        """One turn and its news, whatever happens in it. Raises DeviceLost."""
+        try:
+            self._desk.turn(self.device, self.pipeline.adapters, self._turn)
+        finally:
+            self._report()
 
     def _turn(self) -> None:
         """One step for the batch that the scheduler chooses, and one group of pictures."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from core.errors import SoundstageError, internal
+from core.lost_device import lost_by
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Faults:
         """Act on the group; if that raises, on parts of it; a single one that still raises fails.
 
         Out of memory: free, try again, then halves. Anything else: each alone. `act` changes nothing if it raises.
+        Raises DeviceLost where nothing can be tried any more.
         """
         if not group:
             return
@@ -47,6 +49,7 @@ class Faults:
             return
         except Exception as exc:  # noqa: BLE001 - whatever a model may raise
             error = exc
+        _go_on_after(error)
         if _is_out_of_memory(error):
             self.out_of_memory += 1
             log.warning("the device is out of memory", extra={"images": len(group)})
@@ -55,12 +58,18 @@ class Faults:
             if (again := _attempt(act, group)) is None:
                 return
             error = again
+            _go_on_after(error)
             self._shrink()
         if len(group) == 1:
             fail(group[0], as_ours(error, image_request=name(group[0])))
             return
         for part in _parts(group, error):
             self.run(part, act, fail, name)
+
+
+def _go_on_after(error: Exception) -> None:
+    if lost := lost_by(error):
+        raise lost from error
 
 
 def _attempt(act: Callable[[Sequence[T]], None], group: Sequence[T]) -> Exception | None:

@@ -88,4 +88,4 @@ class Runner(Protocol):
     def abilities(self) -> Abilities: ...
 
     def run(self) -> None:
-        """Until a Stop command has been read."""
+        """Until a Stop command has been read. Raises DeviceLost."""

@@ -95,10 +95,12 @@ class WholeEngine:
             self.run_once()
 
     def run_once(self) -> None:
-        """One run and its news, whatever happens in it."""
-        self._desk.turn(self.device, self.pipeline.adapters, self._turn)
-        self._running = []
-        self._report()
+        """One run and its news, whatever happens in it. Raises DeviceLost."""
+        try:
+            self._desk.turn(self.device, self.pipeline.adapters, self._turn)
+        finally:
+            self._running = []
+            self._report()
 
     def _turn(self) -> None:
         self._faults.run(self._schedule(), self._draw, self._desk.fail, lambda entry: entry.id)

@@ -4,13 +4,17 @@ How much can wait is bounded by who calls (vision/pool.py).
 """
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+from core.lost_device import DeviceLost, lost_by
 from vision import metrics
+
+log = logging.getLogger(__name__)
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -25,13 +29,16 @@ class MicroBatcher(Generic[Job, Result]):
         self._waiting: deque[tuple[Job, Future[Result]]] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._lost: DeviceLost | None = None
         self._thread = threading.Thread(target=self._serve, name="vision-device", daemon=True)
         self._thread.start()
 
     async def run(self, job: Job) -> Result:
-        """The job's result. One that is cancelled while it waits is never started."""
+        """The job's result. One that is cancelled while it waits is never started. Raises DeviceLost."""
         future: Future[Result] = Future()
         with self._changed:
+            if self._lost is not None:
+                raise self._lost
             self._waiting.append((job, future))
             metrics.WAITING.set(len(self._waiting))
             self._changed.notify()
@@ -45,10 +52,23 @@ class MicroBatcher(Generic[Job, Result]):
         await asyncio.to_thread(self._thread.join)
 
     def _serve(self) -> None:
-        """take → work → answer"""
+        """take → work → answer, until closed or the device is lost: then it ends, and the process with it."""
         while batch := self._next():
             metrics.BATCH.observe(len(batch))
-            self._answer(batch)
+            try:
+                self._answer(batch)
+            except DeviceLost as lost:
+                log.critical("the device is lost", exc_info=lost)
+                self._lose(lost, [future for _, future in batch if not future.done()])
+                return
+
+    def _lose(self, lost: DeviceLost, running: list[Future[Result]]) -> None:
+        with self._changed:
+            self._lost = lost
+            waiting = [future for _, future in self._waiting if future.set_running_or_notify_cancel()]
+            self._waiting.clear()
+        for future in (*running, *waiting):
+            future.set_exception(lost)
 
     def _next(self) -> list[tuple[Job, Future[Result]]]:
         """What waits, up to the most; empty once closed."""
@@ -67,10 +87,12 @@ class MicroBatcher(Generic[Job, Result]):
         return batch
 
     def _answer(self, batch: list[tuple[Job, Future[Result]]]) -> None:
-        """A batch that fails is tried one by one: a bad job fails alone."""
+        """A batch that fails is tried one by one: a bad job fails alone. Raises DeviceLost."""
         try:
             results = self._work([job for job, _ in batch])
-        except Exception as exc:  # noqa: BLE001 - this thread's outermost: it fails those jobs and carries on
+        except Exception as exc:  # this thread's outermost: it fails those jobs and carries on where it can
+            if lost := lost_by(exc):
+                raise lost from exc
             if len(batch) == 1:
                 batch[0][1].set_exception(exc)
                 return

@@ -1,15 +1,19 @@
 """A device that runs out of memory or hangs, and what is left of everybody's images."""
 
+import asyncio
 from collections.abc import Sequence
 
+import pytest
 import torch
 
 from core.errors import SoundstageError
+from core.lost_device import DeviceLost
 from image.async_engine import AsyncEngine
 from image.device import Device
 from image.embeddings import Embeddings, Key
 from image.engine import Engine, Sizing
 from image.events import Failed, Finished
+from image.mail import Mail, Publish
 from image.pipelines.base import Row, Schedule, Start, Tokens
 from image.pipelines.pixels import as_levels
 from image.pipelines.zimage import ZImage
@@ -146,6 +150,58 @@ async def test_a_hung_device_turns_readiness_off_and_lets_nobody_wait(pipeline: 
     [again] = engine.submit(requests(1))
     assert await soon(again.result())
     await engine.stop()
+
+
+class Losing(Transparent):
+    """A device that is lost in its second call, and says so in every later one."""
+
+    calls = 0
+
+    def velocity(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        self.calls += 1
+        if self.calls > 1:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return super().velocity(rows)
+
+
+def test_a_device_that_is_lost_ends_the_engine_at_once_and_everybody_is_told(pipeline: ZImage) -> None:
+    losing = Losing(pipeline)
+    driven = Driven(losing)
+    ids = [driven.submit(request) for request in requests(4)]
+    with pytest.raises(DeviceLost):
+        driven.finish()
+    assert losing.calls == 2  # nobody is tried alone
+    for id in ids:
+        last = driven.events[id][-1]
+        assert isinstance(last, Failed)
+        assert (last.error.status, last.error.code) == (503, "device_lost")
+
+
+async def test_after_the_device_is_lost_nothing_is_taken_and_the_worker_is_not_ready(pipeline: ZImage) -> None:
+    losing, device = Losing(pipeline), Device()
+    engine = AsyncEngine(
+        lambda mail, publish: Engine(losing, Sizing(MIXING), mail, publish, device), device, capacity=8
+    )
+    await engine.start()
+    assert engine.ready
+    errors = await asyncio.gather(*(_error(one.result()) for one in engine.submit(requests(3))))
+    assert {(error.status, error.code) for error in errors} == {(503, "device_lost")}
+    with pytest.raises(DeviceLost):
+        await soon(engine.until_lost())
+    assert not engine.ready
+    assert _refusal(engine).code == "device_lost"
+    await soon(engine.stop())
+
+
+async def test_a_device_that_is_lost_while_the_model_loads_is_lost_too(pipeline: ZImage) -> None:
+    def build(mail: Mail, publish: Publish) -> Engine:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    engine = AsyncEngine(build, Device(), capacity=8)
+    with pytest.raises(RuntimeError):
+        await engine.start()
+    with pytest.raises(RuntimeError):
+        await soon(engine.until_lost())
 
 
 async def _error(result: object) -> SoundstageError:

@@ -36,6 +36,7 @@ DEATHS = {
     "no cache": (1, "ValueError: No available memory for the cache blocks.", 0, True),
     "killed by the system": (137, "", 1, True),
     "killed by a person": (137, "", 0, False),
+    "a GPU that is lost": (1, "RuntimeError: CUDA error: an illegal memory access was encountered", 0, False),
     "a bug": (1, "KeyError: 'x'", 0, False),
     "ended well": (0, "", 1, False),
 }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from core.lost_device import DeviceLost
 from tests.fakes.wait import soon
 from vision.batching import MicroBatcher
 
@@ -85,3 +86,22 @@ async def test_nothing_waits_for_company_and_the_end_is_clean() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await batcher.run(1)
+
+
+async def test_a_device_that_is_lost_fails_everybody_and_ends_the_thread() -> None:
+    class Lost(Work):
+        def __call__(self, jobs: Sequence[int]) -> list[int]:
+            super().__call__(jobs)
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    work = Lost()
+    batcher = MicroBatcher(work, 2)
+    first = await work.first(batcher)
+    tasks = await queued(batcher, [1, 2, 3])
+    work.gate.set()
+    errors = await soon(asyncio.gather(first, *tasks, return_exceptions=True))
+    assert [getattr(error, "code", error) for error in errors] == ["device_lost"] * 4
+    with pytest.raises(DeviceLost):
+        await batcher.run(4)
+    assert work.batches == [[0]]  # nothing else is tried
+    await soon(batcher.close())  # the thread has ended
