@@ -11,7 +11,6 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NoReturn
 
 from core.errors import Overloaded, SoundstageError, Unavailable
 from core.lost_device import DeviceLost, lost_by
@@ -111,7 +110,7 @@ class AsyncEngine:
         await asyncio.to_thread(thread.join)
         await self._idle.wait()
 
-    async def until_lost(self) -> NoReturn:
+    async def until_lost(self) -> None:
         """Until the thread has ended by an error: nothing is drawn any more. Raises that error."""
         await self._lost.wait()
         assert self._loss is not None
