@@ -183,12 +183,12 @@ async def test_after_the_device_is_lost_nothing_is_taken_and_the_worker_is_not_r
         lambda mail, publish: Engine(losing, Sizing(MIXING), mail, publish, device), device, capacity=8
     )
     await engine.start()
-    assert engine.ready
+    ready = [engine.ready]
     errors = await asyncio.gather(*(_error(one.result()) for one in engine.submit(requests(3))))
     assert {(error.status, error.code) for error in errors} == {(503, "device_lost")}
     with pytest.raises(DeviceLost):
         await soon(engine.until_lost())
-    assert not engine.ready
+    assert [*ready, engine.ready] == [True, False]
     assert _refusal(engine).code == "device_lost"
     await soon(engine.stop())
 
