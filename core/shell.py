@@ -22,6 +22,7 @@ from core.errors import (
     internal,
 )
 from core.ids import new_id
+from core.json_size import CONTROL_VALUES, ValueCount
 from core.paths import settle_path
 
 Scope = MutableMapping[str, Any]
@@ -146,6 +147,8 @@ class Shell:
             bounded = receive if length >= 0 else _bounded(receive, limit, share)
             if handler is self._app:  # a raw handler bounds the time itself, where it reads
                 bounded = _in_time(bounded, self._body_seconds)
+                if not 0 <= length <= CONTROL_VALUES and scope["path"] not in self._large:
+                    bounded = _counted(bounded)
             await handler(scope, bounded, reply)
 
     async def _enter(self, scope: Scope, length: int) -> None:
@@ -244,6 +247,18 @@ def _bounded(receive: Receive, limit: int, share: BodyShare) -> Receive:
         if seen > limit:
             raise _too_large(limit)
         share.reach(seen)
+        return message
+
+    return counted
+
+
+def _counted(receive: Receive) -> Receive:
+    """For a body that is parsed on the loop: as many values as are parsed in a moment."""
+    values = ValueCount(CONTROL_VALUES)
+
+    async def counted() -> Message:
+        message = await receive()
+        values.add(message.get("body", b""))
         return message
 
     return counted

@@ -15,6 +15,7 @@ from core.connections import Answer
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Overloaded, Unavailable
 from core.idempotency import Bounds
+from core.json_size import aside, is_heavy
 from core.registration import Registrar
 from core.relay import RawHeaders, Relay, Timeouts, read_body, request_headers
 from core.service import Readiness, create_service
@@ -76,7 +77,9 @@ class ChatWorker:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(receive)
-        peek = _read(body)
+        heavy = await is_heavy(body)
+        peek = await aside(heavy, _read, body)
+        digest = await aside(heavy, _messages_sha256, scope["path"], peek)
         engine = self.supervisor.find(peek.model)
         if self._running >= self.settings.llm_max_requests:
             raise Overloaded("The chat worker is full.", code="worker_full", retry_after=2)
@@ -86,17 +89,25 @@ class ChatWorker:
             with until_disconnect(receive):
                 await self._repeats.answer(
                     *(scope["path"], scope["headers"], body, send),
-                    lambda send: self._relay_to(engine, scope, headers, body, peek, send),
+                    lambda send: self._relay_to(engine, scope, headers, body, send, digest, sfw=bool(peek.sfw_mode)),
                 )
         finally:
             self._running -= 1
 
     async def _relay_to(
-        self, engine: Engine, scope: Scope, headers: RawHeaders, body: bytes, peek: _Peek, send: Send
+        self,
+        engine: Engine,
+        scope: Scope,
+        headers: RawHeaders,
+        body: bytes,
+        send: Send,
+        digest: str | None,
+        *,
+        sfw: bool,
     ) -> None:
         async with self.supervisor.residency.use(engine) as base:
-            self.counters.served(engine.model.role, sfw=bool(peek.sfw_mode))
-            proved = _with_proof(send, _messages_sha256(scope["path"], peek))
+            self.counters.served(engine.model.role, sfw=sfw)
+            proved = _with_proof(send, digest)
             await self.relay.forward("POST", _url(base, scope), headers, body, proved, _engine_lives)
 
     def announce(self) -> Announcement:

@@ -19,6 +19,7 @@ from yarl import URL
 from core.connections import Answer
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Unavailable
+from core.json_size import aside, is_heavy
 from core.relay import Passage, Relay, Sent, Timeouts, read_body, request_headers
 from core.wire.workers import Ability
 from orchestrator import costs, forms, observed, said
@@ -123,7 +124,7 @@ class Gateway:
         with until_disconnect(receive):
             body, found = await self._read(scope, path, sent, key)
             if found.model is not None and (meant := key.aliases.get(found.model)):
-                body, found.model = body.with_text("model", meant), meant
+                body, found.model = await aside(body.heavy, body.with_text, "model", meant), meant
             if not key.limited:
                 await self._answer(scope, body, found, ability, caller, send)
                 return
@@ -142,13 +143,13 @@ class Gateway:
     async def _read(self, scope: ASGIScope, path: str, sent: bytes, key: Key) -> tuple[Body, Peek]:
         """The body as it may go on, and what is read of it. Raises InvalidRequest."""
         if path not in FORMS:
-            body = Body(await self._media.settled(sent, admin="admin" in key.scopes))
-            return body, peek(body.sent)
+            heavy = await is_heavy(sent)
+            body = Body(await self._media.settled(sent, admin="admin" in key.scopes, heavy=heavy), heavy=heavy)
+            return body, await aside(heavy, peek, body.sent)
         if path == SELFIES:
             return Body(sent), await peek_form(scope, sent)
         kind: bytes = dict(scope["headers"]).get(b"content-type", b"")
-        aside = len(sent) > LARGE_FORM
-        form = await asyncio.to_thread(forms.read, kind, sent) if aside else forms.read(kind, sent)
+        form = await aside(len(sent) > LARGE_FORM, forms.read, kind, sent)
         return form, peek(form.read)
 
     async def _answer(
@@ -193,7 +194,7 @@ class Gateway:
     async def _judge(self, run: Run, body: Body, found: Peek, caller: Caller, surface: Surface) -> Body:
         """The body as it may go on. Raises Refused."""
         tokens = self._workers.control_tokens(found.model)
-        says = said.read(found, tokens, responses=caller.route == RESPONSES)
+        says = await aside(body.heavy, said.read, found, tokens, responses=caller.route == RESPONSES)
         run.model, run.messages_sha256 = found.model, says.messages_sha256
         if says.unread is not None:
             self._oversight.refuse_unchecked(run, says.unread)

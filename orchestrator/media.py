@@ -18,6 +18,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from core.errors import InvalidRequest, Unavailable
+from core.json_size import aside
 
 KEYS = frozenset(("image_url", "video_url", "audio_url", "file_url"))
 REFUSED = frozenset(("chat_template", "chat_template_kwargs"))
@@ -71,20 +72,13 @@ class Media:
         self._domains = tuple(domain.lower().strip(".") for domain in domains)
         self._allowed = allowed
 
-    async def settled(self, body: bytes, *, admin: bool) -> bytes:
+    async def settled(self, body: bytes, *, admin: bool, heavy: bool = False) -> bytes:
         """The body as it may go on: the same bytes, or with what was fetched in the place of its address.
 
         Raises InvalidRequest: an address that is not allowed, what is no picture, or a field that only an admin may
-        send. Raises Unavailable where an allowed address does not answer.
+        send. Raises Unavailable where an allowed address does not answer. `heavy`: it is read off the loop.
         """
-        if b"_url" not in body and b"chat_template" not in body and b"\\u00" not in body:
-            return body  # the usual case; an escaped name is looked at, too
-        whole = _decoded(body)
-        if not isinstance(whole, dict):
-            return body
-        if not admin and (refused := next(_named(whole, REFUSED), None)):
-            raise InvalidRequest(f"`{refused[1]}` may not be sent.", param=refused[1], code="field_refused")
-        wanted = [spot for spot in _addresses(whole) if spot[2][:5].lower() != "data:"]
+        whole, wanted = await aside(heavy, _looked_at, body, admin=admin)
         if not wanted:
             return body
         if len(wanted) > MAX_ADDRESSES:
@@ -133,6 +127,18 @@ async def _read(answer: aiohttp.ClientResponse) -> str:
     if len(content) > MAX_BYTES:
         raise _refused(f"It is larger than {MAX_BYTES} bytes.")
     return f"data:{answer.content_type};base64,{base64.b64encode(content).decode()}"
+
+
+def _looked_at(body: bytes, *, admin: bool) -> tuple[Any, list[tuple[dict[str, Any], str, str]]]:
+    """The body as an object, and where an address stands in it that is to be fetched. Raises InvalidRequest."""
+    if b"_url" not in body and b"chat_template" not in body and b"\\u00" not in body:
+        return None, []  # the usual case; an escaped name is looked at, too
+    whole = _decoded(body)
+    if not isinstance(whole, dict):
+        return whole, []
+    if not admin and (refused := next(_named(whole, REFUSED), None)):
+        raise InvalidRequest(f"`{refused[1]}` may not be sent.", param=refused[1], code="field_refused")
+    return whole, [spot for spot in _addresses(whole) if spot[2][:5].lower() != "data:"]
 
 
 def _decoded(body: bytes) -> Any:

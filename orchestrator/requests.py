@@ -29,12 +29,14 @@ class _Sent(msgspec.Struct):
 
 
 class Body:
-    """What a caller sent and a worker is to get. `read` is JSON to decide by: here the same bytes."""
+    """What a caller sent and a worker is to get. `read` is JSON to decide by: here the same bytes. `heavy`: reading it
+    takes so long that it is done off the loop."""
 
-    __slots__ = ("sent",)
+    __slots__ = ("heavy", "sent")
 
-    def __init__(self, sent: bytes) -> None:
+    def __init__(self, sent: bytes, *, heavy: bool = False) -> None:
         self.sent = sent
+        self.heavy = heavy
 
     @property
     def read(self) -> bytes:
@@ -42,7 +44,7 @@ class Body:
 
     def with_text(self, name: str, value: str) -> "Body":
         """The same with another text under this name; nothing else is touched."""
-        return Body(with_field(self.sent, name, value))
+        return Body(with_field(self.sent, name, value), heavy=self.heavy)
 
 
 class Peek(msgspec.Struct):
@@ -110,6 +112,8 @@ class _Message(msgspec.Struct):
     role: Any = None
 
 
+MOST_LEADING, MOST_LEADING_BYTES = 1000, 64 << 10  # messages, and bytes of one, that tell conversations apart
+
 _hints = msgspec.json.Decoder(_Hints).decode
 _messages = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _message = msgspec.json.Decoder(_Message).decode
@@ -132,8 +136,8 @@ def _leading(found: Peek) -> bytes:
     try:
         messages = _messages(found.messages)
         leading = []
-        for message in messages:
-            leading.append(bytes(message))
+        for message in messages[:MOST_LEADING]:
+            leading.append(bytes(memoryview(message)[:MOST_LEADING_BYTES]))
             if _message(message).role == "user":
                 break
         return b"".join(leading)

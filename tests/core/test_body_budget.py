@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 
 from core.body_budget import SMALL_BODY, BodyBudget
 from core.errors import Overloaded, Unavailable
+from core.json_size import CONTROL_VALUES
 from core.relay import read_body
 from core.service import create_service
 from core.settings import Settings
@@ -56,8 +57,9 @@ class Held:
 class Asked:
     """A request in flight."""
 
-    def __init__(self, app: Shell, path: str, key: str, size: int, *, stated: bool) -> None:
+    def __init__(self, app: Shell, path: str, key: str, size: int, *, stated: bool, of: bytes) -> None:
         self._left = size
+        self._of = of
         self.reads = 0
         self._sent: list[Message] = []
         length = (b"content-length", str(size).encode()) if stated else (b"transfer-encoding", b"chunked")
@@ -73,7 +75,7 @@ class Asked:
         if self._left < 0:
             await asyncio.Event().wait()
         piece, self._left = min(self._left, SMALL_BODY), self._left - SMALL_BODY
-        return {"type": "http.request", "body": b"x" * max(0, piece), "more_body": self._left > 0}
+        return {"type": "http.request", "body": self._of * max(0, piece), "more_body": self._left > 0}
 
     async def _send(self, message: Message) -> None:
         self._sent.append(message)
@@ -90,8 +92,8 @@ async def held() -> AsyncIterator[tuple[Held, Any]]:
     service = Held()
     app = service.app()
 
-    def ask(path: str, key: str, size: int, *, stated: bool = True) -> Asked:
-        return Asked(app, path, key, size, stated=stated)
+    def ask(path: str, key: str, size: int, *, stated: bool = True, of: bytes = b"x") -> Asked:
+        return Asked(app, path, key, size, stated=stated, of=of)
 
     yield service, ask
     service.go.set()
@@ -134,6 +136,15 @@ async def test_a_control_route_takes_less_than_one_for_uploads(stated: bool) -> 
         assert (await ask("/control", "a", CONTROL_BODY, stated=stated).answer())[:2] == (200, CONTROL_BODY)
         assert (await ask("/control", "a", CONTROL_BODY + 1, stated=stated).answer())[:2] == (413, "body_too_large")
         assert (await ask("/upload", "a", CONTROL_BODY + 1, stated=stated).answer())[:2] == (200, CONTROL_BODY + 1)
+
+
+@pytest.mark.parametrize("stated", [True, False], ids=["stated length", "chunked"])
+async def test_a_control_route_takes_as_many_values_as_are_parsed_in_a_moment(stated: bool) -> None:
+    async with held() as (_, ask):
+        for size, expected in ((CONTROL_VALUES, (200, CONTROL_VALUES)), (CONTROL_VALUES + 1, (400, "too_many_values"))):
+            assert (await ask("/control", "a", size, stated=stated, of=b",").answer())[:2] == expected
+        size = CONTROL_VALUES + 1
+        assert (await ask("/upload", "a", size, stated=stated, of=b",").answer())[:2] == (200, size)
 
 
 @pytest.mark.parametrize("stated", [True, False], ids=["stated length", "chunked"])

@@ -128,6 +128,16 @@ async def test_a_wrong_request_gets_the_envelope(studio: Studio) -> None:
         assert (answer.status, answer.error["code"]) == (status, code), name
 
 
+async def test_a_body_of_too_many_values_reaches_no_engine(studio: Studio) -> None:
+    worker = await studio.chat_worker()
+    bodies: list[dict[str, Any]] = [{"x": [[]] * 100_000}, {"messages": [{}] * 100_000}, {"prompt": [1] * 150_001}]
+    for body in bodies:
+        for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/tokenize"):
+            answer = await studio.post(path, {"model": "small", **body})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_many_values")
+    assert not await worker.received()
+
+
 async def test_an_engines_refusal_passes_unchanged(studio: Studio) -> None:
     worker = await studio.chat_worker()
     await worker.behave(fail_with=422)

@@ -196,7 +196,8 @@ async def test_edits_count_as_the_images_that_they_ask_for(studio: Studio) -> No
 async def test_a_form_over_the_body_limit_is_refused_before_it_is_read(studio: Studio) -> None:
     await studio.image_worker()
     async with connected(studio.port) as client:
-        head = request(b"POST", b"/v1/images/edits", [(b"content-type", KIND)], b"")
+        key = (b"authorization", b"Bearer " + studio.key.encode())
+        head = request(b"POST", b"/v1/images/edits", [(b"content-type", KIND), key], b"")
         await client.send(head.replace(b"Content-Length: 0", b"Content-Length: %d" % (1 << 40)))
         answer = await client.answer()
     assert (answer.status, answer.error["code"]) == (413, "body_too_large")
