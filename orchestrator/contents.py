@@ -9,9 +9,9 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import SoundstageError
-from prompts.registry import DATABASE_AWAY
 
 log = logging.getLogger(__name__)
 

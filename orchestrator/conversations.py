@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg.types.json import Jsonb
 
+from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import NotFound, Overloaded, Unavailable
-from prompts.registry import DATABASE_AWAY
+from orchestrator.jobs.plain import plain
 from prompts.render import Message
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,15 @@ class Held:
                 await connection.execute(
                     "insert into conversation_turns (key_id, conversation, message_id, role, content, tokens, told)"
                     " values (%s, %s, %s, %s, %s, %s, %s)",
-                    (self._key, self._name, message_id, turn.role, turn.content, turn.tokens, Jsonb(dict(told))),
+                    (
+                        self._key,
+                        self._name,
+                        message_id,
+                        turn.role,
+                        plain(turn.content),
+                        turn.tokens,
+                        Jsonb(plain(told)),
+                    ),
                 )
             await connection.execute(
                 "delete from conversation_turns t using (select position, sum(tokens) over w as held,"

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from core.json_text import NOT_JSON, decoded
 from core.wire.workers import Ability
 from orchestrator.limits import Needs
 
@@ -33,14 +34,13 @@ class _Asked(msgspec.Struct):
 
 
 _asked = msgspec.json.Decoder(_Asked).decode
-_several = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def estimate(ability: Ability, body: bytes) -> float:
     """Of a JSON body; of another (a form), by its bytes."""
     try:
         asked = _asked(body)
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return max(1.0, len(body) / BYTES_PER_TOKEN)
     count = _number(asked.n, 1) * _prompts(asked.prompt)
     if ability in ("images", "image_edits"):
@@ -54,7 +54,7 @@ def most(ability: Ability, body: bytes, context: int | None) -> Needs:
     may fill the model's `context`, in tokens."""
     if ability == "faces":
         return Needs()  # a picture's bytes are no tokens
-    asked = _asked(body)
+    asked = decoded(body, _Asked)
     count = int(_number(asked.n, 1)) * _prompts(asked.prompt)
     if ability in ("images", "image_edits"):
         return Needs(images=count)
@@ -77,7 +77,7 @@ def _prompts(raw: msgspec.Raw) -> int:
     """How many a completion is asked for: a list of token ids is one."""
     if not bytes(raw).startswith(b"["):
         return 1
-    prompts = _several(raw)
+    prompts = decoded(raw, list[msgspec.Raw])
     return max(1, sum(bytes(each)[:1] in b'"[' for each in prompts))
 
 

@@ -19,6 +19,7 @@ from yarl import URL
 
 from core.errors import InvalidRequest, Unavailable
 from core.json_size import aside
+from core.json_text import NOT_JSON, too_deep
 
 KEYS = frozenset(("image_url", "video_url", "audio_url", "file_url"))
 REFUSED = frozenset(("chat_template", "chat_template_kwargs"))
@@ -144,10 +145,10 @@ def _looked_at(body: bytes, *, admin: bool) -> tuple[Any, list[tuple[dict[str, A
 def _decoded(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return None  # a form: it holds no messages
     except RecursionError as exc:
-        raise InvalidRequest("The body nests too deeply.", code="json_too_deep") from exc
+        raise too_deep() from exc
 
 
 def _addresses(whole: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:

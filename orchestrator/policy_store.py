@@ -8,10 +8,10 @@ from typing import Any
 import rfc8785
 from psycopg.types.json import Jsonb
 
+from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import Conflict, NotFound, SoundstageError
 from orchestrator.policy import Rules, compile_rules
-from prompts.registry import DATABASE_AWAY
 from prompts.store import Connection, Writer, changing
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
-from core.canonical import messages_sha256, sha256
-from core.errors import Conflict, SoundstageError
+from core.canonical import messages_sha256, sha256_of_any, sha256_of_field
+from core.errors import Conflict, InvalidRequest, SoundstageError
+from core.json_text import decoded
 from orchestrator import answers, costs, dialects
 from orchestrator.engines import Engines
 from orchestrator.limits import Needs
@@ -34,10 +35,11 @@ class RecipeRunner:
 
     async def answer(self, prompt: StoredPrompt, body: bytes, caller: Caller, send: Send) -> None:
         """Answer on raw ASGI, JSON or SSE, with the proof of what made it."""
-        sent: dict[str, Any] = msgspec.json.decode(body)
+        sent: dict[str, Any] = decoded(body)
         speech = dialects.of_route(caller.route)
         history = speech.history(sent)
         fields = {name: value for name, value in sent.items() if name not in speech.own}
+        _check_recorded(fields)
         variables = dialects.variables(prompt.variables)
         run, release = await self._begin(prompt.id, prompt.version, variables, caller)
         messages = await self._render(run, release, variables, history, caller, "text", fields)
@@ -51,7 +53,7 @@ class RecipeRunner:
 
     async def prove(self, run: Run, model: str, body: bytes, caller: Caller, send: Send) -> None:
         """Answer a judged request with the caller's own messages, with the hash of its prompt's tokens too."""
-        fields: dict[str, Any] = msgspec.json.decode(body)
+        fields: dict[str, Any] = decoded(body)
         messages = fields.pop(dialects.of_route(caller.route).messages, None)
         await self._pass(run, model, messages, fields, caller, send)
 
@@ -173,7 +175,9 @@ class RecipeRunner:
         run.recipe, run.version, run.label = release.recipe, release.version, wanted
         run.release_sha256, run.release_tier, run.policy_version = release.sha256, release.tier, release.policy_version
         release.check(variables)
-        run.variables_sha256 = sha256(dict(variables))
+        for name, value in variables.items():
+            sha256_of_field(value, f"prompt.variables.{name}")
+        run.variables_sha256 = sha256_of_field(dict(variables), "prompt.variables")
         return run, release
 
     async def _render(
@@ -214,12 +218,24 @@ class RecipeRunner:
         return standing.contents_days if standing.store_contents else 0
 
 
+def _check_recorded(fields: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for a field that the record of the run could not keep."""
+    for name in fields:
+        if "\0" in name:
+            raise InvalidRequest("The name of a field holds a NUL character.", param=name, code="invalid_name")
+    seed = fields.get("seed")
+    if seed is not None and not (type(seed) is int and -(2**63) <= seed < 2**63):
+        raise InvalidRequest("`seed` is a whole number of 64 bits.", param="seed", code="invalid_seed")
+
+
 def recorded(request: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a request as a record keeps them: the release's `own` and plain numbers as they are, of what else
     the caller sent a hash only."""
     passing = {name: value for name, value in request.items() if name not in ("stream", "stream_options")}
     return {
-        name: value if isinstance(value, int | float | None) or own.get(name) == value else {"sha256": sha256(value)}
+        name: value
+        if isinstance(value, int | float | None) or own.get(name) == value
+        else {"sha256": sha256_of_any(value)}
         for name, value in passing.items()
     }
 
@@ -229,7 +245,7 @@ def unrecorded(sampling: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[s
     found = {}
     for name, value in sampling.items():
         if isinstance(value, dict) and set(value) == {"sha256"}:
-            if name not in fields or sha256(fields[name]) != value["sha256"]:
+            if name not in fields or sha256_of_any(fields[name]) != value["sha256"]:
                 raise Conflict(
                     f"The run's `{name}` was not kept: send it in `fields`.", param="fields", code="other_fields"
                 )

@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg.types.json import Jsonb
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
+from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import NotFound
 from core.wire.workers import Ability, Kind, Name
 from orchestrator.static_workers import MAX_MODELS, StaticWorker
-from prompts.registry import DATABASE_AWAY
 from prompts.store import Writer, changing
 
 log = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from core.errors import InvalidRequest
+from core.json_text import NOT_JSON, decoded, too_deep
 
 _BLANK = re.compile(r"[ \t\n\r]*").match
 _decode_value = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode  # a number's size is not our concern
@@ -80,13 +81,20 @@ def peek(body: bytes) -> Peek:
         if refused := _REFUSED(str(exc)):
             raise InvalidRequest(f"`{refused[1]}` may not be sent.", param=refused[1], code="field_refused") from exc
         raise InvalidRequest(f"The body is not as it should be: {exc}", code="invalid_body") from exc
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except NOT_JSON as exc:
         raise InvalidRequest("The body is not valid JSON.", code="json_invalid") from exc
     except RecursionError as exc:
         raise too_deep() from exc
     if bytes(found.chat_template) not in (b"", b"null"):
         raise InvalidRequest("`chat_template` may not be sent.", param="chat_template", code="field_refused")
+    _without_nul(found.model or "", "model")
     return found
+
+
+def _without_nul(name: str, param: str) -> None:
+    """Postgres keeps no NUL character, and nothing is called so."""
+    if "\0" in name:
+        raise InvalidRequest(f"`{param}` holds a NUL character.", param=param, code="invalid_name")
 
 
 def stored_prompt(found: Peek) -> StoredPrompt | None:
@@ -98,6 +106,8 @@ def stored_prompt(found: Peek) -> StoredPrompt | None:
         sent = _stored(raw)
     except msgspec.ValidationError as exc:
         raise InvalidRequest(f"prompt: {exc}", param="prompt", code="invalid_prompt") from exc
+    _without_nul(sent.id, "prompt.id")
+    _without_nul(sent.version or "", "prompt.version")
     return StoredPrompt(sent.id, sent.version or "production", sent.variables or {})
 
 
@@ -114,7 +124,6 @@ class _Message(msgspec.Struct):
 
 MOST_LEADING, MOST_LEADING_BYTES = 1000, 64 << 10  # messages, and bytes of one, that tell conversations apart
 
-_hints = msgspec.json.Decoder(_Hints).decode
 _messages = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _message = msgspec.json.Decoder(_Message).decode
 
@@ -124,7 +133,7 @@ def affinity(found: Peek, body: bytes, session: str | None) -> bytes:
     leading messages up to the first that the user wrote."""
     if session:
         return session.encode()
-    hints = _hints(body)
+    hints = decoded(body, _Hints)
     for hint in (hints.prompt_cache_key, hints.user):
         if isinstance(hint, str) and hint:
             return hint.encode()
@@ -170,10 +179,6 @@ def _top_level(text: str) -> list[tuple[str, int, int]]:
         if text[at] == ",":
             at += 1
     return found
-
-
-def too_deep() -> InvalidRequest:
-    return InvalidRequest("The body nests too deeply.", code="json_too_deep")
 
 
 def _skip(text: str, at: int) -> int:

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 from prometheus_client import Counter, Gauge
 
+from core.db.errors import DATABASE_AWAY, is_refusal
 from core.db.pool import Pool
 from core.ids import new_id
 from orchestrator.contents import Vault
-from prompts.registry import DATABASE_AWAY
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ RETRY_SECONDS = 1.0
 BATCH = 500
 MAX_WAITING = 20_000
 DROPPED = Counter("soundstage_runs_dropped_total", "Run records that were not kept: the database was away too long.")
+REFUSED = Counter("soundstage_runs_refused_total", "Run records that the database refused: set aside, and logged.")
 WAITING = Gauge("soundstage_runs_waiting", "Run records that are not written yet.")
 
 _INSERT = "insert into runs select * from json_populate_recordset(null::runs, %s::json) on conflict (id) do nothing"
@@ -73,6 +74,9 @@ class Contents(msgspec.Struct):
     fields: dict[str, Any] = {}
 
 
+Record = tuple[Run, Contents | None, int]
+"""A run, what it was about, and for how many days that is kept."""
+
 PURGE_BATCH = 5_000
 PURGE_SECONDS = 600.0
 _PURGE_LOCK = 0x52_75_6E_73  # any constant of our own
@@ -94,7 +98,7 @@ class RunLog:
     def __init__(self, pool: Pool, vault: Vault) -> None:
         self._pool = pool
         self._vault = vault
-        self._waiting: deque[tuple[Run, Contents | None, int]] = deque()
+        self._waiting: deque[Record] = deque()
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()
 
@@ -124,17 +128,35 @@ class RunLog:
         async with self._writing:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-                try:
-                    await self._insert(batch)
-                except DATABASE_AWAY as exc:
-                    self._waiting.extendleft(reversed(batch))
-                    log.warning(
-                        "runs not written; trying again", extra={"waiting": len(self._waiting), "why": str(exc)}
-                    )
+                left = await self._store(batch)
+                self._waiting.extendleft(reversed(left))
+                WAITING.set(len(self._waiting))
+                if left:
                     return False
-                finally:
-                    WAITING.set(len(self._waiting))
             return True
+
+    async def _store(self, batch: list[Record]) -> list[Record]:
+        """What could not be written because the database is away. A record that it refuses is set aside: the halves of
+        a refused batch are tried by themselves, down to the one that is at fault."""
+        try:
+            await self._insert(batch)
+        except Exception as exc:
+            if is_refusal(exc):
+                return await self._store_halves(batch, exc)
+            if not isinstance(exc, DATABASE_AWAY):
+                raise
+            log.warning("runs not written; trying again", extra={"waiting": len(self._waiting), "why": str(exc)})
+            return batch
+        return []
+
+    async def _store_halves(self, batch: list[Record], refusal: Exception) -> list[Record]:
+        if len(batch) == 1:
+            REFUSED.inc()
+            log.error("a run was refused by the database", extra={"run": batch[0][0].id, "why": str(refusal)[:300]})
+            return []
+        half = len(batch) // 2
+        left = await self._store(batch[:half])
+        return left + batch[half:] if left else await self._store(batch[half:])
 
     async def purge(self, days: int) -> None:
         """Let go of records older than `days`, now and then, until cancelled; 0: they are kept for ever."""
@@ -165,7 +187,7 @@ class RunLog:
             if found < batch:
                 return gone
 
-    async def _insert(self, batch: list[tuple[Run, Contents | None, int]]) -> None:
+    async def _insert(self, batch: list[Record]) -> None:
         records = msgspec.json.encode([run for run, _, _ in batch]).decode()
         kept = [(run, contents, days) for run, contents, days in batch if contents is not None]
         async with self._pool.connection() as connection:

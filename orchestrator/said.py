@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-import msgspec
-
 from core.canonical import read_messages, read_responses
 from core.control_tokens import COMMON, Tokens
 from core.errors import InvalidRequest
+from core.json_text import decoded, too_deep
 from orchestrator.policy_floor import Subject
-from orchestrator.requests import Peek, too_deep
+from orchestrator.requests import Peek
 
 _OTHERS = ("prompt", "suffix", "tools", "documents", "chat_template_kwargs", "previous_input_messages")
 _others = attrgetter(*_OTHERS)
@@ -22,7 +21,6 @@ _USUAL_KEYS = frozenset(("role", "type", "content", "text", "name", "parameters"
 _FILES = frozenset(("url", "image_url", "data", "file_data", "audio_url", "video_url"))
 _REAL = Subject(real=True)
 _NOBODY = Subject()
-_decode = msgspec.json.Decoder().decode
 
 
 @dataclass
@@ -66,7 +64,7 @@ def _read(found: Peek, tokens: Tokens, responses: bool) -> Said:
             no_forged_turn(tokens.find(messages), "messages")
     for name, raw in zip(_OTHERS, _others(found), strict=True):
         if raw:
-            value = _decode(raw)
+            value = decoded(raw)
             _collect(value, said)
             if name not in _WHOLE_TEXTS:
                 no_forged_turn(tokens.find(value), name)

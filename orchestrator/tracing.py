@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from core.errors import SoundstageError
+from core.json_text import NOT_JSON
 from core.relay import Passage
 from core.wire.workers import Ability
 from orchestrator.pool import Worker
@@ -188,7 +189,7 @@ def _told(body: bytes) -> dict[str, Any]:
     """A request's own attributes."""
     try:
         asked = _asked(body)
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return {}  # a selfie's form
     limit = asked.max_completion_tokens or asked.max_tokens or asked.max_output_tokens
     numbers = {

@@ -10,9 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
-import psycopg_pool
-
+from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import NotFound, Unavailable
 from prompts import includes
@@ -25,7 +23,6 @@ __all__ = ["PRODUCTION", "Registry", "import_recipes"]
 log = logging.getLogger(__name__)
 
 MAX_CACHED = 20_000
-DATABASE_AWAY = (psycopg.OperationalError, psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests, OSError)
 AWAY_CODES = frozenset(("database_away", "database_unavailable"))
 """Of errors that mean the same, for who was to be told."""
 

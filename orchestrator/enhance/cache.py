@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from prometheus_client import Counter
 
 from core.canonical import sha256
+from core.db.errors import DATABASE_AWAY, is_refusal
 from core.db.pool import Pool
-from prompts.registry import DATABASE_AWAY
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +64,10 @@ class EnhancementCache:
                     " and (select count(*) from enhancements) > %s",
                     (DROPPED, MOST),
                 )
-        except DATABASE_AWAY as exc:
-            log.warning("enhancement not cached", extra={"reason": str(exc)})
+        except Exception as exc:  # a text that the database refuses, too, is answered and not cached
+            if not (is_refusal(exc) or isinstance(exc, DATABASE_AWAY)):
+                raise
+            log.warning("enhancement not cached", extra={"reason": str(exc)[:300]})
 
     async def size(self) -> int | None:
         """None where the database does not answer."""

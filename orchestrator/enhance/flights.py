@@ -10,8 +10,8 @@ import logging
 import secrets
 from collections.abc import AsyncIterator
 
+from core.db.errors import DATABASE_AWAY
 from orchestrator.enhance.cache import Cached, EnhancementCache
-from prompts.registry import DATABASE_AWAY
 
 log = logging.getLogger(__name__)
 

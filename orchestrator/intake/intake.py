@@ -17,6 +17,7 @@ import msgspec
 import psycopg
 from prometheus_client import Counter, Gauge
 
+from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import (
     Forbidden,
@@ -37,7 +38,6 @@ from orchestrator.intake.ledger import Found, Ledger
 from orchestrator.intake.sources import Delivery, End, ListSource, Source, StreamSource
 from orchestrator.oversight import Caller
 from orchestrator.settings import OrchestratorSettings
-from prompts.registry import DATABASE_AWAY
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.responses import Response
 
 from core import idempotency
+from core.db.errors import DATABASE_AWAY
 from core.disconnect import ClientDisconnected, until_disconnect
 from core.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from orchestrator.blobs import Blobs
@@ -31,7 +32,6 @@ from orchestrator.pipelines.base import Asked
 from orchestrator.pipelines.calls import Events
 from orchestrator.pipelines.flow import Event
 from orchestrator.pipelines.showing import Shown
-from prompts.registry import DATABASE_AWAY
 
 log = logging.getLogger(__name__)
 

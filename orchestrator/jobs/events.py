@@ -12,11 +12,13 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import psycopg
+from prometheus_client import Counter
 from psycopg.types.json import Json
 
+from core.db.errors import DATABASE_AWAY, is_refusal
+from core.errors import SoundstageError, internal
 from orchestrator.jobs.store import EVENTS, JobStore
 from orchestrator.pipelines.flow import Event
-from prompts.registry import DATABASE_AWAY
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,7 @@ BATCH = 200
 MAX_WAITING = 2_000
 RETRY_SECONDS = 0.5
 LOOK_SECONDS = 1.0  # a follower looks this often in case a notification was lost
+REFUSED = Counter("soundstage_events_refused_total", "Events of runs that the database refused; their runs fail.")
 LAST = frozenset(("pipeline.completed", "error"))
 
 
@@ -43,7 +46,8 @@ class Told(NamedTuple):
 
 
 Kept = asyncio.Future[int | None]
-"""An event's number once it is kept; None where it is not: its run has ended, or is another process's now."""
+"""An event's number once it is kept; None where it is not: its run has ended, or is another process's now. It raises
+where the database refused the event."""
 
 
 class Teller:
@@ -85,18 +89,46 @@ class Teller:
     async def _batch(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Keep what waits longest, in one statement: one commit for all runs that did something meanwhile."""
         batch = sorted(itertools.islice(self._waiting, BATCH), key=lambda one: one[0].job)
-        told = Json([one.sent() for one, _ in batch])
-        row = await (await connection.execute("select keep_events(%s::json)", (told,))).fetchone()
-        assert row is not None
+        try:
+            numbers = await self._insert(connection, [one for one, _ in batch])
+        except Exception as exc:
+            if not is_refusal(exc):
+                raise
+            numbers = [await self._insert_alone(connection, one) for one, _ in batch]
         for _ in batch:
             self._waiting.popleft()
-        for (one, kept), number in zip(batch, row[0], strict=True):
-            if number is not None:
+        for (one, kept), number in zip(batch, numbers, strict=True):
+            if isinstance(number, int):
                 self._hub.happened(one.job, Event(number, one.name, one.data))
-            if not kept.done():  # who waited for it may have been cancelled
+            if kept.done():  # who waited for it may have been cancelled
+                continue
+            if isinstance(number, Exception):
+                kept.set_exception(number)
+                kept.exception()  # not every event is waited for
+            else:
                 kept.set_result(number)
         async with self._written:
             self._written.notify_all()
+
+    async def _insert(self, connection: psycopg.AsyncConnection[Any], events: list[Told]) -> list[int | None]:
+        sent = Json([one.sent() for one in events])
+        row = await (await connection.execute("select keep_events(%s::json)", (sent,))).fetchone()
+        assert row is not None
+        return list(row[0])
+
+    async def _insert_alone(
+        self, connection: psycopg.AsyncConnection[Any], event: Told
+    ) -> int | SoundstageError | None:
+        """Its number, or what its run is told where the database refuses it: its neighbours are kept all the same."""
+        try:
+            return (await self._insert(connection, [event]))[0]
+        except Exception as exc:
+            if not is_refusal(exc):
+                raise
+            REFUSED.inc()
+            what = {"job": event.job, "event": event.name, "reason": str(exc)[:300]}
+            log.error("an event was refused by the database", extra=what)
+            return internal()
 
 
 class Ear:

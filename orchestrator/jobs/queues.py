@@ -13,11 +13,11 @@ from dbos import DBOS
 from prometheus_client import Gauge
 from sqlalchemy.exc import DBAPIError
 
+from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from orchestrator.jobs.runs import Runs, queue_of
 from orchestrator.pool import Worker
 from orchestrator.workers import WorkerPool
-from prompts.registry import DATABASE_AWAY
 
 log = logging.getLogger(__name__)
 

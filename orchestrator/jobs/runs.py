@@ -22,6 +22,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.engine import URL
 
+from core.db.errors import DATABASE_AWAY
 from core.errors import Forbidden, SoundstageError, UpstreamTimeout, internal
 from orchestrator.auth import Key
 from orchestrator.jobs.durable import SECONDS, Durable, LostError, Turns, traced
@@ -34,7 +35,6 @@ from orchestrator.oversight import Caller
 from orchestrator.pipelines.base import Pipeline, Studio
 from orchestrator.pipelines.flow import STOPPING
 from orchestrator.tracing import Tracing
-from prompts.registry import DATABASE_AWAY
 
 log = logging.getLogger(__name__)
 
@@ -246,8 +246,7 @@ class Runs:
         try:
             found = await self._run(taken, flow)
             here.ending = True
-            await flow.end(found)
-            how = found
+            how = await self._end(flow, found)
         except LostError:
             log.info("a run was ended, or taken up elsewhere", extra={"job": taken.id})
         finally:
@@ -259,6 +258,15 @@ class Runs:
             if waited is not None and not waited.done():
                 waited.set_result(how)
         RUNS.labels(taken.pipeline, taken.way, how.state if how else "cancelled").observe(time.perf_counter() - began)
+
+    async def _end(self, flow: Durable, found: End) -> End:
+        """How it ended, as it is kept: as failed, where the database refuses what it came to. Raises LostError."""
+        try:
+            await flow.end(found)
+        except SoundstageError as exc:
+            found = End("failed", None, kept_error(exc), flow.tokens, flow.image_steps, exc)
+            await flow.end(found)
+        return found
 
     async def _run(self, taken: Taken, flow: Durable) -> End:
         try:

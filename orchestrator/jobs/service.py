@@ -10,6 +10,7 @@ from dbos import DBOS
 from fastapi import APIRouter
 from sqlalchemy.exc import DBAPIError
 
+from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.keys import read_or_make
 from orchestrator.auth import Keys
@@ -25,7 +26,6 @@ from orchestrator.routes import jobs
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.tracing import Tracing
 from orchestrator.workers import WorkerPool
-from prompts.registry import DATABASE_AWAY
 
 log = logging.getLogger(__name__)
 

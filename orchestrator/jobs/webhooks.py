@@ -22,10 +22,10 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from prometheus_client import Counter
 from yarl import URL
 
+from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import InvalidRequest
 from orchestrator.jobs import store
-from prompts.registry import DATABASE_AWAY
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +63,15 @@ async def refuse_private(url: str | None, allowed: Callable[[Address], bool] = i
     """Raises InvalidRequest for an address that would never be told: said at once, and checked again when it is."""
     if url is None:
         return
-    parsed = URL(url)
-    if parsed.scheme not in ("http", "https") or parsed.user or parsed.password or len(url) > LONGEST:
+    try:
+        parsed = URL(url)
+        if parsed.scheme not in ("http", "https") or parsed.user or parsed.password or len(url) > LONGEST:
+            raise ValueError(url)
+        found = await Pinned(allowed).resolve(parsed.host or "", parsed.port or 443)
+    except ValueError as exc:  # also a name that DNS has no form for: a part of it is empty, or too long
         raise InvalidRequest(
             "A webhook is an http(s) address without credentials.", param="webhook", code="bad_webhook"
-        )
-    try:
-        found = await Pinned(allowed).resolve(parsed.host or "", parsed.port or 443)
+        ) from exc
     except OSError:
         return  # it may have an address by then
     if not found:
@@ -150,21 +152,23 @@ class Webhooks:
 
     async def _send(self, http: aiohttp.ClientSession, row: Mapping[str, Any]) -> bool:
         """Whether it was taken: a 2xx. A redirect is not followed, and what is answered is not read."""
-        url = URL(row["webhook"])
         body = told(row)
         headers = {"content-type": "application/json", **self._signed(row, body)}
         try:
-            literal = ipaddress.ip_address(url.host or "")
-        except ValueError:
-            literal = None
-        if literal is not None and not self._allowed(literal):
-            return False  # aiohttp resolves no literal address
-        try:
+            url = URL(row["webhook"])
+            if not self._allowed_literal(url.host or ""):
+                return False  # aiohttp resolves no literal address
             async with http.post(url, data=body, headers=headers, allow_redirects=False) as answer:
                 return 200 <= answer.status < 300
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
             log.info("webhook not taken", extra={"job": row["id"], "reason": type(exc).__name__})
             return False
+
+    def _allowed_literal(self, host: str) -> bool:
+        try:
+            return self._allowed(ipaddress.ip_address(host))
+        except ValueError:
+            return True  # a name: it is judged when it is resolved
 
     def _signed(self, row: Mapping[str, Any], body: bytes) -> dict[str, str]:
         message_id, at = f"msg_{row['id'].removeprefix('job_')}", str(int(time.time()))

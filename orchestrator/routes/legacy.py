@@ -3,14 +3,14 @@
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-import msgspec
 import psycopg
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 
+from core import json_text
 from core.disconnect import until_disconnect
-from core.errors import InvalidRequest, SoundstageError, Unprocessable
+from core.errors import SoundstageError, Unprocessable
 from core.pure import legacy_body
 from core.service import from_validation
 from orchestrator.routes import away
@@ -20,10 +20,7 @@ T = TypeVar("T", bound=BaseModel)
 
 def decoded(body: bytes) -> dict[str, Any]:
     """Raises InvalidRequest where the body is no JSON object."""
-    try:
-        found = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidRequest("The body is not valid JSON.", code="json_invalid") from exc
+    found = json_text.decoded(body)
     if not isinstance(found, dict):
         raise Unprocessable("The body must be a JSON object.", code="invalid_body")
     return found

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from core.disconnect import until_disconnect
 from core.errors import UpstreamTimeout
+from core.json_text import NOT_JSON
 from orchestrator.auth import Key, Keys
 from orchestrator.oversight import caller_of
 from orchestrator.pipelines.base import MOST_IMAGES, Pipeline, Plain, Single, Studio
@@ -58,7 +59,7 @@ async def asked_images(request: Request) -> int:
     """How many pictures a body asks for; what is wrong with it is said later."""
     try:
         n = msgspec.json.decode(await request.body(), type=_Count).n
-    except (msgspec.DecodeError, RecursionError):
+    except (*NOT_JSON, RecursionError):
         return 1
     return min(max(1, n), MOST_IMAGES)
 

@@ -6,19 +6,20 @@ import dataclasses
 import json
 from collections.abc import AsyncIterator
 from dataclasses import MISSING
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
 from psycopg.rows import dict_row
 from psycopg.types.json import Json
 
-from core.errors import ContentPolicy
+from core.errors import ContentPolicy, SoundstageError
 from orchestrator.jobs import durable
 from orchestrator.jobs.durable import Durable, LostError, Turns
-from orchestrator.jobs.events import Hub, Teller, _Follower
+from orchestrator.jobs.events import Hub, Teller, Told, _Follower
 from orchestrator.jobs.recovery import lock_key
 from orchestrator.jobs.runs import VERSION
+from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.values import End, Taken
 from orchestrator.pipelines.flow import COMPLETED, STARTED, Event
 from orchestrator.policy import CHECK_FAILED
@@ -125,6 +126,26 @@ async def test_an_upgrade_takes_up_what_was_waited_for(
     over = await ended(durable_studio, JOB)
     assert over["state"] == ("failed" if touched else "completed")
     assert not touched or over["error"]["code"] == "upgraded"
+
+
+async def test_an_event_that_the_database_refuses_is_told_its_run_and_its_neighbours_are_kept(
+    durable_studio: Studio, durable_dsn: str, connection: Connection
+) -> None:
+    await workers(durable_studio)
+    await durable_studio.post(PATH, ASKED)
+    await running(connection, "another")
+    teller = Teller(durable_dsn, Hub(cast("JobStore", None)))
+    before = [await teller.tell(Told(JOB, 1, "one", "one", {})), await teller.tell(Told(JOB, 1, "two", "two", {}))]
+    refused = await teller.tell(Told(JOB, 2**40, "refused", "refused", {}))
+    after = await teller.tell(Told(JOB, 1, "three", "three", {}))
+    writing = asyncio.ensure_future(teller.write())
+    try:
+        assert [await soon(kept) for kept in (*before, after)] == [1, 2, 3]
+        with pytest.raises(SoundstageError):
+            await soon(refused)
+        assert not writing.done()
+    finally:
+        writing.cancel()
 
 
 # -- a run in memory: what it waits for -------------------------------------------------------------------------------

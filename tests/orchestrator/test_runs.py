@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from prometheus_client import REGISTRY
 
 from core.db.pool import open_pool
 from orchestrator.contents import Vault, contents_key
-from orchestrator.runs import MAX_WAITING, Run, RunLog, new_run_id, now
+from orchestrator.runs import MAX_WAITING, Record, Run, RunLog, new_run_id, now
 from prompts import audit
 from tests.fakes.studio import Studio, studio_over
 from tests.orchestrator.test_prompts_api import made, named, put
@@ -160,3 +161,54 @@ async def test_old_records_are_let_go_in_batches_with_their_contents_and_the_aud
         assert ([row["id"] for row in kept], contents) == ([run.id for run in young], [])
         assert len(said) == 3
         assert (await audit.verify(pool)).whole
+
+
+async def test_a_record_that_the_database_refuses_is_set_aside_and_its_neighbours_are_kept(
+    migrated_dsn: str, tmp_path: Path
+) -> None:
+    before = refused()
+    async with open_pool(migrated_dsn, size=1) as pool:
+        log = RunLog(pool, Vault(pool, contents_key(tmp_path / "key")))
+        runs = [record() for _ in range(9)]
+        runs[0].model, runs[3].model = "a\0", "half a pair: \ud800"
+        runs[4].seed, runs[8].sampling = 2**70, {"a\0": 1}
+        for run in runs:
+            log.add(run)
+        assert await log.flush()
+        async with pool.connection() as connection:
+            kept = await (await connection.execute("select id from runs")).fetchall()
+    assert {row["id"] for row in kept} == {runs[at].id for at in (1, 2, 5, 6, 7)}
+    assert refused() - before == 4
+
+
+def refused() -> float:
+    return REGISTRY.get_sample_value("soundstage_runs_refused_total") or 0.0
+
+
+async def test_what_waits_behind_a_refused_record_waits_on_where_the_database_goes_away(
+    migrated_dsn: str, tmp_path: Path
+) -> None:
+    """The first half of a batch is kept; then the database is gone: the other half is written when it is back."""
+    async with open_pool(migrated_dsn, size=1, wait_seconds=0.2) as pool:
+        log = _GoesAway(pool, Vault(pool, contents_key(tmp_path / "key")))
+        runs = [record() for _ in range(4)]
+        runs[3].model = "a\0"
+        for run in runs:
+            log.add(run)
+        assert not await log.flush()
+        assert await log.flush()
+        async with pool.connection() as connection:
+            kept = await (await connection.execute("select id from runs")).fetchall()
+    assert {row["id"] for row in kept} == {run.id for run in runs[:3]}
+
+
+class _GoesAway(RunLog):
+    """The database is away at the third try to write."""
+
+    tries = 0
+
+    async def _insert(self, batch: list[Record]) -> None:
+        self.tries += 1
+        if self.tries == 3:
+            raise psycopg.OperationalError("away")
+        await super()._insert(batch)
