@@ -107,16 +107,15 @@ class DeviceLease:
 
     async def run(self) -> None:
         """Until cancelled; then the claim ends as if this process had, and no later than its children."""
-        beat = asyncio.ensure_future(self._beat())
         try:
-            while True:
-                await self._until(lambda: bool(self._waiters))
-                await self._turn()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._beat())
+                while True:
+                    await self._until(lambda: bool(self._waiters))
+                    await self._turn()
         finally:
             self._open = False
             self._refuse(_busy("The worker is stopping.", self.terms))
-            beat.cancel()
-            await asyncio.gather(beat, return_exceptions=True)
             self.line.close()
             HELD.set(0)
 

@@ -131,6 +131,11 @@ class Relay:
         await self._connections.close()
 
     @property
+    def sweeper(self) -> "asyncio.Task[None]":
+        """What ends requests whose time is up; it never ends itself."""
+        return self._sweeper
+
+    @property
     def connections(self) -> Connections:
         """The pool, for a client of its own."""
         return self._connections

@@ -20,6 +20,7 @@ from core.disconnect import ClientDisconnected
 from core.errors import BY_STATUS, InvalidRequest, SoundstageError, internal
 from core.settings import Settings
 from core.shell import CLIENT_CLOSED_REQUEST, ASGIApp, Authorise, Shell
+from core.watchers import Watchers
 
 
 class Readiness(NamedTuple):
@@ -43,12 +44,15 @@ def create_service(
     access: AccessLog | None = None,
     authorise: Authorise | None = None,
     large: Collection[str] = (),
+    watchers: Watchers | None = None,
 ) -> Shell:
     """Put the shell around `api`; `routes` maps an exact path and method to a raw ASGI handler.
 
     `authorise` raises where a request may not enter; it is asked before any of the body is read. `large`: the paths of
     `api` whose bodies may be as large as the settings say; those of its other paths have at most CONTROL_BODY bytes.
-    Adds GET /healthz (the process lives), /readyz (200 or 503 by `ready`) and /metrics (Prometheus).
+    `watchers`: the background tasks of its lifespan; one that ends ends the process.
+    Adds GET /healthz (the process lives and none of these has ended), /readyz (200 or 503 by `ready`) and /metrics
+    (Prometheus).
     """
     _add_error_handlers(api)
     shell = Shell(
@@ -62,6 +66,7 @@ def create_service(
         max_requests=settings.max_requests,
         access=access or AccessLog(name),
         authorise=authorise,
+        watchers=watchers or Watchers(),
     )
     _add_operating(api, shell, ready)
     return shell
@@ -100,11 +105,16 @@ def _add_error_handlers(api: FastAPI) -> None:
 
 def _add_operating(api: FastAPI, shell: Shell, ready: Callable[[], Awaitable[Readiness]]) -> None:
     @api.get("/healthz", tags=["operating"])
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
+    async def healthz(response: Response) -> dict[str, str]:
+        if shell.watchers.failed is None:
+            return {"status": "ok"}
+        response.status_code = 503
+        return {"status": "failed", "task": shell.watchers.failed}
 
     @api.get("/readyz", tags=["operating"])
     async def readyz() -> Response:
+        if shell.watchers.failed is not None:
+            return JSONResponse({"ready": False, "failed": shell.watchers.failed}, 503)
         if shell.stopping:
             return JSONResponse({"ready": False, "stopping": True}, 503)
         state = await ready()

@@ -24,6 +24,7 @@ from core.errors import (
 from core.ids import new_id
 from core.json_size import CONTROL_VALUES, ValueCount
 from core.paths import settle_path
+from core.watchers import Watchers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -59,6 +60,7 @@ class Shell:
         max_requests: int,
         access: AccessLog,
         authorise: Authorise | None,
+        watchers: Watchers,
     ) -> None:
         self._name = name
         self._app = app
@@ -74,6 +76,7 @@ class Shell:
         self._authorise = authorise
         self._on_stop: list[Callable[[], object]] = []
         self.stopping = False
+        self.watchers = watchers
         metrics.IN_FLIGHT.labels(name).set_function(lambda: self._running)
         self._disconnects = metrics.CANCELLED.labels(name)
         self._accepted = metrics.ACCEPTED.labels(name)

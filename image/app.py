@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from core.idempotency import Bounds
 from core.service import Readiness, create_service
 from core.shell import Authorise, Scope, Shell
+from core.watchers import Watchers
 from core.worker_key import worker_key_check
 from image import blobs, residence, signing, sources
 from image.async_engine import AsyncEngine
@@ -45,16 +46,22 @@ def create_app(
         residence.lease_of(settings, engines.values()),
     )
 
+    watchers = Watchers()
+
     async def ready() -> Readiness:
         return Readiness(worker.ready, {"model": settings.model_id, **worker.load()})
 
-    api = FastAPI(title="Soundstage image worker", lifespan=lifespan(worker, on_load_failure, on_started))
+    api = FastAPI(title="Soundstage image worker", lifespan=lifespan(worker, watchers, on_load_failure, on_started))
     openai_images.add(api, worker)
     roles.add(api, worker)
     adapters.add(api, worker)
     operating.add(api, worker)
     return create_service(
-        "image", api, settings, ready=ready, authorise=_door(settings), large=frozenset({openai_images.EDITS})
+        *("image", api, settings),
+        ready=ready,
+        authorise=_door(settings),
+        large=frozenset({openai_images.EDITS}),
+        watchers=watchers,
     )
 
 

@@ -127,6 +127,11 @@ class AsyncEngine:
         return self._thread is not None
 
     @property
+    def died(self) -> bool:
+        """Its thread has ended, and nobody told it to."""
+        return self._thread is not None and not self._thread.is_alive()
+
+    @property
     def hung(self) -> bool:
         return self._device.busy_seconds > self._hang_seconds
 

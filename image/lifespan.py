@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from pydantic import AnyHttpUrl
 
 from core.registration import Registrar
+from core.watchers import Watchers
 from core.wire.workers import Announcement, ServedModel
 from image import residence
 from image.heap import keep_giving_back
@@ -17,34 +18,38 @@ from image.worker import Worker
 
 log = logging.getLogger(__name__)
 
+DEVICE_TURNS = "turns at the device"
 _LOOKS = 4  # at the device, in the time after which it is taken for hung
 
 
 def lifespan(
-    worker: Worker, on_load_failure: Callable[[], object], on_started: Callable[[Worker], object]
+    worker: Worker,
+    watchers: Watchers,
+    on_load_failure: Callable[[], object],
+    on_started: Callable[[Worker], object],
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def live(_: FastAPI) -> AsyncIterator[None]:
         registrar = _registrar(worker)
         if registrar:
             worker.listeners.append(registrar.changed)
-        async with asyncio.TaskGroup() as tasks:
-            background = [
-                tasks.create_task(_start(worker, on_load_failure)),
-                tasks.create_task(_watch(worker)),
-                tasks.create_task(keep_giving_back(lambda: sum(engine.taken for engine in worker.engines.values()))),
-                *([tasks.create_task(registrar.run())] if registrar else []),
-            ]
-            turns = tasks.create_task(worker.lease.run()) if worker.lease else None
+        async with watchers:
+            if worker.lease:
+                watchers.start(DEVICE_TURNS, worker.lease.run())
+            watchers.start("start", _start(worker, on_load_failure), may_end=True)
+            watchers.start("device", _watch(worker))
+            taken = lambda: sum(engine.taken for engine in worker.engines.values())  # noqa: E731 - asked again and again
+            watchers.start("freed memory", keep_giving_back(taken))
+            if registrar:
+                watchers.start("registration", registrar.run())
             on_started(worker)
             yield
-            for task in background:  # the farewell too: no new request is routed here while the last ones end
-                task.cancel()
+            # The farewell too: no new request is routed here while the last ones end. Until they have, the device is
+            # ours.
+            watchers.cancel(*(name for name in watchers.tasks if name != DEVICE_TURNS))
             for engine in worker.engines.values():
                 await engine.stop()
             await worker.sources.close()
-            if turns:
-                turns.cancel()  # last: until here the device is ours
 
     return live
 
@@ -67,6 +72,8 @@ async def _watch(worker: Worker) -> None:
     hung = False
     while True:
         await asyncio.sleep(worker.settings.image_hang_seconds / _LOOKS)
+        if any(engine.died for engine in worker.engines.values()):
+            raise RuntimeError("an engine's thread has ended")
         looks = [engine.watch() for engine in worker.engines.values()]  # at every one
         now = any(looks)
         if now != hung:

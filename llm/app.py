@@ -1,6 +1,5 @@
 """The chat worker: `/v1/*` relayed to the engine of the named model, and what the worker says of itself."""
 
-import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
@@ -20,6 +19,7 @@ from core.registration import Registrar
 from core.relay import RawHeaders, Relay, Timeouts, read_body, request_headers
 from core.service import Readiness, create_service
 from core.shell import Shell
+from core.watchers import Watchers
 from core.wire.workers import Announcement
 from core.worker_key import worker_key_check
 from llm import edge_registration
@@ -66,6 +66,7 @@ class ChatWorker:
     def __init__(self, settings: ChatWorkerSettings, models: Sequence[Model], timeouts: Timeouts | None = None) -> None:
         self.settings = settings
         self.relay = Relay(timeouts)
+        self.watchers = Watchers()
         self.counters = Counters()
         self.registrar: Registrar | None = None
         self.supervisor = Supervisor(models, settings, lambda: self.relay.session, on_change=self._changed)
@@ -131,19 +132,16 @@ class ChatWorker:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """The engines and the registration, for as long as the block runs."""
-        async with self.relay, asyncio.TaskGroup() as tasks:
-            kept = [tasks.create_task(self.supervisor.run())]
+        async with self.relay, self.watchers as watchers:
+            watchers.watch("relay's timeouts", self.relay.sweeper)
+            watchers.start("engines", self.supervisor.run())
             if self.settings.supabase_url and self.settings.supabase_key:
-                kept.append(tasks.create_task(edge_registration.keep(self.settings)))
+                watchers.start("registration with Supabase", edge_registration.keep(self.settings))
             if self.settings.orchestrator_url:
                 key = self.settings.worker_key or ""
                 self.registrar = Registrar(self.settings.orchestrator_url, key, self.announce)
-                kept.append(tasks.create_task(self.registrar.run()))
-            try:
-                yield
-            finally:
-                for task in reversed(kept):
-                    task.cancel()
+                watchers.start("registration", self.registrar.run())
+            yield
 
     def leave(self) -> None:
         """It will stop: what runs goes on, nothing new shall be sent here."""
@@ -176,6 +174,7 @@ def create_app(settings: ChatWorkerSettings, models: Sequence[Model], timeouts: 
         routes={path: {"POST": worker} for path in RELAYED},
         ready=worker.ready,
         authorise=worker_key_check(settings.worker_key),
+        watchers=worker.watchers,
     )
     service.on_stop(worker.leave)
     return service

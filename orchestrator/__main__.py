@@ -61,13 +61,15 @@ def main(arguments: list[str] | None = None) -> None:
     logs.configure(settings.log_level, settings.log_format)
     sock = bind(settings.host, settings.port)
     try:
-        _run(serve(settings, sock))
+        status = _run(serve(settings, sock))
     except (DatabaseError, MigrationError, SettingsError) as exc:
         sys.exit(str(exc))
+    sys.exit(status)
 
 
-async def serve(settings: OrchestratorSettings, sock: socket.socket) -> None:
-    """With DATABASE_URL on that database, else on an embedded one that lives as long as this process."""
+async def serve(settings: OrchestratorSettings, sock: socket.socket) -> int:
+    """With DATABASE_URL on that database, else on an embedded one that lives as long as this process. Returns the exit
+    status."""
     from orchestrator import tracing
     from orchestrator.app import create_app  # loads everything; the other commands need little of it
 
@@ -76,7 +78,7 @@ async def serve(settings: OrchestratorSettings, sock: socket.socket) -> None:
             dsn = settings.database_url.get_secret_value()
         else:
             dsn = await stack.enter_async_context(embedded_postgres(settings.data_dir.resolve() / "postgres"))
-        await serve_on(create_app(settings, dsn, tracing.from_environment()), sock, settings)
+        return await serve_on(create_app(settings, dsn, tracing.from_environment()), sock, settings)
 
 
 async def openapi() -> str:
@@ -92,13 +94,12 @@ async def openapi() -> str:
             return (await client.get("/openapi.json")).raise_for_status().text
 
 
-def _run(work: Coroutine[Any, Any, None]) -> None:
+def _run(work: Coroutine[Any, Any, int]) -> int:
     if sys.platform == "win32":
-        asyncio.run(work)
-    else:
-        import uvloop
+        return asyncio.run(work)
+    import uvloop
 
-        uvloop.run(work)
+    return uvloop.run(work)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from core.keys import read_or_make
 from core.relay import Relay
 from core.service import Readiness, create_service
 from core.shell import Shell
+from core.watchers import Watchers
 from orchestrator import blobs, gateway, static_workers
 from orchestrator.auth import Keys, create_key
 from orchestrator.contents import Vault, contents_key
@@ -159,32 +160,39 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     warming = Warming(workers_pool, engines, registry, pipeline_table)
     orchestrator = Orchestrator(keys, registry, workers_pool, epoch, relay, engines, recipes, settings)
 
+    watchers = Watchers()
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await migrate(dsn)
-        async with opened(pool), relay, engines, asyncio.TaskGroup() as tasks:
+        async with opened(pool), relay, engines, watchers:
             await _first_start(pool, settings, pipeline_table)
             await epoch.read()
-            watchers = [epoch.watch(), workers_pool.poll(), prober.run()]
-            watchers += [runs.write(), runs.purge(settings.runs_days), vault.purge(), quotas.keep()]
-            watchers += [
-                quotas.slots.keep(),
-                pictures.purge(),
-                conversations.purge(),
-                *([intake.run()] if intake else []),
-                *([warming.watch()] if settings.warm_recipes else []),
-            ]
-            running = [tasks.create_task(watcher) for watcher in watchers]
+            watchers.watch("relay's timeouts", relay.sweeper)
+            watchers.start("epoch", epoch.watch())
+            watchers.start("leases of workers", workers_pool.poll())
+            watchers.start("probes", prober.run())
+            watchers.start("runs", runs.write())
+            if settings.runs_days:
+                watchers.start("old runs", runs.purge(settings.runs_days))
+            watchers.start("old contents", vault.purge())
+            watchers.start("quotas", quotas.keep())
+            watchers.start("places at once", quotas.slots.keep())
+            watchers.start("old pictures", pictures.purge())
+            watchers.start("old conversations", conversations.purge())
+            if intake:
+                watchers.start("queue intake", intake.run())
+            if settings.warm_recipes:
+                watchers.start("warming", warming.watch())
             async with jobs or contextlib.nullcontext():
-                running += [tasks.create_task(watcher) for watcher in (jobs.watchers() if jobs else ())]
+                if jobs:
+                    jobs.watch(watchers)
                 try:
                     yield
                 finally:
-                    if jobs:
+                    if jobs and not watchers.failed:
                         await jobs.idle()
-                    for task in running:
-                        task.cancel()
-                    await asyncio.gather(*running, return_exceptions=True)
+                    await watchers.stop()
                     if tracing is not None:
                         await asyncio.to_thread(tracing.close)
 
@@ -233,6 +241,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
         ready=orchestrator.ready,
         authorise=key_first(keys),
         large=profile.LARGE,
+        watchers=watchers,
     )
     if jobs:
         service.on_stop(jobs.rest)

@@ -50,7 +50,9 @@ def create_app(settings: VisionSettings, eye: Eye, decoder: Decoder, model: Visi
 
     door = worker_key_check(settings.worker_key)
     large = frozenset({ANALYZE, FACES})
-    service = create_service("vision", api, settings, ready=worker.ready, authorise=door, large=large)
+    service = create_service(
+        *("vision", api, settings), ready=worker.ready, authorise=door, large=large, watchers=worker.watchers
+    )
     service.on_stop(worker.leave)
     return service
 

@@ -15,6 +15,7 @@ from core.lost_device import DeviceLost, lost_by
 from vision import metrics
 
 log = logging.getLogger(__name__)
+LOOK_SECONDS = 1.0
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -43,6 +44,11 @@ class MicroBatcher(Generic[Job, Result]):
             metrics.WAITING.set(len(self._waiting))
             self._changed.notify()
         return await asyncio.wrap_future(future)
+
+    async def watch(self) -> None:
+        """Until cancelled, or the thread has ended: then whoever waits would wait for ever."""
+        while self._thread.is_alive():  # noqa: ASYNC110 - a thread sets no event as it dies
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def close(self) -> None:
         """Wait for what runs; nothing starts any more."""

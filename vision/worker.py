@@ -1,6 +1,5 @@
 """What one process of the selfie worker shares between requests, and the way of one photo through it."""
 
-import asyncio
 import base64
 import contextlib
 import uuid
@@ -17,6 +16,7 @@ from core.pictures.decode import Photo
 from core.pictures.processes import Decoder
 from core.registration import Registrar
 from core.service import Readiness
+from core.watchers import Watchers
 from core.wire.workers import Announcement, ServedModel
 from vision import analysis, metrics
 from vision.analysis import MESSAGES, Eye, Look, Seen
@@ -42,6 +42,7 @@ class Worker:
         self._pool = WorkPool(settings.vision_threads, settings.vision_queue_max)
         self._device = MicroBatcher(eye.look, settings.vision_batch)
         self._registrar: Registrar | None = None
+        self.watchers = Watchers()
         self._leaving = False
 
     async def analyze(self, request: Request) -> tuple[Analysis, Question | None]:
@@ -94,23 +95,21 @@ class Worker:
         async with contextlib.AsyncExitStack() as stack:
             if self._model:
                 await stack.enter_async_context(self._model)
-            registration = self._register()
+            self._watch()
             try:
                 yield
             finally:
-                if registration:
-                    registration.cancel()
-                    await asyncio.wait([registration])
+                await self.watchers.stop()
                 await self._pool.close()
                 await self._device.close()
                 self._decoder.close()
 
-    def _register(self) -> asyncio.Task[None] | None:
+    def _watch(self) -> None:
+        self.watchers.start("device", self._device.watch())
         url = self._settings.orchestrator_url
-        if not url:
-            return None
-        self._registrar = Registrar(url, self._settings.worker_key or "", self._announcement)
-        return asyncio.create_task(self._registrar.run())
+        if url:
+            self._registrar = Registrar(url, self._settings.worker_key or "", self._announcement)
+            self.watchers.start("registration", self._registrar.run())
 
     def leave(self) -> None:
         """It will stop: what runs goes on, nothing new shall be sent here."""

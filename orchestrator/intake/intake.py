@@ -100,11 +100,11 @@ class Intake:
         """Until cancelled; then no job is taken any more, and those that run may end."""
         async with self._connect() as commands:
             self._commands, self._source = commands, self._source_over(commands)
-            upkeep = asyncio.ensure_future(self._upkeep())
             try:
-                await self._take_for_ever()
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._upkeep())
+                    await self._take_for_ever()
             finally:
-                upkeep.cancel()
                 await asyncio.shield(self._drain())
 
     def _source_over(self, commands: Commands) -> Source:
@@ -144,6 +144,8 @@ class Intake:
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a job was left; it comes again", exc_info=error)
         RUNNING.set(len(self._running))
         self._freed.set()
 

@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import psycopg
@@ -89,6 +89,7 @@ class Teller:
     async def _batch(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Keep what waits longest, in one statement: one commit for all runs that did something meanwhile."""
         batch = sorted(itertools.islice(self._waiting, BATCH), key=lambda one: one[0].job)
+        numbers: Sequence[int | SoundstageError | None]
         try:
             numbers = await self._insert(connection, [one for one, _ in batch])
         except Exception as exc:

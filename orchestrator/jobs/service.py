@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from typing import Any
 
 from dbos import DBOS
 from fastapi import APIRouter
@@ -13,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.keys import read_or_make
+from core.watchers import Watchers
 from orchestrator.auth import Keys
 from orchestrator.jobs.desk import JobDesk
 from orchestrator.jobs.events import Ear, Hub, Teller
@@ -34,7 +34,7 @@ PURGED_AT_ONCE = 500
 
 
 class Jobs:
-    """Enter it on the loop that serves; its `watchers` run for as long as it is entered."""
+    """Enter it on the loop that serves; what `watch` starts runs for as long as it is entered."""
 
     def __init__(
         self,
@@ -93,16 +93,14 @@ class Jobs:
         """What callers ask of jobs."""
         return jobs.router(keys, self.desk, self.store, self.runs, self.webhooks)
 
-    def watchers(self) -> list[Coroutine[Any, Any, None]]:
-        """Each runs until it is cancelled."""
-        return [
-            self._teller.write(),
-            self._ear.listen(),
-            self._reaper.watch(self._held),
-            self._queues.tend(),
-            self.webhooks.run(),
-            self.purge(),
-        ]
+    def watch(self, watchers: Watchers) -> None:
+        """Start what runs for as long as it is entered."""
+        watchers.start("events of jobs", self._teller.write())
+        watchers.start("news of jobs", self._ear.listen())
+        watchers.start("jobs of the dead", self._reaper.watch(self._held))
+        watchers.start("queues", self._queues.tend())
+        watchers.start("webhooks", self.webhooks.run())
+        watchers.start("old jobs", self.purge())
 
     async def purge(self) -> None:
         """Let go of runs that ended longer ago than is kept, now and then."""

@@ -21,21 +21,31 @@ LONG = 600.0
 
 
 class _Server(Server):
+    running: "Running"
+
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         return nullcontext()  # Ctrl-C is pytest's
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await uvicorn.Server.startup(self, sockets)  # the garbage collector is pytest's, too
 
+    def end_by_force_after(self, seconds: float) -> None:
+        self.running.forced += 1  # the process is pytest's
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) and not self.running.hold
+
 
 class Running:
-    """A service behind its server, and how often it told that it will stop."""
+    """A service behind its server, and how often it told that it will stop. `hold`: it goes on though it should not."""
 
     def __init__(self, delay: float) -> None:
-        self.told = 0
+        self.told = self.forced = 0
+        self.hold = False
         self.service: Shell = create_service("stopping", FastAPI(), Settings.load())
         self.service.on_stop(self._tell)
         self.server = _Server(server_config(self.service), self.service, delay)
+        self.server.running = self
         self.port = 0
 
     def _tell(self) -> None:

@@ -9,6 +9,7 @@ import httpx2
 from openai import AsyncOpenAI
 
 from core.shell import ASGIApp
+from core.watchers import Watchers
 from llm import fake_engine
 from orchestrator.app import create_app
 from orchestrator.settings import OrchestratorSettings
@@ -30,7 +31,8 @@ CHAT_ABILITIES = ("chat", "completions", "responses", "embeddings", "tokenize")
 class Studio:
     """One orchestrator. `key` is its local key, which may do everything but register workers."""
 
-    def __init__(self, port: int, key: str, stack: AsyncExitStack) -> None:
+    def __init__(self, port: int, key: str, stack: AsyncExitStack, watchers: Watchers | None = None) -> None:
+        self.watchers = watchers or Watchers()
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.key = key
@@ -153,6 +155,7 @@ async def studio_over(dsn: str, data_dir: Path, tracing: Tracing | None = None, 
             **given,
         }
     )
-    async with serving(create_app(settings, dsn, tracing)) as port, AsyncExitStack() as stack:
+    app = create_app(settings, dsn, tracing)
+    async with serving(app) as port, AsyncExitStack() as stack:
         key = (data_dir / "keys" / "local_api_key").read_text().strip()
-        yield Studio(port, key, stack)
+        yield Studio(port, key, stack, app.watchers)

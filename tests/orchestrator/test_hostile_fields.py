@@ -1,5 +1,6 @@
 """What a caller sends and the record of a run could not keep is a 400 that names the field; the studio goes on."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -25,7 +26,8 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
 
 async def released(studio: Studio) -> None:
     """A recipe with a number among its variables."""
-    schema = {**SCHEMA, "properties": {**SCHEMA["properties"], "n": {"type": "integer"}}}
+    schema: dict[str, Any] = copy.deepcopy(SCHEMA)
+    schema["properties"]["n"] = {"type": "integer"}
     answer = await studio.post("/v1/prompts", {**new("First."), "variables": schema})
     assert answer.status_code == 200, answer.text
 
