@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from core.errors import InvalidRequest
-from core.json_text import NOT_JSON, decoded, too_deep
+from core.json_text import NOT_JSON, too_deep
 
 _BLANK = re.compile(r"[ \t\n\r]*").match
 _decode_value = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode  # a number's size is not our concern
@@ -104,7 +104,7 @@ def stored_prompt(found: Peek) -> StoredPrompt | None:
         return None
     try:
         sent = _stored(raw)
-    except msgspec.ValidationError as exc:
+    except NOT_JSON as exc:
         raise InvalidRequest(f"prompt: {exc}", param="prompt", code="invalid_prompt") from exc
     _without_nul(sent.id, "prompt.id")
     _without_nul(sent.version or "", "prompt.version")
@@ -124,6 +124,7 @@ class _Message(msgspec.Struct):
 
 MOST_LEADING, MOST_LEADING_BYTES = 1000, 64 << 10  # messages, and bytes of one, that tell conversations apart
 
+_hints = msgspec.json.Decoder(_Hints).decode
 _messages = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _message = msgspec.json.Decoder(_Message).decode
 
@@ -133,7 +134,10 @@ def affinity(found: Peek, body: bytes, session: str | None) -> bytes:
     leading messages up to the first that the user wrote."""
     if session:
         return session.encode()
-    hints = decoded(body, _Hints)
+    try:
+        hints = _hints(body)
+    except NOT_JSON:  # not our concern either
+        return _leading(found)
     for hint in (hints.prompt_cache_key, hints.user):
         if isinstance(hint, str) and hint:
             return hint.encode()

@@ -63,6 +63,7 @@ BODIES = [
     b'{"metadata": {"n": 1e400}, %b}',
     b'{"metadata": "\\ud800", %b}',
     b'{"metadata": "\xff", %b}',
+    b'{"prompt": {"id": "greet", "variables": {"message": "\\ud800"}}, %b}',
     b'{"user": 1e400, %b}',
     b'{"n": 1e400, %b}',
 ]
