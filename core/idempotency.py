@@ -12,6 +12,8 @@ from core.errors import Conflict, InvalidRequest
 T = TypeVar("T")
 
 HEADER = "Idempotency-Key"
+REPEATED = "x-soundstage-repeated"
+"""Of an answer: its worker made, or makes, it for an earlier request with the same key."""
 _IS_KEY = re.compile(r"[\x21-\x7e]{1,255}").fullmatch
 
 

@@ -78,12 +78,13 @@ class Timeouts:
 
 class Sent(NamedTuple):
     """What was forwarded: the status, the answer's bytes, whether the answer was whole; if not, whether the client was
-    too slow to take it, which is no fault of the engine's."""
+    too slow to take it, which is no fault of the engine's; and whether its time was over."""
 
     status: int
     bytes: int
     complete: bool
     not_taken: bool = False
+    late: bool = False
 
 
 class Passage:
@@ -225,7 +226,7 @@ class Relay:
             metrics.RELAY_ERRORS.labels("idle_timeout" if exchange.expired else "broken_stream").inc()
             if not exchange.sending and _takes_event(headers, tail):
                 await send({"type": "http.response.body", "body": error_event(exchange.expired), "more_body": False})
-            return Sent(answer.status, done, complete=False, not_taken=exchange.sending)
+            return Sent(answer.status, done, complete=False, not_taken=exchange.sending, late=exchange.expired)
         finally:
             if passage is not None:
                 passage.first, passage.last, passage.pieces = first, last, pieces

@@ -152,8 +152,9 @@ class Repeats:
 
     def found(self, tenant: str, key: str) -> Literal["running", "finished"] | None:
         """What is here under this key."""
-        if (tenant, key) in self._running:
-            return "running"
+        running = self._running.get((tenant, key))
+        if running is not None:
+            return None if running.drawing.cancelling() else "running"
         return "finished" if self._kept.get((tenant, key)) is not None else None
 
     def cancel(self, tenant: str, key: str) -> bool:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, NewType
 
 from core.errors import InvalidRequest
+from core.wire.images import size_of
 
 RequestId = NewType("RequestId", int)
 """The name of one image inside the engine; numbers are given in order of arrival."""
@@ -117,10 +118,10 @@ class Limits:
 
 def parse_size(size: str) -> tuple[int, int]:
     """`"WIDTHxHEIGHT"` in pixels as two integers. Raises InvalidRequest on anything else."""
-    parts = size.split("x")
-    if len(parts) == 2 and all(p.isascii() and p.isdigit() and len(p) <= 5 for p in parts):
-        return int(parts[0]), int(parts[1])
-    raise _bad_size("size must be 'auto' or 'WIDTHxHEIGHT' in pixels.", "size")
+    found = size_of(size)
+    if found is None:
+        raise _bad_size("size must be 'WIDTHxHEIGHT' in pixels.", "size")
+    return found
 
 
 def _bad_size(message: str, param: str) -> InvalidRequest:

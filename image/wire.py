@@ -1,15 +1,15 @@
 """The bodies that callers send. A field that is not supported is an error that names it."""
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from core.errors import InvalidRequest
-from core.service import from_validation
+from core.wire.images import PicturesAsked
 from image.encode import Format, Output
 from image.pipelines.base import Abilities
-from image.request import ImageRequest, Source, Standing, parse_size
+from image.request import ImageRequest, Source, Standing
 from image.settings import ImageSettings
 
 QUALITY = {"auto": 1.0, "standard": 1.0, "medium": 1.0, "low": 0.5, "high": 2.0, "hd": 2.0, "xhigh": 3.0, "max": 4.0}
@@ -19,8 +19,11 @@ Quality = Literal["auto", "standard", "low", "medium", "high", "hd", "xhigh", "m
 AdapterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]{0,63}$")]
 
 
+_EXACTLY = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = _EXACTLY
 
     prompt: str = Field(min_length=1, max_length=32_000)
     negative_prompt: str | None = Field(None, max_length=32_000)
@@ -32,12 +35,12 @@ class _Body(BaseModel):
     prompt_in_metadata: bool | None = Field(None, description="Whether the picture's metadata holds the prompt.")
 
 
-class ImagesBody(_Body):
+class ImagesBody(_Body, PicturesAsked):
     """What generations and edits have in common: OpenAI's fields; seed, steps, guidance and the like besides."""
 
+    model_config = _EXACTLY
+
     model: str | None = None
-    n: int | None = None
-    size: str | None = None
     quality: Quality | None = None
     background: Literal["auto", "opaque"] | None = None
     output_format: Format | None = None
@@ -76,7 +79,7 @@ class ImagesBody(_Body):
         source: Source | None = None,
     ) -> list[ImageRequest]:
         """One request an image, checked; the seeds count up from `seed`. Raises InvalidRequest."""
-        limits, n = settings.limits, 1 if self.n is None else self.n
+        limits, n = settings.limits, self.count
         limits.check_count(n)
         self.check_stream()
         if self.negative_prompt and not _guidance(self, settings):
@@ -87,10 +90,6 @@ class ImagesBody(_Body):
         for request in asked:
             limits.check(request)
         return asked
-
-    def asked_size(self) -> tuple[int, int] | None:
-        """None for auto."""
-        return None if self.size in (None, "auto") else parse_size(self.size or "")
 
     def _steps(self, settings: ImageSettings) -> int:
         if self.steps is None:
@@ -146,25 +145,6 @@ class WorkerBody(_Body):
         asked = _request(self, settings, size, steps, seed, standing)
         settings.limits.check(asked, size_params=("width", "height"))
         return asked
-
-
-Body = TypeVar("Body", bound=BaseModel)
-
-
-def parse(kind: type[Body], body: bytes) -> Body:
-    """Raises InvalidRequest with the field's name as `param`."""
-    try:
-        return kind.model_validate_json(body)
-    except ValidationError as exc:
-        raise from_validation(exc.errors()) from exc
-
-
-def parse_strings(kind: type[Body], fields: dict[str, Any]) -> Body:
-    """As parse, for a form, whose values are all text."""
-    try:
-        return kind.model_validate_strings(fields)
-    except ValidationError as exc:
-        raise from_validation(exc.errors()) from exc
 
 
 def _request(

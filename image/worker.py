@@ -172,6 +172,12 @@ class Worker:
         release, run_id = _label(http, RELEASE_HEADER), _label(http, RUN_HEADER)
         return Job(model, requests, output, request_id, release, run_id, told, _asked(http, sent))
 
+    def repeated(self, job: Job) -> dict[str, str]:
+        """The header of an answer that is being made, or was made, for an earlier call with its key. Ask it right
+        before the job is submitted."""
+        there = job.asked is not None and self.repeats.found(*job.asked.name) is not None
+        return {idempotency.REPEATED: "true"} if there else {}
+
     async def run(self, http: Request, job: Job) -> list[Picture]:
         """The images, encoded. A client that leaves takes its requests out of the engine."""
         with until_disconnect(http.receive):

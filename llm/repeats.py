@@ -19,6 +19,7 @@ from core.idempotency import Bounds, Kept
 REPEATS = Counter("soundstage_chat_repeats_total", "Answers given again to who asked with the same key.")
 MOST_BYTES = 1 << 20  # of one answer that is kept
 _HEADER = idempotency.HEADER.lower().encode()
+_REPEATED = idempotency.REPEATED.encode()
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -35,7 +36,7 @@ class Given:
 
     async def again(self, send: Send) -> None:
         REPEATS.inc()
-        await send(_copy(self.start))
+        await send({**self.start, "headers": [*self.start["headers"], (_REPEATED, b"true")]})
         await send({"type": "http.response.body", "body": self.body})
 
 

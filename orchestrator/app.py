@@ -225,7 +225,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     api.include_router(policies.router(keys, pool))
     api.include_router(prompts.router(keys, pool, registry, engines))
     api.include_router(tenants.router(keys, pool, vault))
-    api.include_router(run_routes.router(keys, pool, runs, vault, registry, recipes))
+    api.include_router(run_routes.router(keys, quotas, pool, runs, vault, registry, recipes))
     media = Media(settings.media_domains)
     publish(api, gateway.PATHS)
     relayed = Gateway(

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from core.json_text import NOT_JSON, decoded
+from core.wire.images import PicturesAsked
 from core.wire.workers import Ability
 from orchestrator.limits import Needs
 
@@ -29,24 +30,28 @@ class _Asked(msgspec.Struct):
     max_completion_tokens: Any = None
     max_output_tokens: Any = None
     n: Any = None
-    size: Any = None
-    steps: Any = None
 
 
 _asked = msgspec.json.Decoder(_Asked).decode
 
 
-def estimate(ability: Ability, body: bytes) -> float:
+def estimate(body: bytes) -> float:
     """Of a JSON body; of another (a form), by its bytes."""
     try:
         asked = _asked(body)
     except NOT_JSON:
         return max(1.0, len(body) / BYTES_PER_TOKEN)
     count = _number(asked.n, 1) * _prompts(asked.prompt)
-    if ability in ("images", "image_edits"):
-        return min(count * _pixels(asked.size) / PIXELS_PER_TOKEN * _number(asked.steps, DEFAULT_STEPS), MOST)
     limit = asked.max_completion_tokens or asked.max_tokens or asked.max_output_tokens
     return min(len(body) / BYTES_PER_TOKEN + count * _number(limit, DEFAULT_OUTPUT_TOKENS), MOST)
+
+
+def drawing(asked: PicturesAsked) -> float:
+    """The same of pictures."""
+    width, height = asked.asked_size() or (DEFAULT_PIXELS, 1)
+    steps = DEFAULT_STEPS if asked.steps is None else asked.steps
+    count, steps = (min(max(1, each), int(MOST)) for each in (asked.count, steps))
+    return min(count * max(1, width * height) / PIXELS_PER_TOKEN * steps, MOST)
 
 
 def most(ability: Ability, body: bytes, context: int | None) -> Needs:
@@ -56,8 +61,6 @@ def most(ability: Ability, body: bytes, context: int | None) -> Needs:
         return Needs()  # a picture's bytes are no tokens
     asked = decoded(body, _Asked)
     count = int(_number(asked.n, 1)) * _prompts(asked.prompt)
-    if ability in ("images", "image_edits"):
-        return Needs(images=count)
     if ability not in ("chat", "completions", "responses"):
         return Needs(tokens=len(body))
     unlimited = context or DEFAULT_OUTPUT_TOKENS
@@ -88,10 +91,3 @@ def _number(value: object, default: float) -> float:
     except (ValueError, OverflowError):
         return default
     return number if 0 < number < MOST else default
-
-
-def _pixels(size: object) -> float:
-    parts = size.lower().split("x") if isinstance(size, str) else []
-    if len(parts) == 2 and all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
-        return max(1.0, float(parts[0]) * float(parts[1]))
-    return DEFAULT_PIXELS

@@ -9,6 +9,8 @@ from python_multipart.multipart import parse_options_header
 
 from core.errors import InvalidRequest
 from core.multipart import Parts, boundary_of
+from core.parsing import parse_strings
+from core.wire.images import PicturesAsked
 from orchestrator.requests import Body
 
 MAX_PARTS = 96
@@ -30,8 +32,11 @@ class FormBody(Body):
 
     @property
     def read(self) -> bytes:
-        numbers = {name: int(text.value) for name, text in self._texts.items() if _is_number(name, text.value)}
-        return msgspec.json.encode({name: text.value for name, text in self._texts.items()} | numbers)
+        return msgspec.json.encode({name: text.value for name, text in self._texts.items()})
+
+    def pictures(self) -> PicturesAsked:
+        counted = {name: self._texts[name].value for name in PicturesAsked.model_fields if name in self._texts}
+        return parse_strings(PicturesAsked, counted)
 
     def with_text(self, name: str, value: str) -> "FormBody":
         """The same form with another text under this name, which it has. Raises InvalidRequest where the text cannot
@@ -108,10 +113,6 @@ class _Texts(Parts):
             self.texts[self._name] = _Text(self._content.decode(), self._part)
         except UnicodeDecodeError as exc:
             raise _refused(self._name, "is not UTF-8.") from exc
-
-
-def _is_number(name: str, value: str) -> bool:
-    return name in ("n", "steps") and value.isascii() and value.isdigit() and len(value) < 10
 
 
 def _refused(name: str, what: str) -> InvalidRequest:

@@ -18,14 +18,16 @@ from yarl import URL
 
 from core.connections import Answer
 from core.disconnect import until_disconnect
-from core.errors import InvalidRequest, Unavailable
+from core.errors import InvalidRequest, Unavailable, UpstreamTimeout
 from core.json_size import aside, is_heavy
 from core.relay import Passage, Relay, Sent, Timeouts, read_body, request_headers
 from core.wire.workers import Ability
 from orchestrator import costs, forms, observed, said
 from orchestrator.auth import Key, Keys, Scope
+from orchestrator.limits import Needs
 from orchestrator.media import Media
 from orchestrator.oversight import TIMEOUT_HEADER, WORKER_HEADER, Caller, Marked, Oversight, caller_of
+from orchestrator.pictures import PictureMeter, counted
 from orchestrator.policy_floor import Subject, Surface
 from orchestrator.pool import Ask, Worker
 from orchestrator.pools import Place, nobody_listens
@@ -62,6 +64,7 @@ SELFIES, EDITS = "/v1/profile/analyze", "/v1/images/edits"
 FORMS = frozenset({SELFIES, EDITS})  # multipart, with a picture: its subject is real
 MODEL_OPTIONAL = frozenset(("images", "image_edits", "faces"))
 BY_TENANT = frozenset(("images", "image_edits"))  # whose workers share their steps between tenants
+PICTURES = "pictures"  # where a request's scope keeps what it asks for
 TENANT_HEADER = b"x-soundstage-tenant"
 LARGE_FORM = 1 << 20  # bytes; reading a larger one would hold up other requests
 RESPONSES = "/v1/responses"
@@ -125,8 +128,13 @@ class Gateway:
             body, found = await self._read(scope, path, sent, key)
             if found.model is not None and (meant := key.aliases.get(found.model)):
                 body, found.model = await aside(body.heavy, body.with_text, "model", meant), meant
+            if ability in BY_TENANT:
+                scope[PICTURES] = await aside(body.heavy, body.pictures)  # what a worker would refuse it need not see
             if not key.limited:
                 await self._answer(scope, body, found, ability, caller, send)
+                return
+            if ability in BY_TENANT:
+                await self._drawn(scope, body, found, ability, caller, send)
                 return
             photo = ability == "faces"
             needs = photo_needs(found) if photo else costs.most(ability, body.read, self._workers.context(found.model))
@@ -139,6 +147,22 @@ class Gateway:
                 raise
             finally:
                 entry.leave(metered.used(needs))
+
+    async def _drawn(
+        self, scope: ASGIScope, body: Body, found: Peek, ability: Ability, caller: Caller, send: Send
+    ) -> None:
+        """Pictures under limits: those that a worker drew are paid, whoever still waits for them."""
+        asked = counted(scope[PICTURES].count)
+        entry = await self._quotas.enter(caller.key, Needs(images=asked))
+        meter = PictureMeter(send, entry, asked)
+        try:
+            await self._answer(scope, body, found, ability, replace(caller, entry=entry), meter)
+        except (asyncio.CancelledError, UpstreamTimeout):
+            meter.left = "worker" in scope
+            raise
+        finally:
+            meter.left = meter.left or "late" in scope
+            entry.leave(meter.used(broken="broken" in scope))
 
     async def _read(self, scope: ASGIScope, path: str, sent: bytes, key: Key) -> tuple[Body, Peek]:
         """The body as it may go on, and what is read of it. Raises InvalidRequest."""
@@ -219,7 +243,7 @@ class Gateway:
         """Ask a worker; if it fails before the first byte, another one; then give up."""
         ask = Ask(
             *(found.model, ability, None, caller.key.tenant, caller.priority, caller.until),
-            cost=lambda: costs.estimate(ability, body.read),
+            cost=lambda: costs.drawing(scope[PICTURES]) if ability in BY_TENANT else costs.estimate(body.read),
             affinity=lambda: affinity(found, body.read, caller.session),
             notes=scope,
         )
@@ -236,6 +260,8 @@ class Gateway:
                     answered = await self._pass(worker, scope, body, found.model, ability, caller, send, accept)
                     if not answered.complete:
                         scope["broken"] = True
+                    if answered.late:
+                        scope["late"] = True
                     if answered.status >= 500 or not (answered.complete or answered.not_taken):
                         place.failed()
                 return

@@ -12,12 +12,13 @@ from typing import Any, TypedDict
 
 from prometheus_client import Counter
 
-from core.errors import ContentPolicy, InvalidRequest, SoundstageError, Upstream
+from core.errors import ContentPolicy, InvalidRequest, SoundstageError, Upstream, UpstreamTimeout
 from orchestrator import policy, policy_floor
 from orchestrator.auth import Key
 from orchestrator.epoch import Epoch
 from orchestrator.guard import Guard
 from orchestrator.limits import Needs
+from orchestrator.payments import Answer, PictureCount
 from orchestrator.policy import Decision
 from orchestrator.policy_floor import Subject, Surface
 from orchestrator.policy_store import Policies, PolicyUnavailableError, Standing
@@ -246,31 +247,44 @@ class Oversight:
         return found
 
     @contextlib.asynccontextmanager
-    async def within_limits(self, run: Run, caller: Caller, asked: Callable[[], Needs]) -> AsyncIterator[None]:
+    async def within_limits(self, run: Run, caller: Caller, asked: Callable[[], Needs]) -> AsyncIterator[Answer]:
         """For the block, which asks an engine, what that may take at most is set aside of the limits of the caller's
         key and tenant; what it took is then what the run states. Of a relayed request only what it lacks is taken, and
         its answer says at its end what it took. Raises RateLimited, Unavailable."""
+        answer = Answer()
         if self._quotas is None or not caller.key.limited:
-            yield
+            yield answer
             return
         needs = asked()._replace(requests=0)
         if caller.entry is not None:
             await caller.entry.reach(needs)
-            yield
+            yield answer
             return
         left = False
 
         def used() -> int:
             """Of an answer that was left before it was there nobody knows it: a quarter of the most."""
+            if answer.paid:
+                return 0
             reached = left and run.worker is not None
             return run.tokens or (needs.tokens // BYTES_PER_TOKEN if reached else 0)
 
         async with self._quotas.aside(caller.key, needs, used):
             try:
-                yield
-            except asyncio.CancelledError:
+                yield answer
+            except (asyncio.CancelledError, UpstreamTimeout):
                 left = True
                 raise
+
+    @contextlib.asynccontextmanager
+    async def pictures_within_limits(self, caller: Caller, asked: int) -> AsyncIterator[PictureCount]:
+        """For the block, which has so many pictures drawn, they are set aside of the limits of the caller's key and
+        tenant; those that it counts are paid. Raises RateLimited, Unavailable."""
+        if self._quotas is None or not caller.key.limited:
+            yield PictureCount(asked=asked)
+            return
+        async with self._quotas.pictures(caller.key, asked) as count:
+            yield count
 
     def settle(self, run: Run, status: int, contents: Contents | None = None, days: int = 0) -> None:
         """The run has ended: it is recorded, once."""

@@ -19,6 +19,7 @@ from core.db.pool import Pool
 from core.errors import Unavailable
 from orchestrator.auth import Key
 from orchestrator.limits import Limits, Measure, Needs, Quota, RateLimited, TooManyAtOnce
+from orchestrator.payments import PictureCount
 from orchestrator.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -128,6 +129,21 @@ class Quotas:
         assert row is not None
         return row
 
+    @contextlib.asynccontextmanager
+    async def pictures(self, key: Key, asked: int) -> AsyncIterator[PictureCount]:
+        """So many pictures for the block, which counts those that are drawn. Raises what `enter` does."""
+        count = PictureCount(asked=asked)
+        entry = Entry(self, key)
+        error: BaseException | None = None
+        try:
+            await entry.reach(Needs(0, 0, asked))
+            yield count
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            entry.leave(Needs(0, 0, count.settle(error)))
+
     def saw(self, key: Key) -> None:
         """It was used; written down with the others every few seconds."""
         self._seen[key.id] = time.time()
@@ -193,6 +209,16 @@ class Entry:
                     held = await self._quotas.take(owner, whose, quota, lacking)
                     same = quota.is_one_period(held.until, until)  # what is of one that is over counts for nothing
                     self._taken[owner, quota] = (held, held.until, lacking + has if same else lacking)
+
+    async def check(self, needs: Needs) -> None:
+        """Raise what `reach` raises, and hold nothing: who does the work takes it when it begins."""
+        looked = Entry(self._quotas, self._key)
+        try:
+            await looked.reach(needs)
+        finally:
+            looked.leave(Needs(0))
+        for name, (held, until, _) in looked._taken.items():
+            self._taken.setdefault(name, (held, until, 0))  # its headers say what is left
 
     def leave(self, used: Needs) -> None:
         """It has ended, having used so much; what it took beyond that is given back, what it lacked is taken. Once."""

@@ -8,11 +8,13 @@ import msgspec
 
 from core.canonical import messages_sha256, sha256_of_any, sha256_of_field
 from core.errors import Conflict, InvalidRequest, SoundstageError
+from core.idempotency import REPEATED
 from core.json_text import decoded
 from orchestrator import answers, costs, dialects
 from orchestrator.engines import Engines
 from orchestrator.limits import Needs
 from orchestrator.oversight import WORKER_HEADER, Caller, Marked, Oversight
+from orchestrator.payments import Answer
 from orchestrator.policy_floor import Subject, Surface
 from orchestrator.requests import StoredPrompt
 from orchestrator.runs import Contents, Run
@@ -114,9 +116,10 @@ class RecipeRunner:
         try:
             engine = self._engines.engine(release.model, "chat", caller.request_id, key=key, **caller.place)
             limits = self._within_limits(run, caller, release.model, messages, release.sampling)
-            async with limits, engine as (client, model, worker):
+            async with limits as answer, engine as (client, model, worker):
                 run.worker, run.model = worker, model
                 response = await dialects.CHAT.whole(client, model, messages, release.sampling)
+                answer.repeated = REPEATED in response.headers
                 self.oversight.compare(run, response.headers.get(WORKER_HEADER))
                 contents.output = dialects.CHAT.reader.read(response.content, run)
                 status = 200
@@ -129,7 +132,7 @@ class RecipeRunner:
 
     def _within_limits(
         self, run: Run, caller: Caller, model: str, messages: Any, fields: Mapping[str, Any]
-    ) -> contextlib.AbstractAsyncContextManager[None]:
+    ) -> contextlib.AbstractAsyncContextManager[Answer]:
         """What asking the model for this may take at most, set aside for the block."""
 
         def asked() -> Needs:
@@ -159,12 +162,19 @@ class RecipeRunner:
         await self.oversight.admit(again, caller, texts, "text", recipe_tier=release.tier)
         engine = self._engines.engine(release.model, speech.ability, caller.request_id, **caller.place)
         limits = self._within_limits(again, caller, release.model, messages, fields)
-        async with limits, engine as (client, model, worker):
-            again.worker, again.model = worker, model
-            response = await speech.whole(client, model, messages, {**fields, "stream": False})
-            self.oversight.compare(again, response.headers.get(WORKER_HEADER))
-            output = speech.reader.read(response.content, again)
-        self.oversight.settle(again, 200)
+        status = 502
+        try:
+            async with limits, engine as (client, model, worker):
+                again.worker, again.model = worker, model
+                response = await speech.whole(client, model, messages, {**fields, "stream": False})
+                self.oversight.compare(again, response.headers.get(WORKER_HEADER))
+                output = speech.reader.read(response.content, again)
+            status = 200
+        except SoundstageError as exc:
+            status = exc.status
+            raise
+        finally:
+            self.oversight.settle(again, status)
         return output, again
 
     async def _begin(

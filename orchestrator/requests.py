@@ -8,6 +8,8 @@ import msgspec
 
 from core.errors import InvalidRequest
 from core.json_text import NOT_JSON, too_deep
+from core.parsing import parse
+from core.wire.images import PicturesAsked
 
 _BLANK = re.compile(r"[ \t\n\r]*").match
 _decode_value = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode  # a number's size is not our concern
@@ -46,6 +48,10 @@ class Body:
     def with_text(self, name: str, value: str) -> "Body":
         """The same with another text under this name; nothing else is touched."""
         return Body(with_field(self.sent, name, value), heavy=self.heavy)
+
+    def pictures(self) -> PicturesAsked:
+        """What it asks for, where it is one for pictures. Raises InvalidRequest."""
+        return parse(PicturesAsked, self.sent)
 
 
 class Peek(msgspec.Struct):

@@ -15,6 +15,7 @@ from orchestrator.engines import Engines
 from orchestrator.limits import Needs
 from orchestrator.oversight import WORKER_HEADER, Caller
 from orchestrator.requests import Peek
+from orchestrator.runs import Run
 from prompts.render import Message
 
 FORM_SECONDS = 60.0
@@ -63,7 +64,6 @@ class Seen(msgspec.Struct):
     portrait: str | None = None
     usage: Usage | None = None
     messages_sha256: str | None = None
-    worker: str = ""
 
 
 class Question(msgspec.Struct):
@@ -94,8 +94,10 @@ def photo_needs(found: Peek) -> Needs:
     return costs.photo(len(bytes(found.messages)) + len(bytes(found.documents)), longest)
 
 
-async def analyze(engines: Engines, selfie: Selfie, question: Question, caller: Caller, *, portrait: bool) -> Seen:
-    """Asks a selfie worker. Its refusals of a picture are raised as they are."""
+async def analyze(
+    engines: Engines, selfie: Selfie, question: Question, caller: Caller, run: Run, *, portrait: bool
+) -> Seen:
+    """Asks a selfie worker, which `run` notes. Its refusals of a picture are raised as they are."""
     form = {
         "messages": msgspec.json.encode(question.messages).decode(),
         "schema": msgspec.json.encode(question.schema).decode(),
@@ -104,6 +106,7 @@ async def analyze(engines: Engines, selfie: Selfie, question: Question, caller: 
         "portrait": "true" if portrait else "false",
     }
     async with engines.engine(None, "faces", caller.request_id, **caller.place) as (client, _, worker):
+        run.worker = worker
         answer = await client.post(
             "/profile/analyze",
             body=form,
@@ -115,7 +118,7 @@ async def analyze(engines: Engines, selfie: Selfie, question: Question, caller: 
         seen = msgspec.json.decode(answer.content, type=Seen)
     except msgspec.DecodeError as exc:
         raise Upstream("The selfie worker's answer could not be read.", code="bad_upstream_answer") from exc
-    seen.messages_sha256, seen.worker = answer.headers.get(WORKER_HEADER), worker
+    seen.messages_sha256 = answer.headers.get(WORKER_HEADER)
     return seen
 
 

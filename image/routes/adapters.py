@@ -5,9 +5,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 
+from core.parsing import parse
 from image.pipelines.adapters import files
 from image.routes.openai_images import json_body
-from image.wire import AdapterBody, parse
+from image.wire import AdapterBody
 from image.worker import Worker
 
 

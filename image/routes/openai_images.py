@@ -16,6 +16,7 @@ from starlette.responses import Response
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest
 from core.idempotency import HEADER
+from core.parsing import parse, parse_strings
 from core.pictures.decode import Photo
 from image import sources
 from image.blobs import PATH
@@ -25,7 +26,7 @@ from image.pipelines.base import Abilities
 from image.request import ImageRequest
 from image.streaming import EventStream, together
 from image.upload import Form, parse_form
-from image.wire import EditBody, GenerationBody, ImagesBody, parse, parse_strings
+from image.wire import EditBody, GenerationBody, ImagesBody
 from image.worker import Job, Picture, Told, Worker, name_of, standing
 
 EDITS = "/v1/images/edits"
@@ -129,8 +130,11 @@ async def _answer(
 ) -> Response:
     model = worker.model(body.model)
     job = worker.job(http, model, requests, body.output, bool(body.prompt_in_metadata), sent=sent)
+    repeated = worker.repeated(job)
     if body.stream:
-        return await _stream(worker, http, kind, body, job)
+        answered = await _stream(worker, http, kind, body, job)
+        answered.headers.update(repeated)
+        return answered
     pictures = await worker.run(http, job)
     data = [await _datum(worker, http, body, job, picture) for picture in pictures]
     first = pictures[0]
@@ -144,7 +148,7 @@ async def _answer(
         "guidance": first.request.guidance,
         "prompt_sha256": first.done.prompt_sha256,
     }
-    headers = {"x-prompt-sha256": first.done.prompt_sha256}
+    headers = {"x-prompt-sha256": first.done.prompt_sha256, **repeated}
     return Response(msgspec.json.encode(answer), media_type="application/json", headers=headers)
 
 

@@ -6,9 +6,10 @@ import msgspec
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
+from core.parsing import parse
 from image.encode import Output
 from image.routes.openai_images import json_body, seed
-from image.wire import WorkerBody, parse
+from image.wire import WorkerBody
 from image.worker import Worker, standing
 
 WORKER_PATHS = (

@@ -19,6 +19,7 @@ from core import idempotency
 from core.db.errors import DATABASE_AWAY
 from core.disconnect import ClientDisconnected, until_disconnect
 from core.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from orchestrator.auth import Key
 from orchestrator.blobs import Blobs
 from orchestrator.jobs import store
 from orchestrator.jobs.events import Hub
@@ -75,8 +76,22 @@ class JobDesk:
             job_id = await self._runs.enqueue(wanted, self._places(name))
         else:
             job_id = await self._runs.begin(wanted, held or {})
+        return await self._told(http, wanted, job_id)
+
+    async def again(self, http: Request, name: str, asked: Asked, caller: Caller) -> Response | None:
+        """The answer of the run that the request's Idempotency-Key names; None where it names none. Raises Conflict
+        where it was used for another request."""
+        wanted = self._wanted(http, name, asked, caller)
+        job_id = await self._jobs.first(wanted) if wanted.idempotency_key is not None else None
+        return None if job_id is None else await self._told(http, wanted, job_id)
+
+    async def knows(self, key: Key, idempotency_key: str) -> bool:
+        """Whether it names a run of this key."""
+        return await self._jobs.knows(key.id, idempotency_key)
+
+    async def _told(self, http: Request, wanted: Wanted, job_id: str) -> Response:
         if wanted.way == "background":
-            return await self._accepted(http, job_id, caller)
+            return await self._accepted(http, job_id, wanted.caller)
         if wanted.way == "stream":
             return self._events(http, await self._row(job_id, wanted), last_seen(http))
         return await self._waited(http, job_id, wanted)

@@ -14,6 +14,7 @@ from core.errors import ContentPolicy, Overloaded, SoundstageError, Unavailable,
 from orchestrator.jobs.events import Kept, Teller, Told
 from orchestrator.jobs.plain import plain, where
 from orchestrator.jobs.values import End, Taken
+from orchestrator.payments import Step, paying
 from orchestrator.pipelines.flow import COMPLETED, STARTED, current_step, of_memory, step_key, within
 from orchestrator.policy import CHECK_FAILED
 from orchestrator.tracing import Tracing
@@ -137,7 +138,8 @@ class Durable:
         """What the step returns, as it is kept. What it raises is not kept: taken up again, the step is done again."""
         began, outcome, label = time.perf_counter(), "cancelled", name.partition(".")[0]
         try:
-            with within(name), traced(self._tracing, self._taken, name):
+            paid = paying(Step(tried_elsewhere=self._taken.attempts > 1))
+            with within(name), traced(self._tracing, self._taken, name), paid:
                 result = plain(await self._patiently(do, name))
             outcome = "completed"
             return result

@@ -83,7 +83,23 @@ class JobStore:
                     made = await self._insert(connection, job_id, wanted, None)
                     if made:
                         await connection.execute(*queue.enqueue)
-            return Added(job_id, begun) if made else Added(await self._first(connection, wanted), False)
+            if made:
+                return Added(job_id, begun)
+            if (first := await self._first(connection, wanted)) is None:
+                message = "The run of this Idempotency-Key was just purged: send it again."
+                raise Conflict(message, code="idempotency_purged")
+            return Added(first, False)
+
+    async def first(self, wanted: Wanted) -> str | None:
+        """The run that came first with the same idempotency key. Raises Conflict where that was used for another."""
+        async with connected(self._pool) as connection:
+            return await self._first(connection, wanted)
+
+    async def knows(self, key_id: str, idempotency_key: str) -> bool:
+        """Whether an API key has a run under this idempotency key."""
+        query = "select from jobs where key_id = %s and idempotency_key = %s"
+        async with connected(self._pool) as connection:
+            return bool((await connection.execute(query, (key_id, idempotency_key))).rowcount)
 
     async def _insert(self, connection: Any, job_id: str, wanted: Wanted, begun: By | None) -> bool:
         """Whether it is new, for its idempotency key."""
@@ -109,13 +125,12 @@ class JobStore:
         }
         return bool((await connection.execute(_INSERT, row)).rowcount)
 
-    async def _first(self, connection: Any, wanted: Wanted) -> str:
-        """The run that came first with the same idempotency key."""
+    async def _first(self, connection: Any, wanted: Wanted) -> str | None:
         query = "select id, request_sha256 from jobs where key_id = %s and idempotency_key = %s"
         given = (wanted.caller.key.id, wanted.idempotency_key)
         found = await (await connection.execute(query, given)).fetchone()
         if found is None:
-            raise Conflict("The run of this Idempotency-Key was just purged: send it again.", code="idempotency_purged")
+            return None
         if found["request_sha256"] != wanted.request_sha256:
             raise idempotency.reused()
         return str(found["id"])

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from core.disconnect import ClientDisconnected, until_disconnect
 from core.errors import InvalidRequest, SoundstageError, UpstreamTimeout
 from core.shell import Receive, Scope, Send
+from orchestrator.auth import Key
 from orchestrator.oversight import Caller
 from orchestrator.pipelines import flow
 from orchestrator.pipelines.base import Asked, Pipeline, Plain, Studio
@@ -29,7 +30,15 @@ class Desk(Protocol):
 
     async def answer(
         self, http: Request, name: str, asked: Asked, caller: Caller, held: Mapping[str, bytes] | None = None
-    ) -> Response: ...
+    ) -> Response:
+        """A run of the pipeline `name`, in the way that the body asks for."""
+
+    async def again(self, http: Request, name: str, asked: Asked, caller: Caller) -> Response | None:
+        """The answer of the run that the request's Idempotency-Key names; None where it names none. Raises Conflict
+        where it was used for another request."""
+
+    async def knows(self, key: Key, idempotency_key: str) -> bool:
+        """Whether it names a run of this key."""
 
 
 class Attended:
@@ -54,6 +63,12 @@ class Attended:
             return Events(_events(run, work), shown)
         with until_disconnect(http.receive):
             return Response(msgspec.json.encode(await shown.of(await work())), media_type="application/json")
+
+    async def again(self, http: Request, name: str, asked: Asked, caller: Caller) -> None:
+        """Nothing is kept."""
+
+    async def knows(self, key: Key, idempotency_key: str) -> bool:
+        return False
 
     async def _run(self, pipeline: Pipeline, run: flow.Plain, asked: Asked, caller: Caller) -> Plain:
         try:

@@ -17,9 +17,11 @@ from typing import Any
 from openai import AsyncOpenAI
 
 from core.errors import Conflict, Upstream
+from core.idempotency import REPEATED
 from core.wire.workers import Ability
 from orchestrator.blobs import Reference
 from orchestrator.oversight import Caller
+from orchestrator.payments import PictureCount
 from orchestrator.pipelines.base import Studio
 from orchestrator.pipelines.flow import STOPPING, Flow
 
@@ -96,26 +98,33 @@ class _Picture:
     steps: int
 
 
-async def draw(studio: Studio, flow: Flow, order: Order, caller: Caller, role: str | None) -> Drawn:
-    """By a worker of the pool `role`, or by any image worker where that pool is empty. Previews are told by `flow`.
+async def draw(
+    studio: Studio, flow: Flow, order: Order, caller: Caller, role: str | None, count: PictureCount
+) -> Drawn:
+    """By a worker of the pool `role`, or by any image worker where that pool is empty. Previews are told by `flow`,
+    pictures that come are counted.
 
     Raises Upstream where no picture comes, and what the worker refuses.
     """
     order = replace(order, outlives=flow.outlives)
     try:
-        return await _drawn(studio, flow, order, caller, role)
+        return await _drawn(studio, flow, order, caller, role, count)
     except Conflict as exc:
         if exc.code != "idempotency_key_reused":
             raise
-        return await _drawn(studio, flow, order.changed(), caller, role)
+        return await _drawn(studio, flow, order.changed(), caller, role, count)
 
 
-async def _drawn(studio: Studio, flow: Flow, order: Order, caller: Caller, role: str | None) -> Drawn:
+async def _drawn(
+    studio: Studio, flow: Flow, order: Order, caller: Caller, role: str | None, count: PictureCount
+) -> Drawn:
     there = None if not flow.again else await studio.engines.holder(order.ability, role, order.headers(caller))
     engine = studio.engines.engine(None, order.ability, caller.request_id, role, prefer=there, **caller.place)
     async with engine as (client, model, worker):
+        count.begun = True
         with _called_off(studio, client, order, caller):
-            pictures = await _asked(studio, flow, client, model, order, caller)
+            pictures = await _asked(studio, flow, client, model, order, caller, count)
+    count.came = len(pictures)
     if len(pictures) < order.n:
         raise Upstream("The image engine answered without an image.", code="no_image")
     images = [{"image_base64": await studio.blobs.put(one.file, PNG), "seed": one.seed} for one in pictures]
@@ -125,11 +134,17 @@ async def _drawn(studio: Studio, flow: Flow, order: Order, caller: Caller, role:
 
 
 async def _asked(
-    studio: Studio, flow: Flow, client: AsyncOpenAI, model: str, order: Order, caller: Caller
+    studio: Studio,
+    flow: Flow,
+    client: AsyncOpenAI,
+    model: str,
+    order: Order,
+    caller: Caller,
+    count: PictureCount,
 ) -> list[_Picture]:
     if order.previews:
-        return await _followed(studio, flow, order, _call(client, model, order, caller, stream=True))
-    answer = await _call(client, model, order, caller)
+        return await _followed(studio, flow, await _call(client, model, order, caller, count, stream=True), count)
+    answer = await _call(client, model, order, caller, count)
     steps = _whole(answer.model_extra, "steps") or 0
     return [_picture(one.b64_json, one.model_extra, steps) for one in answer.data or ()]
 
@@ -146,27 +161,34 @@ def _called_off(studio: Studio, client: AsyncOpenAI, order: Order, caller: Calle
         raise
 
 
-def _call(client: AsyncOpenAI, model: str, order: Order, caller: Caller, *, stream: bool = False) -> Any:
+async def _call(
+    client: AsyncOpenAI, model: str, order: Order, caller: Caller, count: PictureCount, *, stream: bool = False
+) -> Any:
+    """The answer, or its events. `count` notes whether the worker had made it before."""
     fields: dict[str, Any] = {"model": model, "prompt": order.prompt, "size": order.size}
     fields |= {"n": order.n} if order.n > 1 else {}
     fields |= {"stream": True, "partial_images": order.previews} if stream else {}
     extra: dict[str, Any] = {} if order.seed is None else {"seed": order.seed}
     headers = order.headers(caller)
+    images = client.images.with_raw_response
     if order.source is None:
-        return client.images.generate(**fields, extra_body=extra, extra_headers=headers)
-    extra["strength"] = order.source.strength
-    picture = ("portrait.jpg", order.source.picture, "image/jpeg")
-    return client.images.edit(image=picture, **fields, extra_body=extra, extra_headers=headers)
+        raw = await images.generate(**fields, extra_body=extra, extra_headers=headers)
+    else:
+        extra["strength"] = order.source.strength
+        picture = ("portrait.jpg", order.source.picture, "image/jpeg")
+        raw = await images.edit(image=picture, **fields, extra_body=extra, extra_headers=headers)
+    count.repeated = REPEATED in raw.headers
+    return raw.parse()
 
 
-async def _followed(studio: Studio, flow: Flow, order: Order, call: Any) -> list[_Picture]:
+async def _followed(studio: Studio, flow: Flow, events: AsyncIterator[Any], count: PictureCount) -> list[_Picture]:
     """The finished pictures of a stream, in order; its previews told on the way."""
     found: dict[int, _Picture] = {}
-    events: AsyncIterator[Any] = await call
     async for event in events:
         at = _whole(event.model_extra, "image_index") or 0
         if event.type.endswith(".completed"):
             found[at] = _picture(event.b64_json, event.model_extra, 0)
+            count.came = len(found)
         elif event.type.endswith(".partial_image"):
             preview: Reference = await studio.blobs.put(_decoded(event.b64_json), PNG)
             told = {"b64_json": preview, "partial_image_index": event.partial_image_index, "image_index": at}

@@ -45,6 +45,17 @@ class Options(Asked):
     )
 
 
+class Sent(Options):
+    """A call as it comes: the options, and which selfie they are for."""
+
+    selfie: str
+
+    def identity(self) -> dict[str, Any]:
+        """The same options for the same selfie."""
+        options = {name: value for name, value in super().identity().items() if name != "selfie"}
+        return {**options, "known": self.selfie}
+
+
 class Known(BaseModel):
     """What is known of the selfie when it is wiped."""
 
@@ -66,10 +77,12 @@ class Request(Options):
     """A run's request: the options, and what is known of the selfie."""
 
     known: Known
+    strength_sent: float | None = None
 
     def identity(self) -> dict[str, Any]:
-        """The same options for the same selfie; what a worker read from it is no part of it."""
-        return {**super().identity(), "known": self.known.sha256}
+        """That of the call; what a worker read from the selfie, and made of it, is no part of it."""
+        sent = {name: getattr(self, name) for name in Options.model_fields}
+        return Sent(**sent | {"strength": self.strength_sent, "selfie": self.known.sha256}).identity()
 
 
 class Answer(Drawn):
@@ -108,7 +121,7 @@ async def prepared(
     )
     portrait = options.strength is not None and seen.portrait is not None
     strength = min(options.strength or 0.0, strength_max) if portrait else None
-    request = Request(**{**options.model_dump(), "strength": strength}, known=known)
+    request = Request(**{**options.model_dump(), "strength": strength}, known=known, strength_sent=options.strength)
     return request, {PORTRAIT: base64.b64decode(seen.portrait or "")} if portrait else {}
 
 
@@ -123,8 +136,8 @@ async def look(studio: Studio, selfie: Selfie, caller: Caller, *, portrait: bool
         raise Upstream(f"The release {release.name} holds no schema.", code="no_schema") from exc
     question = Question(messages, schema, sampling, repair[-1]["content"])
     async with studio.recipes.oversight.within_limits(run, caller, question.needs):
-        seen = await selfies.analyze(studio.engines, selfie, question, caller, portrait=portrait)
-        run.worker, run.tokens = seen.worker, seen.usage.total_tokens if seen.usage else 0
+        seen = await selfies.analyze(studio.engines, selfie, question, caller, run, portrait=portrait)
+        run.tokens = seen.usage.total_tokens if seen.usage else 0
     if seen.vision_model is None:
         return seen, None
     run.model, run.sampling = seen.vision_model, sampling

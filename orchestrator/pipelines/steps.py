@@ -140,7 +140,9 @@ async def generate(
 ) -> Pictures:
     """Pictures of `prompt` by the pool `role`, previews told as they come. The prompt is judged with what the caller
     `said`, under `tier` at most, by the policy of the release that made it (`like`) too. Raises Refused."""
-    async with judged(studio, prompt, caller, said=said, like=like, tier=tier, subject=subject) as (run, allowed):
+    limits = studio.recipes.oversight.pictures_within_limits(caller, asked.n)
+    look = judged(studio, prompt, caller, said=said, like=like, tier=tier, subject=subject)
+    async with look as (run, allowed), limits as count:
         order = drawing.Order(
             prompt=allowed,
             size=asked.size or studio.default_size,
@@ -152,7 +154,7 @@ async def generate(
             release=release(like) if like else "",
             source=source,
         )
-        drawn = await drawing.draw(studio, flow, order, caller, role)
+        drawn = await drawing.draw(studio, flow, order, caller, role, count)
         run.model, run.worker, run.seed = drawn.model, drawn.worker, drawn.images[0]["seed"]
     return Pictures(
         **made(run),

@@ -1,15 +1,20 @@
 """Who may call a route: FastAPI dependencies over the keys."""
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from fastapi import Request
 
+from core import idempotency
 from core.shell import ASGIApp, Authorise, Message, Receive, Send
 from core.shell import Scope as ASGIScope
 from orchestrator.auth import Key, Keys, Scope
 from orchestrator.blobs import PATH as BLOBS
 from orchestrator.limits import Needs
-from orchestrator.quotas import Quotas
+from orchestrator.quotas import Entry, Quotas
+
+Repeated = Callable[[Key, str], Awaitable[bool]]
+"""Whether a key's request under this Idempotency-Key was made before."""
 
 PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
 """What may be read without a key, besides pictures behind signed links."""
@@ -59,25 +64,45 @@ def needs(keys: Keys, scope: Scope | None = None) -> Callable[[Request], Awaitab
 
 
 def metered(
-    keys: Keys, quotas: Quotas, scope: Scope, *, images: Callable[[Request], Awaitable[int]] | None = None
+    keys: Keys, quotas: Quotas, scope: Scope, *, repeated: Repeated | None = None
 ) -> Callable[[Request], AsyncIterator[Key]]:
-    """The same for a route that works: it counts against the limits of the key and its tenant; so many `images` as the
-    request asks for only where they were made. Tokens are taken where a model is asked (Oversight.within_limits).
+    """The same for a route that works: it counts as one request against the limits of the key and its tenant, unless
+    it is `repeated`: what was asked for before is read again, and no limit stands in the way. Tokens and pictures are
+    taken where an engine is asked (Oversight.within_limits, pictures_within_limits).
     """
 
     async def caller(request: Request) -> AsyncIterator[Key]:
         key = await needs(keys, scope)(request)
         quotas.saw(key)
-        made = await images(request) if images is not None and key.limited else 0
-        entry = await quotas.enter(key, Needs(1, 0, made)) if key.limited else None
-        if entry is not None:
-            request.scope[ENTRY] = entry
-        used = Needs(1)
-        try:
+        if repeated is not None and key.limited and await _repeats(request, key, repeated):
             yield key
-            used = Needs(1, 0, made)
-        finally:
-            if entry is not None:
-                entry.leave(used)
+            return
+        async with counted(request, quotas, key):
+            yield key
 
     return caller
+
+
+@contextlib.asynccontextmanager
+async def counted(request: Request, quotas: Quotas, key: Key) -> AsyncIterator[None]:
+    """For the block, one request of the key and its tenant. Raises what their limits say."""
+    if not key.limited:
+        yield
+        return
+    entry = request.scope[ENTRY] = await quotas.enter(key, Needs(1))
+    try:
+        yield
+    finally:
+        entry.leave(Needs(1))
+
+
+async def _repeats(request: Request, key: Key, repeated: Repeated) -> bool:
+    name = idempotency.checked(request.headers.get(idempotency.HEADER))
+    return name is not None and await repeated(key, name)
+
+
+async def check_pictures(request: Request, asked: int) -> None:
+    """Before anything is done for them. Raises RateLimited where the caller's limits have no room for so many."""
+    entry: Entry | None = request.scope.get(ENTRY)
+    if entry is not None:
+        await entry.check(Needs(0, 0, asked))

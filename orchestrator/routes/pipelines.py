@@ -4,19 +4,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
-import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from core.disconnect import until_disconnect
 from core.errors import UpstreamTimeout
-from core.json_text import NOT_JSON
 from orchestrator.auth import Key, Keys
 from orchestrator.oversight import caller_of
-from orchestrator.pipelines.base import MOST_IMAGES, Pipeline, Plain, Single, Studio
+from orchestrator.pipelines.base import Asked, Pipeline, Plain, Single, Studio
 from orchestrator.pipelines.calls import Desk
 from orchestrator.quotas import Quotas
-from orchestrator.routes.access import metered
+from orchestrator.routes.access import check_pictures, metered
 
 T = TypeVar("T")
 
@@ -25,7 +23,7 @@ def router(
     keys: Keys, quotas: Quotas, studio: Studio, pipelines: Mapping[str, Pipeline], desk: Desk, longest: float
 ) -> APIRouter:
     api = APIRouter(tags=["pipelines"])
-    drawing_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines", images=asked_images))]
+    drawing_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines", repeated=desk.knows))]
     telling_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines"))]
     for pipeline in pipelines.values():
         if not pipeline.form:
@@ -40,7 +38,8 @@ def _add(api: APIRouter, path: str, answer: Any, route: Callable[..., Any], abou
 
 
 def _whole(pipeline: Pipeline, desk: Desk, key_type: Any) -> Callable[..., Awaitable[Response]]:
-    async def route(body: Any, request: Request, key: Key) -> Response:
+    async def route(body: Asked, request: Request, key: Key) -> Response:
+        await check_pictures(request, body.n)
         return await desk.answer(request, pipeline.name, body, caller_of(request.scope, key))
 
     route.__annotations__ |= {"body": pipeline.asked, "key": key_type}
@@ -53,19 +52,6 @@ def _single(single: Single, studio: Studio, key_type: Any, longest: float) -> Ca
 
     route.__annotations__ |= {"body": single.asked, "key": key_type}
     return route
-
-
-async def asked_images(request: Request) -> int:
-    """How many pictures a body asks for; what is wrong with it is said later."""
-    try:
-        n = msgspec.json.decode(await request.body(), type=_Count).n
-    except (*NOT_JSON, RecursionError):
-        return 1
-    return min(max(1, n), MOST_IMAGES)
-
-
-class _Count(msgspec.Struct):
-    n: int = 1
 
 
 async def attended(request: Request, work: Awaitable[T], longest: float) -> T:

@@ -17,7 +17,7 @@ from orchestrator.pipelines import profile
 from orchestrator.pipelines.base import Studio
 from orchestrator.pipelines.calls import Desk
 from orchestrator.quotas import Quotas
-from orchestrator.routes.access import metered
+from orchestrator.routes.access import check_pictures, metered
 from orchestrator.routes.pipelines import attended
 from orchestrator.selfies import FORM_SECONDS, Selfie
 
@@ -54,7 +54,7 @@ def router(
     strength_max: float,
 ) -> APIRouter:
     api = APIRouter(tags=["pipelines"])
-    pipelines_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines", images=_one))]
+    pipelines_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines", repeated=desk.knows))]
     fields = {"image": Field(max_image, file=True, required=True)}
     fields |= {name: Field(OPTION_BYTES) for name in OPTIONS}
 
@@ -64,6 +64,10 @@ def router(
         form = await _form(request, fields)
         with Selfie(form.pop("image")) as selfie:
             asked, caller = _options(form), caller_of(request.scope, key)
+            sent = profile.Sent(**asked.model_dump(), selfie=selfie.sha256)
+            if (again := await desk.again(request, profile.NAME, sent, caller)) is not None:
+                return again
+            await check_pictures(request, asked.n)
             look = profile.prepared(studio, asked, selfie, caller, strength_max=strength_max)
             prepared, held = await attended(request, look, longest)
         return await desk.answer(request, profile.NAME, prepared, caller, held)
@@ -79,11 +83,6 @@ def router(
         return await studio.likenesses.revoke(key, likeness)
 
     return api
-
-
-async def _one(_: Request) -> int:
-    """The form is not read yet; several pictures of one run count as one."""
-    return 1
 
 
 async def _form(request: Request, fields: dict[str, Field]) -> Form:

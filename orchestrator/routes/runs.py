@@ -14,8 +14,9 @@ from core.errors import Conflict, NotFound
 from orchestrator.auth import Key, Keys
 from orchestrator.contents import Vault
 from orchestrator.oversight import caller_of
+from orchestrator.quotas import Quotas
 from orchestrator.recipes import RecipeRunner, unrecorded
-from orchestrator.routes.access import needs
+from orchestrator.routes.access import counted, needs
 from orchestrator.runs import Contents, Run, RunLog
 from prompts import read
 from prompts.registry import Registry
@@ -32,7 +33,9 @@ class Replay(BaseModel):
     call: bool = False
 
 
-def router(keys: Keys, pool: Pool, log: RunLog, vault: Vault, registry: Registry, recipes: RecipeRunner) -> APIRouter:
+def router(
+    keys: Keys, quotas: Quotas, pool: Pool, log: RunLog, vault: Vault, registry: Registry, recipes: RecipeRunner
+) -> APIRouter:
     api = APIRouter(prefix="/v1/runs", tags=["runs"])
     any_key = Annotated[Key, Depends(needs(keys))]
     admin_key = Annotated[Key, Depends(needs(keys, "admin"))]
@@ -87,7 +90,8 @@ def router(keys: Keys, pool: Pool, log: RunLog, vault: Vault, registry: Registry
         if body.call:
             run = msgspec.convert({k: v for k, v in row.items() if v is not None}, Run)
             fields = unrecorded(run.sampling or {}, given.fields)
-            output, again = await recipes.replay(then, messages, fields, run, caller_of(request.scope, key))
+            async with counted(request, quotas, key):
+                output, again = await recipes.replay(then, messages, fields, run, caller_of(request.scope, key))
             same = again.output_sha256 == row["output_sha256"]
             found["called"] = {"run": again.id, "output": output, "same_output": same, "proof": again.proof}
         return found

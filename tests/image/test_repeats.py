@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from core.idempotency import Bounds, Kept
+from core.idempotency import REPEATED, Bounds, Kept
 from image.encode import facts_of
 from image.pipelines.zimage import ZImage
 from tests.fakes.client import RawClient, connected, request
@@ -63,6 +63,7 @@ async def test_a_finished_call_is_given_again_in_the_name_of_who_asks(port: int)
     before = await steps(port)
     second = await post(port, GENERATIONS, {**ASKED, "n": 2}, keyed("again", run="run_2"))
     assert drawn(second) == drawn(first), "the seed too, which nobody named"
+    assert [answer.header(REPEATED.encode()) for answer in (first, second)] == [None, b"true"]
     assert await steps(port) == before
     files = [base64.b64decode(answer.json()["data"][0]["b64_json"]) for answer in (first, second)]
     assert [facts_of(file)["run_id"] for file in files] == ["run_1", "run_2"]

@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+from core.idempotency import REPEATED
 from tests.fakes.chat_worker import ChatWorker
 from tests.fakes.client import Answer, ask, connected, request
 from tests.fakes.wait import answers, soon
@@ -28,6 +29,7 @@ async def received(worker: ChatWorker, content: str) -> int:
 def given(answer: Answer) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
     """What an answer says, whichever request it belongs to."""
     own = (b"x-request-id", b"date", b"server", b"connection", b"transfer-encoding", b"content-length")
+    own += (REPEATED.encode(),)
     return answer.status, answer.body, [pair for pair in answer.headers if pair[0] not in own]
 
 
@@ -35,6 +37,7 @@ async def test_a_finished_answer_is_given_again_with_its_proof(worker: ChatWorke
     body = said("a finished answer")
     first, second = [await ask(worker.port, asked("job:expand", body)) for _ in range(2)]
     assert given(second) == given(first)
+    assert [answer.header(REPEATED.encode()) for answer in (first, second)] == [None, b"true"]
     assert first.header(b"x-messages-sha256") is not None
     assert first.header(b"x-request-id") != second.header(b"x-request-id")
     assert await received(worker, "a finished answer") == 1

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from core.wire.images import PicturesAsked
 from core.wire.workers import Ability
-from orchestrator.costs import MOST, PHOTO_ANSWER, PHOTO_TOKENS, estimate, most, photo
+from orchestrator.costs import MOST, PHOTO_ANSWER, PHOTO_TOKENS, drawing, estimate, most, photo
 from orchestrator.limits import Needs
 
 CHAT = {"messages": [{"role": "user", "content": "x" * 370}]}
@@ -33,7 +34,6 @@ NEEDS: dict[str, tuple[Ability, dict[str, Any], int | None, Needs]] = {
     ),
     "nonsense is the worker's to refuse": ("chat", {"max_tokens": "x", "n": -1}, 64, Needs(tokens=28 + 64)),
     "texts": ("embeddings", {"input": "four"}, None, Needs(tokens=size({"input": "four"}))),
-    "pictures": ("images", {"n": 4}, None, Needs(images=4)),
 }
 
 
@@ -51,19 +51,26 @@ def test_a_question_about_a_selfie_may_be_asked_twice() -> None:
     assert photo(100, None) == photo(100, PHOTO_ANSWER)
 
 
-ROUGHLY: dict[str, tuple[Ability, bytes, float]] = {
-    "prompt and answer": ("chat", b'{"max_tokens": 100, "a": 1}     ', 32 / 4 + 100),
-    "a picture": ("images", b'{"size": "512x512", "steps": 10}', 512 * 512 / 256 * 10),
-    "pictures of no stated size": ("images", b'{"n": 2}', 2 * 1024 * 1024 / 256 * 8),
-    "an odd size": ("images", b'{"size": "auto", "steps": 1}', 1024 * 1024 / 256),
-    "a form": ("faces", b"\xff" * 400, 100.0),
+ROUGHLY: dict[str, tuple[bytes, float]] = {
+    "prompt and answer": (b'{"max_tokens": 100, "a": 1}     ', 32 / 4 + 100),
+    "a form": (b"\xff" * 400, 100.0),
 }
 
 
-@pytest.mark.parametrize(("ability", "body", "wanted"), ROUGHLY.values(), ids=ROUGHLY.keys())
-def test_roughly(ability: Ability, body: bytes, wanted: float) -> None:
-    assert estimate(ability, body) == pytest.approx(wanted)
+@pytest.mark.parametrize(("body", "wanted"), ROUGHLY.values(), ids=ROUGHLY.keys())
+def test_roughly(body: bytes, wanted: float) -> None:
+    assert estimate(body) == pytest.approx(wanted)
 
 
-def test_no_number_is_too_large() -> None:
-    assert estimate("images", b'{"n": 999999999, "size": "99999x99999", "steps": 999999999}') == MOST
+DRAWN: dict[str, tuple[dict[str, Any], float]] = {
+    "a picture": ({"size": "512x512", "steps": 10}, 512 * 512 / 256 * 10),
+    "pictures of no stated size": ({"n": 2}, 2 * 1024 * 1024 / 256 * 8),
+    "of the worker's own size": ({"size": "auto", "steps": 1}, 1024 * 1024 / 256),
+    "no number is too large": ({"n": 10**400, "size": "99999x99999", "steps": 10**400}, MOST),
+    "nonsense is the worker's to refuse": ({"n": -1, "size": "0x0", "steps": 0}, 1 / 256),
+}
+
+
+@pytest.mark.parametrize(("asked", "wanted"), DRAWN.values(), ids=DRAWN.keys())
+def test_pictures_roughly(asked: dict[str, Any], wanted: float) -> None:
+    assert drawing(PicturesAsked(**asked)) == pytest.approx(wanted)

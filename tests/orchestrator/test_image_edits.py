@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import InvalidRequest
+from core.wire.images import PicturesAsked
 from orchestrator import forms
 from tests.fakes.client import connected, request
 from tests.fakes.studio import Studio
@@ -40,7 +41,8 @@ PROMPT = part("prompt", b"a red hat")
 
 def test_a_form_is_read_as_the_json_that_it_means() -> None:
     found = forms.read(KIND, form(PICTURE, PROMPT, part("n", b"2"), part("model", b"m"), part("strength", b"0.5")))
-    assert json.loads(found.read) == {"prompt": "a red hat", "n": 2, "model": "m"}
+    assert json.loads(found.read) == {"prompt": "a red hat", "n": "2", "model": "m"}
+    assert found.pictures() == PicturesAsked(n=2)
 
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from prometheus_client import REGISTRY
 
 from core.db.pool import open_pool
@@ -46,6 +47,40 @@ async def test_replay_of_a_run_made_three_releases_ago(studio: Studio) -> None:
     assert found["other"]["release"] == "greet@4"
     assert "-First." in found["other"]["diff"]
     assert "+Fourth." in found["other"]["diff"]
+
+
+async def test_a_replay_that_calls_is_a_request_under_limits_and_a_run_of_its_own(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.limits.MINUTE", 86_400)
+    worker = await studio.scripted_worker()
+    await made(studio, "First.")
+    limits = {"requests_per_minute": 3, "budget_tokens": 100_000, "budget_days": 366}
+    key = (await studio.post("/v1/keys", {"name": "app", "scopes": ["chat"], "limits": limits})).json()["secret"]
+    first = await studio.post("/v1/chat/completions", named("1"), key=key)
+    assert first.status_code == 200, first.text
+    path, body = f"/v1/runs/{first.headers['x-run-id']}/replay", {"variables": {"message": "Hi"}}
+
+    async def called() -> tuple[int, int]:
+        answer = await studio.post(path, {**body, "call": True}, key=key)
+        newest = (await studio.get("/v1/runs?limit=1")).json()["data"][0]
+        assert newest["route"] == path
+        return answer.status_code, newest["status"]
+
+    assert await called() == (200, 200)
+    worker.status = 500
+    assert await called() == (502, 502)
+    refused = await studio.post(path, {**body, "call": True}, key=key)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert (await studio.post(path, body, key=key)).status_code == 200, "to render is no work"
+    raised = {"limits": {**limits, "requests_per_minute": 100}}
+    listed = (await studio.get("/v1/keys")).json()["data"]
+    key_id = next(row["id"] for row in listed if row["name"] == "app")
+    headers = {"authorization": f"Bearer {studio.key}"}
+    assert (await studio.http.patch(f"/v1/keys/{key_id}", json=raised, headers=headers)).status_code == 200
+    over = {"model": "small", "messages": [], "max_tokens": 1_000_000}
+    told = await studio.post("/v1/chat/completions", over, key=key)
+    assert int(told.headers["x-ratelimit-remaining-budget"]) == 100_000 - 2 * 7, "the answers' own usage"
 
 
 async def test_a_replay_needs_the_runs_own_variables(studio: Studio) -> None:

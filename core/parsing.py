@@ -1,0 +1,26 @@
+"""A body read as a pydantic model: what is wrong with it is said in the API's words."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from core.service import from_validation
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def parse(kind: type[Body], body: bytes) -> Body:
+    """Raises InvalidRequest with the field's name as `param`."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as exc:
+        raise from_validation(exc.errors()) from exc
+
+
+def parse_strings(kind: type[Body], fields: Mapping[str, Any]) -> Body:
+    """As parse, for a form, whose values are all text."""
+    try:
+        return kind.model_validate_strings(fields)
+    except ValidationError as exc:
+        raise from_validation(exc.errors()) from exc
