@@ -29,8 +29,7 @@ async def received(worker: ChatWorker, content: str) -> int:
 def given(answer: Answer) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
     """What an answer says, whichever request it belongs to."""
     own = (b"x-request-id", b"date", b"server", b"connection", b"transfer-encoding", b"content-length")
-    own += (REPEATED.encode(),)
-    return answer.status, answer.body, [pair for pair in answer.headers if pair[0] not in own]
+    return answer.status, answer.body, [pair for pair in answer.headers if pair[0] not in (*own, REPEATED.encode())]
 
 
 async def test_a_finished_answer_is_given_again_with_its_proof(worker: ChatWorker) -> None:

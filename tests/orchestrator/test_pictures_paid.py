@@ -308,7 +308,8 @@ async def test_a_run_that_is_taken_over_pays_each_step_once(
         await connection.execute(FINISHED, given)
 
     async def over() -> bool:
-        return (await studio.get(f"/v1/jobs/{given['id']}")).json()["state"] == "completed"
+        job: dict[str, Any] = (await studio.get(f"/v1/jobs/{given['id']}")).json()
+        return bool(job["state"] == "completed")
 
     await answers(over)
     assert (await app.paid() - 2, len(worker.received), len(await chat.received())) == (pictures, 2, 3)
