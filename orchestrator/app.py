@@ -79,6 +79,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ACCESS_CONNECTIONS = 4
+"""Apart from all others: whether a request is let in is never refused because connections are busy with what was."""
 READY_SECONDS = 1.5  # for the database to answer whoever asks for /readyz
 
 
@@ -108,14 +110,14 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
 
     `tracing`: makes spans of relayed requests, and is closed at the end.
     """
-    pool = make_pool(dsn)
+    pool, access_pool = make_pool(dsn), make_pool(dsn, size=ACCESS_CONNECTIONS)
     key = settings.wan_worker_api_key.get_secret_value() if settings.wan_worker_api_key else None
     timeouts = settings.timeouts()
-    keys, registry, relay = Keys(pool), Registry(pool), Relay(timeouts)
-    quotas = Quotas(pool)
+    keys, registry, relay = Keys(access_pool), Registry(pool), Relay(timeouts)
+    quotas = Quotas(access_pool)
     workers_pool = WorkerPool(pool, key, settings.lease_seconds, settings.pool_rules())
     engines = Engines(workers_pool, relay)
-    in_force = Policies(pool)
+    in_force = Policies(access_pool)
     epoch = Epoch(dsn, pool, (keys.drop, registry.drop, in_force.drop))
     sealing_key = contents_key(settings.data_dir.resolve() / "keys" / "contents_key")
     vault, registered = Vault(pool, sealing_key), RegisteredEngines(pool, sealing_key)
@@ -165,7 +167,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await migrate(dsn)
-        async with opened(pool), relay, engines, watchers:
+        async with opened(pool), opened(access_pool), relay, engines, watchers:
             await _first_start(pool, settings, pipeline_table)
             await epoch.read()
             watchers.watch("relay's timeouts", relay.sweeper)

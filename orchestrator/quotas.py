@@ -117,7 +117,7 @@ class Quotas:
         if time.monotonic() < self._away_until:
             raise _unread()
         try:
-            async with self._pool.connection(timeout=2) as connection:
+            async with self._pool.connection() as connection:
                 cursor = await connection.execute(
                     "select * from take_quota(%s, %s, %s, %s, %s)",
                     (owner, quota.measure, quota.seconds, wanted, quota.most),
@@ -165,7 +165,7 @@ class Quotas:
         if not seen:
             return
         try:
-            async with self._pool.connection(timeout=2) as connection:
+            async with self._pool.connection() as connection:
                 await connection.execute(
                     "insert into key_uses (key_id, last_used_at) select k.id, to_timestamp(u.at)"
                     " from unnest(%s::text[], %s::float8[]) u(id, at) join api_keys k on k.id = u.id"
@@ -180,7 +180,7 @@ class Quotas:
         kept = [(*name, held) for name, held in self._held.items() if held.until > now and held.left > 0]
         try:
             await self._flush()
-            async with self._pool.connection(timeout=2) as connection:
+            async with self._pool.connection() as connection:
                 for owner, quota, held in kept:
                     await connection.execute(
                         "select return_quota(%s, %s, %s, %s)", (owner, quota.measure, quota.seconds, held.left)

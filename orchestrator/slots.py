@@ -94,7 +94,7 @@ class Slots:
     async def _ask(self, wanted: list[tuple[str, int, int]]) -> dict[str, int]:
         """(owner, places, its limit) of each -> what was granted. In one order everywhere, so none blocks another."""
         owners, places, most = (list(each) for each in zip(*sorted(wanted), strict=True))
-        async with self._pool.connection(timeout=2) as connection:
+        async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 "select owner, hold_slots(owner, %s, wanted, most, %s) as granted"
                 " from unnest(%s::text[], %s::integer[], %s::integer[]) asked(owner, wanted, most)",
@@ -140,7 +140,7 @@ class Slots:
 
     async def _give_back(self) -> None:
         try:
-            async with self._pool.connection(timeout=2) as connection:
+            async with self._pool.connection() as connection:
                 await connection.execute("delete from slots where orchestrator = %s", (self._who,))
         except (psycopg.Error, OSError, TimeoutError) as exc:
             log.warning("places not given back", extra={"reason": str(exc)})

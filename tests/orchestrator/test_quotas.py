@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import psycopg
 import pytest
 
 from core.db.pool import Pool, open_pool
@@ -29,7 +30,7 @@ def key_of(key_id: str = "k", tenant_limits: Limits | None = None, **limits: int
 
 @pytest.fixture
 async def pool(migrated_dsn: str) -> AsyncIterator[Pool]:
-    async with open_pool(migrated_dsn, size=4) as opened:
+    async with open_pool(migrated_dsn, size=4, wait_seconds=60) as opened:
         yield opened
 
 
@@ -236,6 +237,27 @@ async def test_who_is_refused_is_told_what_is_left(studio: Studio) -> None:
     assert (refused.status_code, refused.headers["x-ratelimit-limit-tokens"]) == (429, "20")
     assert refused.headers["x-ratelimit-remaining-tokens"] == "20"
     assert 1 <= int(refused.headers["retry-after"]) <= 60
+
+
+@pytest.mark.slow
+async def test_who_comes_is_let_in_though_all_other_connections_are_taken(studio: Studio, migrated_dsn: str) -> None:
+    await studio.chat_worker()
+    assert (await studio.post("/v1/chat/completions", CHAT)).status_code == 200, "what is asked once is remembered"
+    key = await limited(studio, requests_per_minute=9, concurrent=3)
+    async with await psycopg.AsyncConnection.connect(migrated_dsn) as holder:
+        await holder.execute("lock table recipes in access exclusive mode")
+        waiting = [asyncio.ensure_future(studio.get("/v1/prompts")) for _ in range(12)]
+        query = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+
+        async def all_taken() -> bool:
+            async with await psycopg.AsyncConnection.connect(migrated_dsn) as looking:
+                row = await (await looking.execute(query)).fetchone()
+            return row is not None and row[0] >= 8
+
+        await answers(all_taken, "connections that wait")
+        answer = await studio.post("/v1/chat/completions", CHAT, key=key)
+    assert answer.status_code == 200, answer.text
+    assert {each.status_code for each in await asyncio.gather(*waiting)} <= {200, 503}
 
 
 @pytest.mark.slow
