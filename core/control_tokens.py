@@ -55,14 +55,9 @@ class Tokens:
 
     def find(self, value: Any) -> str | None:
         """The first control token inside any string of a JSON value, or made by the parts of a message together."""
-        if isinstance(value, str):
-            return self.find_in_text(value)
-        if isinstance(value, Mapping):
-            return self.find([*value.keys(), *value.values()])
-        if isinstance(value, list | tuple):
-            inside = next((token for token in map(self.find, value) if token), None)
-            return inside or (self.find_in_text(joined) if (joined := _parts(value)) else None)
-        return None
+        texts: list[str] = []
+        _gather(value, texts)
+        return next(filter(None, map(self.find_in_text, texts)), None)
 
     def neutralised(self, value: Any, seen: set[str] | None = None) -> Any:
         """The same JSON value, each control token set apart by a space, so that no tokenizer takes it for one.
@@ -94,6 +89,21 @@ def _apart(found: re.Match[str]) -> str:
     return "".join(f"{character} " for character in token[:opening]) + token[opening:]
 
 
+def _gather(value: Any, texts: list[str]) -> None:
+    """Every string of a JSON value, names too, and what the parts of a message make together."""
+    if isinstance(value, str):
+        texts.append(value)
+    elif isinstance(value, dict | Mapping):
+        texts.extend(value)
+        for inner in value.values():
+            _gather(inner, texts)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _gather(inner, texts)
+        if joined := _parts(value):
+            texts.append(joined)
+
+
 def _parts(value: Sequence[Any]) -> str | None:
     """The text of a message's parts, which some templates put together without a space; None where there are none."""
     texts = [part["text"] for part in value if _is_text(part)]
@@ -101,7 +111,7 @@ def _parts(value: Sequence[Any]) -> str | None:
 
 
 def _is_text(part: Any) -> bool:
-    return isinstance(part, Mapping) and isinstance(part.get("text"), str)
+    return isinstance(part, dict | Mapping) and isinstance(part.get("text"), str)
 
 
 COMMON = Tokens((), common=True)

@@ -21,6 +21,7 @@ from core.errors import (
     Unavailable,
     internal,
 )
+from core.headers import refuse_contradiction
 from core.ids import new_id
 from core.json_size import CONTROL_VALUES, ValueCount
 from core.paths import settle_path
@@ -119,6 +120,7 @@ class Shell:
         try:
             if self._running > self._max_requests and scope["path"] not in _OPERATING:
                 raise Overloaded("Too many requests are being answered.", code="too_many_requests", retry_after=1)
+            refuse_contradiction(scope["headers"])
             await self._answer(scope, receive, reply, length)
         except ClientDisconnected:
             status = CLIENT_CLOSED_REQUEST

@@ -158,8 +158,15 @@ def create_app(
         words = str(body.get("prompt", said)).split()
         return JSONResponse({"tokens": list(range(len(words))), "count": len(words), "max_model_len": 4096})
 
+    async def detokenize(request: Request) -> Response:
+        """Here the id of a token is that of a character."""
+        ids = (await request.json())["tokens"]
+        if not all(isinstance(number, int) and number < sys.maxunicode for number in ids):
+            return _error(400, "There is no such token.")
+        return JSONResponse({"prompt": "".join(map(chr, ids))})
+
     asked = {"/health": health, "/v1/models": models, "/metrics": metrics, "/fake": state}
-    told = {**dict.fromkeys(GENERATING, generate), "/tokenize": tokenize, "/fake": behave}
+    told = {**dict.fromkeys(GENERATING, generate), "/tokenize": tokenize, "/detokenize": detokenize, "/fake": behave}
     if can_sleep:
         told |= {"/sleep": sleep, "/wake_up": wake_up, "/collective_rpc": collective_rpc}
     routes = [Route(path, answer) for path, answer in asked.items()]

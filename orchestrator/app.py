@@ -231,7 +231,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     media = Media(settings.media_domains)
     publish(api, gateway.PATHS)
     relayed = Gateway(
-        *(keys, quotas, workers_pool, relay, recipes, oversight, media),
+        *(keys, quotas, workers_pool, relay, engines, recipes, oversight, media),
         prove_tokens=settings.prove_tokens,
         limits=settings.timeouts_of_routes(),
         tracing=tracing,

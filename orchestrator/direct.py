@@ -12,12 +12,12 @@ from core.canonical import messages_sha256
 from core.errors import SoundstageError
 from core.relay import TAIL
 from core.wire.workers import Ability
-from orchestrator import costs
+from orchestrator import costs, texts
 from orchestrator.engines import Engines
 from orchestrator.observed import usage
 from orchestrator.oversight import WORKER_HEADER, Caller, Oversight
 from orchestrator.runs import Run
-from orchestrator.said import no_forged_turn, strings
+from orchestrator.texts import no_forged_turn
 
 NOTHING: Mapping[str, Any] = {}
 
@@ -70,8 +70,10 @@ class Direct:
     ) -> tuple[bytes, Run]:
         run = self.oversight.begin(caller)
         run.model, run.messages_sha256 = model, digest
-        said = body.get("messages", body.get("prompt"))
-        await self.oversight.admit(run, caller, list(strings(said)), "text")
+        found = texts.of_body(body)
+        if found.unread is not None:
+            self.oversight.refuse_unchecked(run, found.unread)
+        await self.oversight.admit(run, caller, found.strings, "text", subject=found.subject)
         run.sampling = {name: value for name, value in body.items() if name not in ("messages", "prompt")} | dict(noted)
         status = 502
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -30,8 +31,11 @@ from orchestrator.pool import Ask, Worker
 from orchestrator.tracing import current_trace
 from orchestrator.workers import WorkerPool
 
+log = logging.getLogger(__name__)
+
 MAX_CLIENTS = 1024
 NO_KEY = "none"  # the client insists on one; a worker without a key ignores it
+DECODE_SECONDS = 10.0
 ASIDE_SECONDS, ASIDE_TRIES, ASIDE_PAUSE_SECONDS = 5.0, 3, 0.2
 
 _headers: ContextVar[Mapping[str, str]] = ContextVar("headers", default=MappingProxyType({}))
@@ -91,11 +95,30 @@ class Engines:
         """The tokens that the messages are to the engine, with its chat template and the `fields` that it is shown."""
         async with self.engine(model, "tokenize", request_id) as (client, name, _):
             body = {**fields, "model": name, "messages": list(messages), "add_generation_prompt": True}
-            url = str(client.base_url).removesuffix("/").removesuffix("/v1") + "/tokenize"
-            answer: Any = await client.post(url, body=body, cast_to=object)
+            answer: Any = await client.post(_beside(client, "tokenize"), body=body, cast_to=object)
         found = answer.get("tokens") if isinstance(answer, dict) else None
         if not isinstance(found, list):
             raise Upstream("The engine's answer could not be read.", code="bad_upstream_answer")
+        return found
+
+    async def texts(
+        self, model: str | None, prompts: Sequence[list[int]], request_id: str, *, tenant: str, until: float
+    ) -> list[str] | None:
+        """What these token ids are to the model's own tokenizer; None where nobody says it within DECODE_SECONDS."""
+        found: list[str] = []
+        try:
+            asked = self.engine(model, "tokenize", request_id, tenant=tenant, until=until)
+            async with asyncio.timeout(DECODE_SECONDS), asked as (client, name, _):
+                url = _beside(client, "detokenize")
+                for ids in prompts:
+                    answer: Any = await client.post(url, body={"model": name, "tokens": ids}, cast_to=object)
+                    text = answer.get("prompt") if isinstance(answer, dict) else None
+                    if not isinstance(text, str):
+                        return None
+                    found.append(text)
+        except (SoundstageError, TimeoutError) as exc:
+            log.warning("token ids were not decoded", extra={"request_id": request_id, "why": repr(exc)[:300]})
+            return None
         return found
 
     def model_of(self, ability: Ability, role: str | None = None) -> str | None:
@@ -170,6 +193,11 @@ class Engines:
             found = AsyncOpenAI(base_url=url, api_key=key, max_retries=0, http_client=self._http)
             self._clients[at] = found
         return found
+
+
+def _beside(client: AsyncOpenAI, name: str) -> str:
+    """The address of what an engine serves beside /v1."""
+    return str(client.base_url).removesuffix("/").removesuffix("/v1") + f"/{name}"
 
 
 async def _add_headers(request: httpx2.Request) -> None:

@@ -15,8 +15,8 @@ from orchestrator.requests import Body
 
 MAX_PARTS = 96
 MAX_TEXT = 256 << 10  # bytes of one text
-READ = frozenset(("model", "prompt", "n", "size", "steps", "user", "stream"))
-"""What the gateway decides by; every other part passes unread."""
+FILES = frozenset(("image", "image[]", "mask", "input_reference"))
+"""What may be a file: it holds a picture. Whatever else comes is a text."""
 _PLAIN = frozenset((b"", b"7bit", b"8bit", b"binary"))
 
 
@@ -90,7 +90,7 @@ class _Texts(Parts):
 
     def part_named(self, name: str, headers: dict[bytes, bytes], *, file: bool) -> None:
         self._name, self._content = name, None
-        if name not in READ:
+        if name in FILES:
             return
         if name in self.texts:
             raise _refused(name, "is given twice.")

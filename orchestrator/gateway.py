@@ -22,8 +22,10 @@ from core.errors import InvalidRequest, Unavailable, UpstreamTimeout
 from core.json_size import aside, is_heavy
 from core.relay import Passage, Relay, Sent, Timeouts, read_body, request_headers
 from core.wire.workers import Ability
-from orchestrator import costs, forms, observed, said
+from orchestrator import body_texts, costs, forms, observed
 from orchestrator.auth import Key, Keys, Scope
+from orchestrator.body_texts import BodyTexts
+from orchestrator.engines import Engines
 from orchestrator.limits import Needs
 from orchestrator.media import Media
 from orchestrator.oversight import TIMEOUT_HEADER, WORKER_HEADER, Caller, Marked, Oversight, caller_of
@@ -35,7 +37,7 @@ from orchestrator.quotas import Metered, Quotas
 from orchestrator.recipes import RecipeRunner
 from orchestrator.requests import Body, Peek, affinity, peek, stored_prompt
 from orchestrator.runs import Run
-from orchestrator.selfies import peek_form, photo_needs
+from orchestrator.selfies import peek_form, photo_needs, selfie_texts
 from orchestrator.tracing import Tracing
 from orchestrator.workers import WorkerPool
 
@@ -67,7 +69,7 @@ BY_TENANT = frozenset(("images", "image_edits"))  # whose workers share their st
 PICTURES = "pictures"  # where a request's scope keeps what it asks for
 TENANT_HEADER = b"x-soundstage-tenant"
 LARGE_FORM = 1 << 20  # bytes; reading a larger one would hold up other requests
-RESPONSES = "/v1/responses"
+RESPONSES, COMPLETIONS = "/v1/responses", "/v1/completions"
 RECIPE_PATHS = frozenset({"/v1/chat/completions", RESPONSES})
 JUDGED: dict[str, Surface] = {
     "/v1/chat/completions": "text",
@@ -88,6 +90,7 @@ class Gateway:
         quotas: Quotas,
         workers: WorkerPool,
         relay: Relay,
+        engines: Engines,
         recipes: RecipeRunner,
         oversight: Oversight,
         media: Media,
@@ -106,6 +109,7 @@ class Gateway:
         self._quotas = quotas
         self._workers = workers
         self._relay = relay
+        self._engines = engines
         self._recipes = recipes
         self._oversight = oversight
 
@@ -217,17 +221,33 @@ class Gateway:
 
     async def _judge(self, run: Run, body: Body, found: Peek, caller: Caller, surface: Surface) -> Body:
         """The body as it may go on. Raises Refused."""
-        tokens = self._workers.control_tokens(found.model)
-        says = await aside(body.heavy, said.read, found, tokens, responses=caller.route == RESPONSES)
+        says = await self._texts(body, found, caller)
         run.model, run.messages_sha256 = found.model, says.messages_sha256
+        if says.unread is None and says.ids:
+            decoded = await self._engines.texts(
+                found.model, says.ids, caller.request_id, tenant=caller.key.tenant, until=caller.until
+            )
+            says.strings += decoded or ()
+            says.unread = "prompt" if decoded is None else None
         if says.unread is not None:
             self._oversight.refuse_unchecked(run, says.unread)
         subject = Subject(real=True) if caller.route in FORMS else says.subject
-        decision = await self._oversight.admit(run, caller, says.texts, surface, subject=subject)
-        if decision.constraints and says.texts:
+        decision = await self._oversight.admit(run, caller, says.strings, surface, subject=subject)
+        if decision.constraints and says.prompt is not None:
             run.constraints_added = decision.constraints
-            body = body.with_text("prompt", f"{says.texts[0]} {decision.constraints}")
+            body = body.with_text("prompt", f"{says.prompt} {decision.constraints}")
         return body
+
+    async def _texts(self, body: Body, found: Peek, caller: Caller) -> BodyTexts:
+        """What the body says; a heavy one is read off the event loop."""
+        return await aside(
+            body.heavy,
+            body_texts.read,
+            selfie_texts(found) if caller.route == SELFIES else body.read,
+            self._workers.control_tokens(found.model),
+            responses=caller.route == RESPONSES,
+            completion=caller.route == COMPLETIONS,
+        )
 
     async def _forward(
         self,

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from prometheus_client import Counter
@@ -24,6 +24,7 @@ from orchestrator.policy_floor import Subject, Surface
 from orchestrator.policy_store import Policies, PolicyUnavailableError, Standing
 from orchestrator.quotas import BYTES_PER_TOKEN, Entry, Quotas
 from orchestrator.runs import Contents, Run, RunLog, new_run_id, now
+from orchestrator.texts import shows_somebody
 
 log = logging.getLogger(__name__)
 
@@ -100,9 +101,9 @@ class Waits(TypedDict):
 
 
 def caller_of(scope: MutableMapping[str, Any], key: Key) -> Caller:
-    """From a request: `X-Content-Tier` lowers the tier, `X-Session-Id` makes a canary and a worker stick to a session,
-    `X-Prove: tokens` asks for the hash of a relayed prompt's tokens, `X-Request-Timeout` is how long the caller waits,
-    in seconds, `X-Priority` (0 to 9) puts it before others of its tenant who wait."""
+    """From a request: `X-Content-Tier` lowers the tier, of several the lowest holds; `X-Session-Id` makes a canary and
+    a worker stick to a session, `X-Prove: tokens` asks for the hash of a relayed prompt's tokens, `X-Request-Timeout`
+    is how long the caller waits, in seconds, `X-Priority` (0 to 9) puts it before others of its tenant who wait."""
     asked: int | None = None
     session: str | None = None
     trace: str | None = None
@@ -111,7 +112,7 @@ def caller_of(scope: MutableMapping[str, Any], key: Key) -> Caller:
         if name not in _READ:
             continue
         if name == b"x-content-tier":
-            asked = _tier(value)
+            asked = policy.tier_in_force(asked, *map(_tier, value.split(b",")))
         elif name == b"x-session-id":
             session = value[:200].decode("latin-1")
         elif name == b"x-prove":
@@ -190,6 +191,8 @@ class Oversight:
         except PolicyUnavailableError:
             found = Decision("refuse", policy.GENERAL, policy.CHECK_FAILED, "unknown")
         else:
+            if any(map(shows_somebody, texts)):
+                subject = replace(subject, real=True)
             tier = policy.tier_in_force(caller.key.max_tier, standing.max_tier, recipe_tier, caller.asked_tier)
             found = policy.decide(texts, tier=tier, surface=surface, rules=rules, subject=subject)
             if self._guard is not None and last and found.action != "refuse":
@@ -341,6 +344,6 @@ def _priority(value: bytes) -> int:
 
 
 def _tier(value: bytes) -> int:
-    if value not in (b"0", b"1", b"2"):
+    if value.strip() not in (b"0", b"1", b"2"):
         raise InvalidRequest("X-Content-Tier is 0, 1 or 2.", param="X-Content-Tier", code="invalid_tier")
     return int(value)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ from core.canonical import messages_sha256, sha256_of_any, sha256_of_field
 from core.errors import Conflict, InvalidRequest, SoundstageError
 from core.idempotency import REPEATED
 from core.json_text import decoded
-from orchestrator import answers, costs, dialects
+from orchestrator import answers, costs, dialects, texts
 from orchestrator.engines import Engines
 from orchestrator.limits import Needs
 from orchestrator.oversight import WORKER_HEADER, Caller, Marked, Oversight
@@ -18,7 +19,7 @@ from orchestrator.payments import Answer
 from orchestrator.policy_floor import Subject, Surface
 from orchestrator.requests import StoredPrompt
 from orchestrator.runs import Contents, Run
-from orchestrator.said import no_forged_turn, strings
+from orchestrator.texts import Texts, no_forged_turn
 from prompts.registry import PRODUCTION, Registry
 from prompts.render import Message, Release
 
@@ -44,7 +45,8 @@ class RecipeRunner:
         _check_recorded(fields)
         variables = dialects.variables(prompt.variables)
         run, release = await self._begin(prompt.id, prompt.version, variables, caller)
-        messages = await self._render(run, release, variables, history, caller, "text", fields)
+        said = texts.of_body(sent)
+        messages = await self._render(run, release, variables, history, caller, "text", said, fields=fields)
         own = speech.sampling(release.sampling)
         request = {**own, **fields}
         run.sampling, run.seed = recorded(request, own), request.get("seed")
@@ -103,12 +105,14 @@ class RecipeRunner:
         *,
         surface: Surface = "text",
         subject: Subject = NOBODY,
+        also: Sequence[str] = (),
         key: str | None = None,
     ) -> tuple[str, Run]:
-        """One answer of a recipe, as text, and its run. `surface` says what the text is for, `subject` who is in it;
-        the same work again comes with the same `key`."""
+        """One answer of a recipe, as text, and its run. `surface` says what the text is for, `subject` who is in it,
+        `also` what its caller said besides; the same work again comes with the same `key`."""
         run, release = await self._begin(recipe, PRODUCTION, variables, caller)
-        messages = await self._render(run, release, variables, history, caller, surface, subject=subject)
+        said = _told(variables, history) + texts.of(list(also))
+        messages = await self._render(run, release, variables, history, caller, surface, said, subject=subject)
         run.sampling = dict(release.sampling)
         days = await self._days(caller)
         contents = Contents(dict(variables), list(history))
@@ -146,7 +150,8 @@ class RecipeRunner:
     ) -> tuple[list[Message], Release, Run]:
         """A recipe's messages, judged, for a worker that is asked in another way; who asks it settles the run."""
         run, release = await self._begin(recipe, PRODUCTION, variables, caller)
-        return await self._render(run, release, variables, (), caller, "text", subject=subject), release, run
+        said = _told(variables, ())
+        return await self._render(run, release, variables, (), caller, "text", said, subject=subject), release, run
 
     async def replay(
         self, release: Release, messages: list[Message], fields: Mapping[str, Any], run: Run, caller: Caller
@@ -158,8 +163,8 @@ class RecipeRunner:
         again.control_tokens = run.control_tokens
         speech = dialects.of_route(run.route)
         again.messages_sha256 = messages_sha256(messages)
-        texts = [*strings(messages), *strings(dict(fields))]
-        await self.oversight.admit(again, caller, texts, "text", recipe_tier=release.tier)
+        said = texts.of(messages, "messages") + texts.of_body(fields)
+        await self.oversight.admit(again, caller, said.strings, "text", recipe_tier=release.tier, subject=said.subject)
         engine = self._engines.engine(release.model, speech.ability, caller.request_id, **caller.place)
         limits = self._within_limits(again, caller, release.model, messages, fields)
         status = 502
@@ -198,26 +203,30 @@ class RecipeRunner:
         history: Sequence[Message],
         caller: Caller,
         surface: Surface,
+        said: Texts,
+        *,
         fields: Mapping[str, Any] | None = None,
         subject: Subject = NOBODY,
     ) -> list[Message]:
-        """The messages, judged: what the caller sent, other fields too, and what the template made of it."""
+        """The messages, judged: all that the caller `said`, and with it what the template made of it."""
         tokens, seen = self._engines.control_tokens(release.model), set[str]()
         no_forged_turn(tokens.find(dialects.shown(fields or {})), "tools")
         messages = release.render(variables, history, tokens, seen)
         run.control_tokens = tokens.recorded(seen)
         run.messages_sha256 = messages_sha256(messages)
-        sent = [*strings(dict(variables)), *strings(list(history)), *strings(dict(fields or {}))]
+        if said.unread is not None:
+            self.oversight.refuse_unchecked(run, said.unread)
+        rendered = texts.of(messages, "messages").strings
         # First alone: what a template says of its own (that everyone is an adult) must not speak for the caller.
-        for texts, last in ((sent, False), ([*sent, *strings(messages)], True)):
+        for strings, last in ((said.strings, False), ([*said.strings, *rendered], True)):
             await self.oversight.admit(
                 run,
                 caller,
-                texts,
+                strings,
                 surface,
                 recipe_tier=release.tier,
                 policy_version=release.policy_version,
-                subject=subject,
+                subject=replace(subject, real=subject.real or said.pictured),
                 last=last,
             )
         return messages
@@ -226,6 +235,10 @@ class RecipeRunner:
         """How long this tenant keeps contents; 0 where it keeps none."""
         standing = await self.oversight.policies.standing(caller.key.tenant)
         return standing.contents_days if standing.store_contents else 0
+
+
+def _told(variables: Mapping[str, Any], history: Sequence[Message]) -> Texts:
+    return texts.of(dict(variables), "variables") + texts.of(list(history), "messages")
 
 
 def _check_recorded(fields: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from bench.relay import contestants
 from bench.relay.measure import Case, sample
 from bench.relay.processes import free_port, load_generator, python, running
 from core.canonical import read_messages
-from orchestrator import said
+from orchestrator import body_texts
 from orchestrator.policy import Rules, decide
 from orchestrator.requests import peek
 
@@ -58,8 +58,10 @@ async def functions() -> Functions:
     raw = msgspec.json.encode(msgspec.json.decode(body(1))["messages"])
 
     async def judged(number: int) -> object:
-        says = said.read(peek(body(number)))
-        return decide(says.texts, tier=1, surface="text", rules=rules), says.messages_sha256
+        sent = body(number)
+        peek(sent)
+        says = body_texts.read(sent)
+        return decide(says.strings, tier=1, surface="text", rules=rules), says.messages_sha256
 
     async def peeked(number: int) -> object:
         return peek(body(number))

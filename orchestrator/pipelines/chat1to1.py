@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from core.errors import InvalidRequest
 from orchestrator.oversight import Caller
-from orchestrator.pipelines import steps
-from orchestrator.pipelines.base import Asked, Plain, Single, Studio, Turn, release
+from orchestrator.pipelines import steps, story
+from orchestrator.pipelines.base import Plain, Single, Studio, Turn, release
 from orchestrator.pipelines.flow import Flow
 from orchestrator.pipelines.story import Answer, Told, expand_alone, tell
 
@@ -37,13 +37,16 @@ class Message(Told):
         given = {"message": self.message, "context": context, "persona": self.persona}
         return {name: value for name, value in given.items() if value}
 
+    def besides(self) -> list[str]:
+        return [turn.content for turn in self.messages or ()]
 
-class Request(Asked, Message):
+
+class Request(Message, story.Request):
     """The body of POST /v1/chat/1to1/imagegen."""
 
 
 async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> Plain:
-    return await tell(studio, flow, request, request.variables(), caller, recipe=EXPAND, role=ROLE)
+    return await tell(studio, flow, request, caller, recipe=EXPAND, role=ROLE)
 
 
 def _said(messages: Sequence[Turn]) -> str:

@@ -15,4 +15,4 @@ SINGLE = (expand_alone("/v1/chat/shorts/expand", Told, EXPAND, ROLE),)
 
 
 async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> Plain:
-    return await tell(studio, flow, request, request.variables(), caller, recipe=EXPAND, role=ROLE)
+    return await tell(studio, flow, request, caller, recipe=EXPAND, role=ROLE)

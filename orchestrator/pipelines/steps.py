@@ -4,7 +4,7 @@ not draw."""
 import contextlib
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 from core.errors import ContentPolicy, Overloaded, SoundstageError, Unavailable, Upstream
@@ -76,15 +76,17 @@ async def expand(
     *,
     role: str | None,
     key: str | None = None,
+    also: Sequence[str] = (),
+    subject: Subject = NOBODY,
     last: bool = False,
 ) -> Expanded:
-    """What the picture for variables["message"] shall show, judged: before the model is asked and after it. `last`:
-    nothing follows that would judge it again.
+    """What the picture for variables["message"] shall show, judged: before the model is asked and after it. `also` is
+    what the caller said besides; `last`: nothing follows that would judge it again.
 
     Raises Refused, also where the model itself says that it is not fit to draw.
     """
     message = variables["message"]
-    text, run = await _of_own(studio, recipe, variables, caller, role, key)
+    text, run = await _of_own(studio, recipe, variables, caller, role, key, also)
     found = expansion.read(text, message, structured="response_format" in (run.sampling or {}))
     oversight = studio.recipes.oversight
     look = _like(oversight.begin(caller), made(run))
@@ -97,6 +99,7 @@ async def expand(
         "image",
         recipe_tier=run.release_tier,
         policy_version=run.policy_version,
+        subject=subject,
         last=last,
     )
     return Expanded(
@@ -110,14 +113,20 @@ async def expand(
 
 
 async def _of_own(
-    studio: Studio, recipe: str, variables: Mapping[str, Any], caller: Caller, role: str | None, key: str | None
+    studio: Studio,
+    recipe: str,
+    variables: Mapping[str, Any],
+    caller: Caller,
+    role: str | None,
+    key: str | None,
+    also: Sequence[str],
 ) -> tuple[str, Run]:
     """A model that draws few things can have a recipe of its own, which knows them: `recipe.MODEL` goes before `recipe`
     where the database has it."""
     own = studio.engines.model_of("images", role)
     if own and await studio.recipes.has(f"{recipe}.{own}", caller):
         recipe = f"{recipe}.{own}"
-    return await studio.recipes.text(recipe, variables, caller, surface="image", key=key)
+    return await studio.recipes.text(recipe, variables, caller, surface="image", also=also, key=key)
 
 
 # -- generate ---------------------------------------------------------------------------------------------------------
@@ -218,14 +227,11 @@ async def caption(
     studio: Studio, prompt: str, message: str | None, caller: Caller, key: str | None = None
 ) -> Captioned:
     """Ten to fifteen words about a picture, fit for everyone: checked, asked for again once, then the fallback that
-    the database holds. Raises what an engine that cannot answer makes of it."""
+    the database holds. Raises Refused, and what an engine that cannot answer makes of it."""
     variables = {"prompt": prompt[:LONGEST_PROMPT]} | ({"message": message} if message else {})
     tokens = 0
     for asked in (1, 2):
-        try:
-            text, run = await studio.recipes.text(CAPTION, variables, caller, key=key and f"{key}:{asked}")
-        except ContentPolicy:  # what was drawn above tier 0 is not told at tier 0
-            return await _fallback(studio, caller, asked - 1, tokens)
+        text, run = await studio.recipes.text(CAPTION, variables, caller, key=key and f"{key}:{asked}")
         tokens += run.tokens
         if await _is_caption(studio, text, caller):
             cost = Cost(tokens=tokens, image_steps=0)
@@ -236,9 +242,12 @@ async def caption(
 async def caption_anyway(
     studio: Studio, prompt: str, message: str | None, caller: Caller, key: str | None = None
 ) -> Captioned:
-    """The same, where a picture waits for it: an engine that cannot answer takes nothing from the picture."""
+    """The same, where a picture waits for it: an engine that cannot answer takes nothing from the picture, and what was
+    drawn above tier 0 is not told at tier 0."""
     try:
         return await caption(studio, prompt, message, caller, key)
+    except ContentPolicy:
+        return await _fallback(studio, caller, 0, 0)
     except ENGINE_TROUBLE as exc:
         if exc.code in AWAY_CODES:
             raise  # it comes back, and the fallback is there, too

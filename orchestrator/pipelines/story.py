@@ -4,11 +4,11 @@ At most one engine works for a run at any time: the pictures of one run share on
 is asked for as soon as they are there.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator import texts
 from orchestrator.oversight import Caller
 from orchestrator.pipelines import steps
 from orchestrator.pipelines.base import Asked, Drawn, Plain, Single, Studio, release
@@ -25,6 +25,10 @@ class Told(BaseModel):
 
     def variables(self) -> dict[str, Any]:
         return {name: value for name, value in (("message", self.message), ("context", self.context)) if value}
+
+    def besides(self) -> list[str]:
+        """What was sent, and no model is told: it is judged with the rest."""
+        return []
 
 
 class Request(Asked, Told):
@@ -55,8 +59,7 @@ class ExpandAnswer(BaseModel):
 async def tell(
     studio: Studio,
     flow: Flow,
-    asked: Asked,
-    variables: Mapping[str, Any],
+    asked: Request,
     caller: Caller,
     *,
     recipe: str,
@@ -64,9 +67,13 @@ async def tell(
 ) -> Plain:
     """The whole pipeline. Cancelling it ends the step that runs, wherever it runs. Raises Refused before any GPU work
     for what was asked, and again for what the expansion made of it."""
-    message = variables["message"]
+    message = asked.message
+    subject = texts.of([*asked.variables().values(), *asked.besides()]).subject
     expanded = await flow.step(
-        "expand", lambda key: steps.expand(studio, recipe, variables, caller, role=role, key=key)
+        "expand",
+        lambda key: steps.expand(
+            studio, recipe, asked.variables(), caller, role=role, key=key, also=asked.besides(), subject=subject
+        ),
     )
     pictures = await flow.step(
         "generate",
@@ -81,6 +88,7 @@ async def tell(
             said=message,
             like=expanded,
             tier=expanded["release_tier"],
+            subject=subject,
         ),
     )
     captioned = await flow.step(
@@ -98,10 +106,11 @@ async def tell(
 
 
 def expand_alone(path: str, asked: type[BaseModel], recipe: str, role: str) -> Single:
-    """The first step as a route of its own. `asked` has variables()."""
+    """The first step as a route of its own. `asked` has variables() and besides()."""
 
     async def run(studio: Studio, asked: Any, caller: Caller) -> Plain:
-        found = await steps.expand(studio, recipe, asked.variables(), caller, role=role, last=True)
+        variables, also = asked.variables(), asked.besides()
+        found = await steps.expand(studio, recipe, variables, caller, role=role, also=also, last=True)
         return {
             "expanded_prompt": found["prompt"],
             "message_used": found["message"],

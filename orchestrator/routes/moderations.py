@@ -3,13 +3,14 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from core.errors import ContentPolicy
-from orchestrator import policy, policy_floor
+from orchestrator import policy, policy_floor, texts
 from orchestrator.auth import Key, Keys
 from orchestrator.guard import Guard
 from orchestrator.oversight import Oversight
+from orchestrator.policy_floor import Subject
 from orchestrator.policy_store import PolicyUnavailableError
 from orchestrator.routes.access import needs
 from orchestrator.runs import new_run_id
@@ -25,7 +26,9 @@ Text = Annotated[str, Field(max_length=100_000)]
 
 
 class Part(BaseModel):
-    """A part of a multi-modal input. A picture is not looked at here."""
+    """A part of a multi-modal input. A picture is not looked at here: it may show somebody."""
+
+    model_config = ConfigDict(extra="allow")
 
     type: str
     text: str | None = Field(None, max_length=100_000)
@@ -51,7 +54,10 @@ def router(keys: Keys, oversight: Oversight, guard: Guard | None) -> APIRouter:
         except PolicyUnavailableError as exc:
             raise ContentPolicy("The check failed, so the answer is no.", code=policy.CHECK_FAILED) from exc
         tier = policy.tier_in_force(key.max_tier, standing.max_tier, body.tier)
-        found = [policy.decide([text], tier=tier, surface="text", rules=standing.rules) for text in _texts(body)]
+        rules, subject = standing.rules, _subject(body)
+        found = [
+            policy.decide([text], tier=tier, surface="text", rules=rules, subject=subject) for text in _texts(body)
+        ]
         if guard is not None:
             for at, (text, decision) in enumerate(zip(_texts(body), found, strict=True)):
                 if decision.action != "refuse" and text:
@@ -69,6 +75,10 @@ def router(keys: Keys, oversight: Oversight, guard: Guard | None) -> APIRouter:
 def _texts(body: ModerationRequest) -> list[str]:
     given = [body.input] if isinstance(body.input, str) else body.input
     return [part if isinstance(part, str) else part.text or "" for part in given]
+
+
+def _subject(body: ModerationRequest) -> Subject:
+    return texts.of(body.model_dump()["input"]).subject
 
 
 def _result(decision: policy.Decision) -> dict[str, Any]:

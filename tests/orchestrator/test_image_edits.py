@@ -41,7 +41,7 @@ PROMPT = part("prompt", b"a red hat")
 
 def test_a_form_is_read_as_the_json_that_it_means() -> None:
     found = forms.read(KIND, form(PICTURE, PROMPT, part("n", b"2"), part("model", b"m"), part("strength", b"0.5")))
-    assert json.loads(found.read) == {"prompt": "a red hat", "n": "2", "model": "m"}
+    assert json.loads(found.read) == {"prompt": "a red hat", "n": "2", "model": "m", "strength": "0.5"}
     assert found.pictures() == PicturesAsked(n=2)
 
 
@@ -70,8 +70,10 @@ WRONG: dict[str, tuple[bytes, bytes, str]] = {
     "another charset": (KIND + b"; charset=utf-7", form(PROMPT), "invalid_content_type"),
     "no multipart": (KIND, b"prompt=a", "invalid_multipart"),
     "cut off": (KIND, form(PROMPT)[:-8], "invalid_multipart"),
-    "too many parts": (KIND, form(*[part("x", b"")] * 97), "invalid_multipart"),
+    "too many parts": (KIND, form(*[part(f"x{number}", b"") for number in range(97)]), "invalid_multipart"),
     "a text twice": (KIND, form(PROMPT, PROMPT), "invalid_value"),
+    "an unknown text twice": (KIND, form(part("x", b"a"), part("x", b"a")), "invalid_value"),
+    "a file of an unknown name": (KIND, form(PROMPT, part("negative_prompt", b"a", filename="a.txt")), "invalid_value"),
     "a text as a file": (KIND, form(part("prompt", b"a", filename="a.txt")), "invalid_value"),
     "an encoded text": (
         KIND,

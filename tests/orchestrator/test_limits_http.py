@@ -10,9 +10,8 @@ import openai
 import pytest
 
 from core.errors import InvalidRequest
-from orchestrator import said
+from orchestrator import body_texts
 from orchestrator.epoch import Epoch
-from orchestrator.requests import peek
 from tests.fakes.cable import cable
 from tests.fakes.studio import studio_over
 from tests.fakes.wait import soon
@@ -30,13 +29,13 @@ def nested(field: str, depth: int) -> bytes:
 def test_what_nests_deeper_than_any_message_is_refused(field: str, depth: int) -> None:
     """Short of the decoder's own bound, too."""
     with pytest.raises(InvalidRequest) as caught:
-        said.read(peek(nested(field, depth)), responses=field == "input")
+        body_texts.read(nested(field, depth), responses=field == "input")
     assert caught.value.code == "json_too_deep"
 
 
 def test_what_nests_as_tools_do_is_read() -> None:
-    found = said.read(peek(nested("tools", 45)))
-    assert "x" in found.texts
+    found = body_texts.read(nested("tools", 45))
+    assert "x" in found.strings
 
 
 @slow

@@ -10,6 +10,13 @@ from tests.fakes.studio import WORKER_KEY, Studio
 HARD = "please write something zzexplicit secretword"
 
 
+TIER = "x-content-tier"
+
+
+def bearer(studio: Studio) -> tuple[str, str]:
+    return "authorization", f"Bearer {studio.key}"
+
+
 def chat(text: str) -> dict[str, Any]:
     return {"model": "small", "messages": [{"role": "user", "content": text}]}
 
@@ -97,7 +104,8 @@ async def test_whatever_the_model_may_be_shown_is_judged(studio: Studio) -> None
     for what, fields in HIDDEN.items():
         for body in (chat("fine"), recipe("fine")):
             answer = await studio.post("/v1/chat/completions", {**body, **fields})
-            assert (answer.status_code, answer.json()["error"]["code"]) == (422, "sexual/explicit"), what
+            category = "sexual/real_person" if what == "a file's name" else "sexual/explicit"
+            assert (answer.status_code, answer.json()["error"]["code"]) == (422, category), what
     assert not worker.received
 
 
@@ -171,6 +179,43 @@ async def test_a_request_lowers_its_tier(studio: Studio) -> None:
         assert shown in answer.headers["x-policy"]
     wrong = await studio.post("/v1/chat/completions", chat("hi"), headers={"x-content-tier": "9"})
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "invalid_tier")
+
+
+@pytest.mark.parametrize(
+    "sent", [["0", "1"], ["1", "0"], ["1", "0", "1"], ["0, 1"], ["1,0"], ["1", "1 , 0"]], ids=" | ".join
+)
+async def test_of_several_tiers_the_lowest_holds(studio: Studio, sent: list[str]) -> None:
+    await studio.proving_worker()
+    tiers = [("x-content-tier", value) for value in sent]
+    answer = await studio.http.post("/v1/chat/completions", json=chat("hi"), headers=[bearer(studio), *tiers])
+    assert "tier=0" in answer.headers["x-policy"]
+    wrong = await studio.http.post(
+        "/v1/chat/completions", json=chat("hi"), headers=[bearer(studio), *tiers, (TIER, "")]
+    )
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "invalid_tier")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/imagegen", "/v1/runs", "/chat"])
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("authorization", "", "Bearer another"),
+        ("authorization", "", "Basic another"),
+        ("idempotency-key", "a", "b"),
+        ("x-priority", "1", "9"),
+        ("x-request-timeout", "1", "30"),
+        ("x-session-id", "a", "b"),
+    ],
+)
+async def test_a_header_that_says_two_things_is_refused(
+    studio: Studio, path: str, name: str, first: str, second: str
+) -> None:
+    pairs = [bearer(studio), *([(name, first)] if first else []), (name, second)]
+    answer = await studio.http.post(path, json={}, headers=pairs)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "header_sent_twice")
+    assert answer.json()["error"]["param"].lower() == name
+    same = await studio.http.post(path, json={}, headers=[bearer(studio), bearer(studio), ("x-priority", "1")] * 2)
+    assert same.json().get("error", {}).get("code") != "header_sent_twice"
 
 
 async def test_moderations_in_openais_shape(studio: Studio) -> None:
