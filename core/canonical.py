@@ -1,6 +1,7 @@
 """The hash of messages: sha256 of their RFC 8785 canonical JSON, computed alike by who sends and who receives them."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -19,16 +20,26 @@ def sha256(value: Any) -> str:
     return hashlib.sha256(rfc8785.dumps(value)).hexdigest()
 
 
-def sha256_of_field(value: Any, param: str) -> str:
-    """Of a value that a caller sent. Raises InvalidRequest, which names its field."""
+def sha256_of_fields(fields: Mapping[str, Any], param: str = "") -> str:
+    """Of an object that a caller sent under the name `param`. Raises InvalidRequest, which names the field at fault."""
     try:
-        return sha256(value)
+        return sha256(dict(fields))
     except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as exc:
+        at_fault = next((name for name, value in fields.items() if not _is_canonical(value)), "")
+        param = ".".join(filter(None, (param, at_fault)))
         raise InvalidRequest(
             f"`{param}` has no canonical form in JSON: it holds a number of 2^53 or beyond, or half a surrogate pair.",
             param=param,
             code="no_canonical_form",
         ) from exc
+
+
+def _is_canonical(value: Any) -> bool:
+    try:
+        rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError):
+        return False
+    return True
 
 
 def sha256_of_any(value: Any) -> str:

@@ -19,7 +19,7 @@ from core.body_budget import BodyBudget
 from core.disconnect import ClientDisconnected
 from core.errors import BY_STATUS, InvalidRequest, SoundstageError, internal
 from core.settings import Settings
-from core.shell import CLIENT_CLOSED_REQUEST, ASGIApp, Authorise, Shell
+from core.shell import CLIENT_CLOSED_REQUEST, ASGIApp, Authorise, Explain, Shell
 from core.watchers import Watchers
 
 
@@ -45,12 +45,14 @@ def create_service(
     authorise: Authorise | None = None,
     large: Collection[str] = (),
     watchers: Watchers | None = None,
+    explain: Explain = lambda _: None,
 ) -> Shell:
     """Put the shell around `api`; `routes` maps an exact path and method to a raw ASGI handler.
 
     `authorise` raises where a request may not enter; it is asked before any of the body is read. `large`: the paths of
     `api` whose bodies may be as large as the settings say; those of its other paths have at most CONTROL_BODY bytes.
-    `watchers`: the background tasks of its lifespan; one that ends ends the process.
+    `watchers`: the background tasks of its lifespan; one that ends ends the process. `explain`: what a caller is told
+    of an exception that a raw route raises; None: that it is a bug.
     Adds GET /healthz (the process lives and none of these has ended), /readyz (200 or 503 by `ready`) and /metrics
     (Prometheus).
     """
@@ -67,6 +69,7 @@ def create_service(
         access=access or AccessLog(name),
         authorise=authorise,
         watchers=watchers or Watchers(),
+        explain=explain,
     )
     _add_operating(api, shell, ready)
     return shell

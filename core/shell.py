@@ -33,6 +33,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Authorise = Callable[[Scope], Awaitable[None]]
+Explain = Callable[[Exception], SoundstageError | None]
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Shell:
         access: AccessLog,
         authorise: Authorise | None,
         watchers: Watchers,
+        explain: Explain,
     ) -> None:
         self._name = name
         self._app = app
@@ -78,6 +80,7 @@ class Shell:
         self._on_stop: list[Callable[[], object]] = []
         self.stopping = False
         self.watchers = watchers
+        self._explain = explain
         metrics.IN_FLIGHT.labels(name).set_function(lambda: self._running)
         self._disconnects = metrics.CANCELLED.labels(name)
         self._accepted = metrics.ACCEPTED.labels(name)
@@ -129,9 +132,11 @@ class Shell:
         except asyncio.CancelledError:  # the time that a stop gives has run out
             await _fail(scope, reply, status, _stopping())
             raise
-        except Exception:  # the outermost loop: log, fail this request, carry on
-            log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
-            await _fail(scope, reply, status, internal())
+        except Exception as exc:  # the outermost loop: log, fail this request, carry on
+            known = self._explain(exc)
+            if known is None:
+                log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
+            await _fail(scope, reply, status, known or internal())
         finally:
             self._running -= 1
             if status == CLIENT_CLOSED_REQUEST:

@@ -66,7 +66,7 @@ from orchestrator.routes import blobs as blob_routes
 from orchestrator.routes import keys as key_routes
 from orchestrator.routes import runs as run_routes
 from orchestrator.routes.access import LimitsShown, key_first
-from orchestrator.routes.away import add_away
+from orchestrator.routes.away import add_away, told
 from orchestrator.runs import RunLog
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.tracing import Tracing
@@ -244,6 +244,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
         authorise=key_first(keys),
         large=profile.LARGE,
         watchers=watchers,
+        explain=told,
     )
     if jobs:
         service.on_stop(jobs.rest)

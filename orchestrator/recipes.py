@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from core.canonical import messages_sha256, sha256_of_any, sha256_of_field
+from core.canonical import messages_sha256, sha256_of_any, sha256_of_fields
 from core.errors import Conflict, InvalidRequest, SoundstageError
 from core.idempotency import REPEATED
 from core.json_text import decoded
@@ -190,9 +190,7 @@ class RecipeRunner:
         run.recipe, run.version, run.label = release.recipe, release.version, wanted
         run.release_sha256, run.release_tier, run.policy_version = release.sha256, release.tier, release.policy_version
         release.check(variables)
-        for name, value in variables.items():
-            sha256_of_field(value, f"prompt.variables.{name}")
-        run.variables_sha256 = sha256_of_field(dict(variables), "prompt.variables")
+        run.variables_sha256 = sha256_of_fields(variables, "prompt.variables")
         return run, release
 
     async def _render(

@@ -93,6 +93,8 @@ class _Lint:
             raise TemplateError(self.where, line, column, exc.message or "syntax error") from exc
         except RecursionError as exc:
             raise TemplateError(self.where, 1, 1, "nests too deeply") from exc
+        except (ValueError, OverflowError) as exc:
+            raise TemplateError(self.where, 1, 1, f"holds a number that cannot be read: {exc}") from exc
 
     def _walk(self, node: nodes.Node, depth: int, scope: cost.Scope, *, in_set: bool = False) -> None:
         """Refuse the first node that is not allowed, or allowed only elsewhere."""
@@ -151,6 +153,8 @@ class _Lint:
             self._refuse(node, "a filter's arguments are written out")
         if node.name != "default" and not all(_small(argument) for argument in arguments):
             self._refuse(node, f"a filter's arguments are constants of at most {MAX_ARGUMENT}")
+        if node.name == "truncate" and not _can_truncate(node):
+            self._refuse(node, "`truncate` keeps at least as many characters as its `end` has, and no leeway below 0")
         if node.name == "tojson" and (in_set or any(f.name == "tojson" for f in node.find_all(nodes.Filter))):
             self._refuse(node, "tojson is applied once, where the text comes out")
         if node.name in OF_ARRAYS and (node.node is None or scope.array(node.node) is None):
@@ -158,6 +162,18 @@ class _Lint:
 
     def _refuse(self, node: nodes.Node, what: str) -> None:
         raise TemplateError(self.where, *positions.of_node(self.body, node), what)
+
+
+def _can_truncate(node: nodes.Filter) -> bool:
+    """As the filter itself would check it when it renders, in whichever branch it stands."""
+    names = ("length", "killwords", "end", "leeway")
+    given: dict[str, Any] = {"length": 255, "killwords": False, "end": "...", "leeway": None}
+    written = [*zip(names, node.args, strict=False), *((keyword.key, keyword.value) for keyword in node.kwargs)]
+    given.update((name, argument.value) for name, argument in written if isinstance(argument, nodes.Const))
+    length, end, leeway = given["length"], given["end"], given["leeway"]
+    if type(length) is not int or not isinstance(end, str) or not (leeway is None or type(leeway) is int):
+        return False
+    return length >= len(end) and (leeway or 0) >= 0
 
 
 def _small(argument: nodes.Node) -> bool:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from jinja2 import StrictUndefined, Template, UndefinedError
-from jinja2.exceptions import SecurityError
+from jinja2 import StrictUndefined, Template
+from jinja2.exceptions import TemplateRuntimeError
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -143,6 +143,13 @@ class _Guard:
         return self.tokens.neutralised(value, self.seen) if forged else value
 
 
+RENDERING_FAILS = (
+    *(TemplateRuntimeError, AssertionError, ArithmeticError, LookupError, AttributeError),
+    *(TypeError, ValueError, RecursionError),
+)
+"""What a template and its filters raise for values that they were not made for."""
+
+
 def _generated(part: Part, variables: Mapping[str, Any], most: int) -> str:
     """A template's text, ended by an error as soon as it grows too long."""
     assert part.template is not None
@@ -154,6 +161,6 @@ def _generated(part: Part, variables: Mapping[str, Any], most: int) -> str:
             if size > most:
                 raise InvalidRequest(f"A message renders to more than {most} characters.", code="render_too_long")
             pieces.append(piece)
-    except (UndefinedError, SecurityError, TypeError, ValueError, RecursionError) as exc:
+    except RENDERING_FAILS as exc:
         raise InvalidRequest(f"The template cannot be rendered with these variables: {exc}", code="render") from exc
     return "".join(pieces).strip()

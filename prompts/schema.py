@@ -56,7 +56,10 @@ def _check(schema: Any, path: str, depth: int) -> None:
     if kind == "object":
         if schema.get("additionalProperties") is not False:
             raise _refuse(path, "needs `additionalProperties: false`")
-        for name, inner in schema.get("properties", {}).items():
+        properties = schema.get("properties", {})
+        if not isinstance(properties, Mapping):
+            raise _refuse(f"{path}.properties", "must be an object of schemas")
+        for name, inner in properties.items():
             _check(inner, f"{path}.{name}", depth + 1)
 
 

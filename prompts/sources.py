@@ -3,7 +3,6 @@
 A folder holds recipe.toml and one .j2 file for each message; `shared/*.j2` beside the folders may be included.
 """
 
-import hashlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,8 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import rfc8785
-
+from core.canonical import sha256_of_fields
 from core.errors import InvalidRequest
 from prompts import includes
 from prompts.render import MAX_OUTPUT, ControlTokens, Message, Role
@@ -66,7 +64,7 @@ class RecipeSource:
     @cached_property
     def sha256(self) -> str:
         """Of the canonical content; each message takes part by its template's hash, and an include in that."""
-        content: Any = {
+        content = {
             "model": self.model,
             "sampling": dict(self.sampling),
             "variables": dict(self.variables),
@@ -80,7 +78,7 @@ class RecipeSource:
             "policy_version": self.policy_version,
             "goldens": [[dict(g.variables), list(g.history), list(g.messages)] for g in self.goldens],
         }
-        return hashlib.sha256(rfc8785.dumps(content)).hexdigest()
+        return sha256_of_fields(content)
 
     def template_sha256(self, body: str) -> str:
         pinned = {name: template_sha256(self.includes[name], NOTHING) for name in includes.names(body)}
@@ -89,8 +87,7 @@ class RecipeSource:
 
 def template_sha256(body: str, variables: Mapping[str, Any], pinned: Mapping[str, str] | None = None) -> str:
     """The hash of a template version: its body, its variables' schema and the hashes of what it includes."""
-    content: Any = {"body": body, "variables": dict(variables), "includes": dict(pinned or {})}
-    return hashlib.sha256(rfc8785.dumps(content)).hexdigest()
+    return sha256_of_fields({"body": body, "variables": dict(variables), "includes": dict(pinned or {})})
 
 
 @cache

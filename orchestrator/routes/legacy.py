@@ -3,14 +3,13 @@
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-import psycopg
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 
 from core import json_text
 from core.disconnect import until_disconnect
-from core.errors import SoundstageError, Unprocessable
+from core.errors import SoundstageError, Unprocessable, internal
 from core.pure import legacy_body
 from core.service import from_validation
 from orchestrator.routes import away
@@ -39,8 +38,8 @@ async def answered(request: Request, work: Awaitable[BaseModel], **legacy: Any) 
     try:
         with until_disconnect(request.receive):
             answer = await work
-    except (SoundstageError, psycopg.OperationalError) as caught:
-        exc = caught if isinstance(caught, SoundstageError) else away.told(request, caught)
+    except (SoundstageError, *away.OF_DATABASE) as caught:
+        exc = caught if isinstance(caught, SoundstageError) else away.told(caught) or internal()
         headers = {name.decode(): value.decode() for name, value in exc.headers()}
         return JSONResponse(legacy_body(exc, **legacy), exc.status, headers=headers)
     return JSONResponse(answer.model_dump(exclude_none=True))

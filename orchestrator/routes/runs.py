@@ -7,7 +7,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel
 
-from core.canonical import messages_sha256, sha256_of_field
+from core.canonical import messages_sha256, sha256_of_fields
 from core.control_tokens import of_record
 from core.db.pool import Pool
 from core.errors import Conflict, NotFound
@@ -73,7 +73,7 @@ def router(
             raise Conflict("Only a run of a recipe can be replayed.", code="not_a_recipe")
         plain = await vault.open(run_id)
         given = _given(body, plain)
-        if sha256_of_field(given.variables, "variables") != row["variables_sha256"]:
+        if sha256_of_fields(given.variables, "variables") != row["variables_sha256"]:
             raise Conflict("These are not the run's variables.", param="variables", code="other_variables")
         then = await registry.resolve(row["recipe"], str(row["version"]), tenant=row["tenant"])
         messages = then.render(given.variables, given.history, of_record(row["control_tokens"]))

@@ -40,6 +40,13 @@ async def test_a_private_address_is_refused_at_once(url: str) -> None:
     assert refused.value.code == "private_webhook"
 
 
+@pytest.mark.parametrize("host", ["a" * 70 + ".example", "a..example", "." * 3, "xn--" + "é" * 70])
+async def test_a_host_that_is_no_name_is_refused_at_once(host: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await refuse_private(f"https://{host}/x")
+    assert (refused.value.code, refused.value.param) == ("bad_webhook", "webhook")
+
+
 async def test_one_private_address_among_others_is_too_many() -> None:
     seen: list[Any] = []
 

@@ -166,6 +166,23 @@ def test_a_refusal_says_where(template: str, line: int, column: int, what: str) 
     assert raised.value.message.startswith(f"greet/user: line {line}, column {column}: ")
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "x {{ message|truncate(1) }}",
+        "x {{ message|truncate(9, true, '0123456789') }}",
+        "x {{ message|truncate(9, leeway=-1) }}",
+        "x {{ message|truncate('9') }}",
+        "x {% if message == 'never' %}{{ message|truncate(length=2) }}{% endif %}",
+        "x {{ message|truncate(" + "9" * 5000 + ") }}",
+        "x {{ message|round(method='down') }}",
+    ],
+)
+def test_a_filter_that_could_not_work_is_refused_when_it_is_saved(template: str) -> None:
+    with pytest.raises(InvalidRequest):
+        contract.check(recipe(template))
+
+
 def test_an_optional_variable_that_is_read_without_asking_is_refused_with_its_line() -> None:
     with pytest.raises(TemplateError) as raised:
         contract.check(recipe("Hello.\n\nI am {{ name }}."))
