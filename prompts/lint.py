@@ -168,7 +168,7 @@ def _can_truncate(node: nodes.Filter) -> bool:
     """As the filter itself would check it when it renders, in whichever branch it stands."""
     names = ("length", "killwords", "end", "leeway")
     given: dict[str, Any] = {"length": 255, "killwords": False, "end": "...", "leeway": None}
-    written = [*zip(names, node.args, strict=False), *((keyword.key, keyword.value) for keyword in node.kwargs)]
+    written = [*zip(names, node.args, strict=False), *((str(keyword.key), keyword.value) for keyword in node.kwargs)]
     given.update((name, argument.value) for name, argument in written if isinstance(argument, nodes.Const))
     length, end, leeway = given["length"], given["end"], given["leeway"]
     if type(length) is not int or not isinstance(end, str) or not (leeway is None or type(leeway) is int):
