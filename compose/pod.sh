@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly FIRST_WAIT="${POD_FIRST_WAIT:-1}" LONGEST_WAIT="${POD_LONGEST_WAIT:-60}" HEALTHY_AFTER=60
-readonly LOG_BYTES=52428800
+readonly LOG_BYTES="${POD_LOG_BYTES:-52428800}" # of the log, and of the one before it
 
 usage() {
   sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
@@ -66,7 +66,6 @@ start() {
     act "$0" "$service" keep
     return
   fi
-  if [[ -f "$log" && "$(stat -c %s "$log")" -gt "$LOG_BYTES" ]]; then mv "$log" "$log.1"; fi
   setsid "$0" "$service" keep >>"$log" 2>&1 </dev/null &
   echo $! >"$pid_file"
   say "$service starts; its log: $log"
@@ -75,7 +74,12 @@ start() {
 # Keep the service alive: after an end that nobody asked for, wait, longer each time, and start it again.
 keep() {
   local wait="$FIRST_WAIT" child="" began status
-  trap 'trap "" TERM INT; [[ -n "$child" ]] && kill -TERM "$child" 2>/dev/null; wait; exit 0' TERM INT
+  mkdir -p "$DATA_DIR/logs"
+  exec > >(
+    trap "" TERM INT # it ends with the last who writes
+    exec python3 -I -S core/log_file.py "$log" "$LOG_BYTES"
+  ) 2>&1
+  trap 'trap "" TERM INT; kill -TERM "$child" 2>/dev/null && wait "$child" || true; exit 0' TERM INT
   while true; do
     began=$SECONDS
     "$python" -m "$module" &

@@ -16,12 +16,13 @@ from core import leash, metrics
 
 log = logging.getLogger(__name__)
 
-MAX_LOG_BYTES = 16 << 20  # a log that is larger at a start is set aside once as NAME.1
+MAX_LOG_BYTES = 16 << 20  # of a log and of the one before it, NAME.1
 
 
 @dataclass(frozen=True)
 class Command:
-    """What to run. `log_path` receives its standard output and error; `grace` is seconds from SIGTERM to SIGKILL.
+    """What to run. `log_path` receives its standard output and error, rotated while it runs; `grace` is seconds from
+    SIGTERM to SIGKILL.
     `until_gone`: open files that the leash keeps until the whole group has ended; the command does not get them."""
 
     name: str
@@ -31,6 +32,7 @@ class Command:
     cwd: Path | None = None
     grace: float = 10.0
     until_gone: tuple[int, ...] = ()
+    log_bytes: int = MAX_LOG_BYTES
 
 
 class Child:
@@ -44,7 +46,6 @@ class Child:
     @classmethod
     async def start(cls, command: Command) -> "Child":
         command.log_path.parent.mkdir(parents=True, exist_ok=True)
-        _rotate(command.log_path)
         with command.log_path.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -52,9 +53,11 @@ class Child:
                 "-S",
                 str(leash.__file__),
                 str(command.grace),
+                os.path.abspath(command.log_path),
+                str(command.log_bytes),
                 *command.argv,
                 stdin=subprocess.PIPE,
-                stdout=output,
+                stdout=output,  # the leash's own complaints
                 stderr=output,
                 cwd=command.cwd,
                 env={**os.environ, **command.env},
@@ -143,8 +146,3 @@ class Kept:
             if self.child is not None:
                 await asyncio.shield(self.child.stop())
                 self.child = None
-
-
-def _rotate(path: Path) -> None:
-    if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
-        path.replace(path.with_name(path.name + ".1"))

@@ -1,8 +1,9 @@
-"""Run a command so that it cannot outlive its parent: `python leash.py GRACE_SECONDS command…`.
+"""Run a command so that it cannot outlive its parent: `python leash.py GRACE_SECONDS LOG LOG_BYTES command…`.
 
 The parent holds the other end of this process's standard input. When the parent dies, however it dies, that end
 closes; the whole process group is then ended (SIGTERM, after GRACE_SECONDS SIGKILL). The same on SIGTERM and SIGINT.
 When the command ends by itself, what it left in the group is ended too and its exit status is passed on.
+What the command writes comes through a pipe and goes to LOG, which is rotated while it runs (core/log_file.py).
 Standard library only: it starts in milliseconds and holds a few megabytes.
 """
 
@@ -12,13 +13,19 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
+if __name__ == "__main__":  # run as a file, it knows no package
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from core import log_file
+
 POLL_SECONDS = 0.05
+LAST_LINES_SECONDS = 1.0  # to read them in; a process that left the group may hold the pipe open for ever
 
 
-def main(grace: float, command: list[str]) -> int:
+def main(grace: float, log: str, log_bytes: int, command: list[str]) -> int:
     group = os.getpgid(0)
     if group != os.getpid():
         sys.exit("leash: must lead its own process group")
@@ -31,13 +38,17 @@ def main(grace: float, command: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     try:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     except OSError as exc:
         sys.stderr.write(f"cannot start {command[0]}: {exc.strerror}\n")
         return 127
+    assert child.stdout
+    reader = threading.Thread(target=log_file.keep, args=(child.stdout.fileno(), log, log_bytes), daemon=True)
+    reader.start()
     while child.poll() is None and not told_to_stop and not _parent_gone(POLL_SECONDS):
         pass
     _end_group(group, child, grace)
+    reader.join(LAST_LINES_SECONDS)
     code = child.poll()
     return 143 if code is None else 128 - code if code < 0 else code
 
@@ -85,4 +96,4 @@ def _processes() -> Iterator[tuple[int, int, str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1]), sys.argv[2:]))
+    sys.exit(main(float(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4:]))

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -16,7 +17,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from core import log_file
+
 START_SECONDS = 60.0
+LOG_BYTES, LOG_LOOK_SECONDS = 16 << 20, 60.0  # Postgres' own log, which is copied aside and emptied where it is larger
 
 
 class DatabaseError(RuntimeError):
@@ -64,10 +68,16 @@ def _keep(directory: Path) -> None:
     try:
         print(json.dumps({"dsn": server.get_uri()}), flush=True)
         with contextlib.suppress(OSError):
-            while os.read(0, 1024):
-                pass
+            while not _input_ended(LOG_LOOK_SECONDS):
+                log_file.copy_aside(str(directory / "log"), LOG_BYTES)
     finally:
         server.stop()
+
+
+def _input_ended(wait: float) -> bool:
+    """Whether standard input has closed; waits for it so many seconds."""
+    readable, _, _ = select.select([0], [], [], wait)
+    return bool(readable) and not os.read(0, 1024)
 
 
 if __name__ == "__main__":

@@ -82,18 +82,39 @@ def left_of(group: int) -> list[int]:
 @pytest.mark.slow
 def test_a_service_that_ends_is_started_again_after_longer_waits_and_stopped_with_its_keeper(tmp_path: Path) -> None:
     """With a program in place of Python that ends three times, then stays."""
-    log, ends = tmp_path / "log", tmp_path / "ends"
+    log, ends = tmp_path / "logs" / "image.log", tmp_path / "ends"
     program = tmp_path / "python"
     program.write_text(f'#!/bin/sh\necho "$@" >>{ends}\n[ "$(wc -l <{ends})" -gt 3 ] && exec sleep 600\nexit 7\n')
     program.chmod(0o755)
     waits = {"POD_PYTHON": str(program), "POD_FIRST_WAIT": "1", "POD_LONGEST_WAIT": "1"}
     environment = {"PATH": os.environ["PATH"], "DATA_DIR": str(tmp_path), **waits}
-    with log.open("w") as out:
-        keeper = subprocess.Popen((SCRIPT, "image", "keep"), env=environment, stdout=out, start_new_session=True)
+    keeper = subprocess.Popen((SCRIPT, "image", "keep"), env=environment, start_new_session=True)
     try:
         until(lambda: ends.exists() and len(ends.read_text().splitlines()) == 4)
         assert set(ends.read_text().splitlines()) == {"-m image"}
-        assert len(re.findall(r"image ended with status 7; starting again in 1 s", log.read_text())) == 3
+        said = re.compile(r"image ended with status 7; starting again in 1 s")
+        until(lambda: len(said.findall(log.read_text())) == 3)
+        keeper.send_signal(signal.SIGTERM)
+        assert keeper.wait(30) == 0
+        until(lambda: not left_of(keeper.pid))
+    finally:
+        if keeper.poll() is None:
+            os.killpg(keeper.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_its_log_is_rotated_while_the_service_runs(tmp_path: Path) -> None:
+    logs, program = tmp_path / "logs", tmp_path / "python"
+    program.write_text("#!/bin/sh\nfor i in $(seq 1000); do echo line $i; done\necho last\nexec sleep 600\n")
+    program.chmod(0o755)
+    environment = {"PATH": os.environ["PATH"], "DATA_DIR": str(tmp_path), "POD_PYTHON": str(program)}
+    keeper = subprocess.Popen(
+        (SCRIPT, "image", "keep"), env={**environment, "POD_LOG_BYTES": "2000"}, start_new_session=True
+    )
+    try:
+        until(lambda: (logs / "image.log").exists() and "last" in (logs / "image.log").read_text())
+        assert {file.name for file in logs.iterdir()} == {"image.log", "image.log.1"}
+        assert all(file.stat().st_size <= 2020 for file in logs.iterdir())
         keeper.send_signal(signal.SIGTERM)
         assert keeper.wait(30) == 0
         until(lambda: not left_of(keeper.pid))

@@ -114,10 +114,44 @@ async def test_a_log_grown_too_large_is_set_aside_once(command: Make, tmp_path: 
     log = tmp_path / "logs" / "log"
     log.parent.mkdir()
     with log.open("wb") as file:
-        file.truncate(child_module.MAX_LOG_BYTES + 1)
+        file.truncate(child_module.MAX_LOG_BYTES)
     await soon((await Child.start(command("say=new", "exit=0"))).wait())
     assert log.read_text().split() == ["new", "new"]
-    assert log.with_name("log.1").stat().st_size == child_module.MAX_LOG_BYTES + 1
+    assert log.with_name("log.1").stat().st_size == child_module.MAX_LOG_BYTES
+
+
+async def test_a_log_is_rotated_while_its_writer_runs_and_loses_no_line(tmp_path: Path) -> None:
+    """300 lines from two processes, of which three thousand bytes fit a file."""
+    code = (
+        "import subprocess, sys, time\n"
+        "for i in range(100): print(f'line {i:03}', 'x' * 20, flush=True)\n"
+        "subprocess.run([sys.executable, '-c', 'for i in range(100, 300): print(f\"line {i:03}\", \"x\" * 20)'])\n"
+        "open(sys.argv[1], 'w').close()\n"
+        "time.sleep(600)\n"
+    )
+    log, written = tmp_path / "log", tmp_path / "written"
+    argv = (sys.executable, "-c", code, str(written))
+    child = await Child.start(Command("writer", argv, log, log_bytes=3000))
+    try:
+        await eventually(written.exists, "the last line")
+        older = log.with_name("log.1")
+        await eventually(lambda: b"line 299" in log.read_bytes(), "the last line's arrival")
+        assert child.running
+        sizes = [file.stat().st_size for file in (log, older)]
+        assert all(size <= 3000 + 30 for size in sizes), sizes
+        lines = (older.read_text() + log.read_text()).splitlines()
+        numbers = [int(line.split()[1]) for line in lines]
+        assert numbers == list(range(numbers[0], 300)), "what is kept is whole, in order, and the newest"
+        assert {file.name for file in tmp_path.iterdir()} == {"log", "log.1", "written"}
+    finally:
+        await soon(child.stop())
+
+
+async def test_the_last_words_of_a_child_are_in_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    argv = (sys.executable, "-c", "import sys; sys.stdout.write('x' * 200_000 + 'end'); sys.exit(3)")
+    assert await soon((await Child.start(Command("last", argv, log))).wait()) == 3
+    assert len(log.read_text()) == 200_003
 
 
 @pytest.mark.parametrize("flags", [("breed",), ("breed", "deaf")], ids=["obedient", "deaf"])
