@@ -1,4 +1,4 @@
-"""API keys: only their hashes are stored; who a key is, is cached for one epoch."""
+"""API keys: of their secrets only hashes are stored; whose a secret is, is cached for one epoch."""
 
 import hashlib
 import secrets
@@ -58,7 +58,7 @@ _NO_ALIASES: Mapping[str, str] = {}
 
 
 class Keys:
-    """Looks keys up by hash: from memory while the epoch stands, else from the database."""
+    """Looks keys up by a secret's hash: from memory while the epoch stands, else from the database."""
 
     def __init__(self, pool: Pool, max_cached: int = MAX_CACHED) -> None:
         self._pool = pool
@@ -113,11 +113,13 @@ class Keys:
 
     async def _ask(self, digest: bytes) -> dict[str, Any] | None:
         query = (
-            "select k.id, k.tenant, k.scopes, k.max_tier, extract(epoch from k.expires_at)::float8 as expires_at,"
+            "select k.id, k.tenant, k.scopes, k.max_tier, case when least(k.expires_at, s.expires_at) <= now() then 0"
+            " else extract(epoch from least(k.expires_at, s.expires_at))::float8 end as expires_at,"
             " k.limits, t.limits as tenant_limits,"
             " (select jsonb_object_agg(a.name, a.model order by a.tenant nulls first) from model_aliases a"
             " where a.tenant = k.tenant or a.tenant is null) as aliases"
-            " from api_keys k join tenants t on t.id = k.tenant where k.sha256 = %s and k.revoked_at is null"
+            " from key_secrets s join api_keys k on k.id = s.key_id join tenants t on t.id = k.tenant"
+            " where s.sha256 = %s and k.revoked_at is null"
         )
         try:
             async with self._pool.connection() as connection:
@@ -136,13 +138,18 @@ async def create_key(
     expires_at: datetime | None = None,
     secret: str | None = None,
 ) -> str:
-    """Make a key and return its secret, which is shown this once and kept nowhere."""
+    """Make a key and return its secret, which is shown this once and kept nowhere. A `secret` that was a key's before,
+    rotated away or not, makes none."""
     secret = secret or new_key()
     async with pool.connection() as connection:
         await connection.execute(
             "insert into api_keys (id, tenant, name, sha256, scopes, max_tier, expires_at)"
-            " values (%s, %s, %s, %s, %s, %s, %s) on conflict (sha256) do nothing",
-            ("key_" + secrets.token_hex(8), tenant, name, hashed(secret), list(scopes), max_tier, expires_at),
+            " select %s, %s, %s, %s, %s, %s, %s where not exists (select from key_secrets where sha256 = %s)"
+            " on conflict (sha256) do nothing",
+            (
+                *("key_" + secrets.token_hex(8), tenant, name, hashed(secret), list(scopes), max_tier, expires_at),
+                hashed(secret),
+            ),
         )
     return secret
 

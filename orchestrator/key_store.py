@@ -15,9 +15,12 @@ from orchestrator.limits import NO_LIMITS, Limits
 from prompts.store import Writer, changing
 
 MAX_LISTED = 1000
+MOST_GRACE = 2_592_000  # seconds: 30 days
+MOST_SECRETS = 8  # old ones of a key that still work
 _SHOWN = (
     "k.id, k.tenant, k.name, k.scopes, k.max_tier, k.age_assured_at, k.limits, k.created_at, k.expires_at,"
-    " k.revoked_at, u.last_used_at"
+    " k.revoked_at, u.last_used_at,"
+    " (select max(s.expires_at) from key_secrets s where s.key_id = k.id and s.expires_at > now()) as old_secrets_until"
 )
 _FROM = " from api_keys k left join key_uses u on u.key_id = k.id"
 
@@ -44,6 +47,20 @@ class KeyChange(BaseModel):
     name: str | None = Field(None, min_length=1, max_length=200)
     limits: Limits | None = None
     expires_at: datetime | None = None
+
+
+class Rotation(BaseModel):
+    """How long the old secret still works."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    grace_seconds: int = Field(3600, ge=0, le=MOST_GRACE)
+
+
+class Nothing(BaseModel):
+    """A body in which nothing may stand."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 async def make(pool: Pool, wanted: NewKey, writer: Writer) -> dict[str, Any]:
@@ -98,21 +115,27 @@ async def change(pool: Pool, key_id: str, wanted: KeyChange, writer: Writer) -> 
 
 
 async def rotate(pool: Pool, key_id: str, grace: timedelta, writer: Writer) -> dict[str, Any]:
-    """A new key with the same rights, with its secret; the old one ends after `grace`. Raises NotFound, Conflict."""
-    old = await _live(pool, key_id)
-    secret, new_id = new_key(), _new_id()
+    """The same key with a new secret, which is told; the old ones end after `grace`, or before where they did. Raises
+    NotFound, and Conflict for a key that is revoked or over, and for too many secrets at once."""
+    await one(pool, key_id)
+    secret = new_key()
     async with changing(pool, writer) as connection:
+        query = "select revoked_at, coalesce(expires_at <= now(), false) as over from api_keys where id = %s for update"
+        row = await (await connection.execute(query, (key_id,))).fetchone()
+        if row is None or row["revoked_at"] is not None or row["over"]:
+            raise _ended(revoked=row is None or row["revoked_at"] is not None)
         await connection.execute(
-            "insert into api_keys (id, tenant, name, sha256, scopes, max_tier, age_assured_at, expires_at, limits)"
-            " select %s, tenant, name, %s, scopes, max_tier, age_assured_at, expires_at, limits from api_keys"
-            " where id = %s",
-            (new_id, hashed(secret), key_id),
+            "update key_secrets set expires_at = now() + %s"
+            " where key_id = %s and (expires_at is null or expires_at > now() + %s)",
+            (grace, key_id, grace),
         )
-        await connection.execute(
-            "update api_keys set expires_at = least(coalesce(expires_at, 'infinity'), now() + %s) where id = %s",
-            (grace, key_id),
-        )
-    return {**await one(pool, new_id), "secret": secret, "replaces": old["id"]}
+        query = "select count(*) as live from key_secrets where key_id = %s and expires_at > now()"
+        live = await (await connection.execute(query, (key_id,))).fetchone()
+        if live is not None and live["live"] > MOST_SECRETS:
+            message = f"{MOST_SECRETS} old secrets of this key still work: rotate with less grace."
+            raise Conflict(message, code="too_many_secrets", param="grace_seconds")
+        await connection.execute("update api_keys set sha256 = %s where id = %s", (hashed(secret), key_id))
+    return {**await one(pool, key_id), "secret": secret}
 
 
 async def revoke(pool: Pool, key_id: str, writer: Writer) -> dict[str, Any]:
@@ -128,8 +151,14 @@ async def revoke(pool: Pool, key_id: str, writer: Writer) -> dict[str, Any]:
 async def _live(pool: Pool, key_id: str) -> dict[str, Any]:
     found = await one(pool, key_id)
     if found["revoked_at"] is not None:
-        raise Conflict("This key is revoked.", code="key_revoked")
+        raise _ended(revoked=True)
     return found
+
+
+def _ended(*, revoked: bool) -> Conflict:
+    if revoked:
+        return Conflict("This key is revoked.", code="key_revoked")
+    return Conflict("This key has expired: give it another `expires_at` first.", code="key_expired")
 
 
 def _new_id() -> str:

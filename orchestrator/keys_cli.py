@@ -35,9 +35,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     listing = verbs.add_parser("list", help="show keys, never their secrets")
     listing.add_argument("--tenant", help="of this tenant alone")
     listing.add_argument("--revoked", action="store_true", help="those that are revoked, too")
-    rotate = verbs.add_parser("rotate", help="a new secret with the same rights; the old one ends after a while")
+    rotate = verbs.add_parser("rotate", help="give a key a new secret; the old one ends after a while")
     rotate.add_argument("id", help="the key's id, as `keys list` shows it")
-    rotate.add_argument("--grace-seconds", type=int, default=3600, help="how long the old secret still works")
+    rotate.add_argument(
+        "--grace-seconds", type=int, default=3600, help="how long the old secret still works, at most 30 days"
+    )
     revoke = verbs.add_parser("revoke", help="end a key now")
     revoke.add_argument("id", help="the key's id, as `keys list` shows it")
     for verb in (create, listing, rotate, revoke):
@@ -98,7 +100,7 @@ def _ask(client: httpx2.Client, url: str, given: argparse.Namespace) -> httpx2.R
         tenant = {"tenant": given.tenant} if given.tenant else {}
         return client.get(url, params={"revoked": str(given.revoked).lower(), **tenant})
     if given.verb == "rotate":
-        return client.post(f"{url}/{given.id}/rotate", params={"grace_seconds": given.grace_seconds})
+        return client.post(f"{url}/{given.id}/rotate", json={"grace_seconds": given.grace_seconds})
     return client.delete(f"{url}/{given.id}")
 
 

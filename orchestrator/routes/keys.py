@@ -6,9 +6,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 
 from core.db.pool import Pool
+from core.errors import InvalidRequest
 from orchestrator import key_store
 from orchestrator.auth import Key, Keys
-from orchestrator.key_store import KeyChange, NewKey
+from orchestrator.key_store import KeyChange, NewKey, Nothing, Rotation
 from orchestrator.routes.access import needs
 from prompts.store import Writer
 
@@ -38,15 +39,21 @@ def router(keys: Keys, pool: Pool) -> APIRouter:
 
     @api.post("/{key_id}/rotate", status_code=201)
     async def rotate(
-        key_id: str, admin: admin_key, grace_seconds: Annotated[int, Query(ge=0, le=2_592_000)] = 3600
+        key_id: str, admin: admin_key, query: Annotated[Rotation, Query()], body: Rotation | None = None
     ) -> dict[str, Any]:
-        """A new key with the same rights; the old one ends after `grace_seconds`."""
-        found = await key_store.rotate(pool, key_id, timedelta(seconds=grace_seconds), Writer(admin.id))
+        """The same key with a new secret; the old one ends after `grace_seconds`, which stand in the body, or in the
+        query."""
+        if body is not None and body.model_fields_set and query.model_fields_set:
+            message = "Send `grace_seconds` in the body or in the query, not in both."
+            raise InvalidRequest(message, param="grace_seconds", code="given_twice")
+        grace = (query if body is None or query.model_fields_set else body).grace_seconds
+        found = await key_store.rotate(pool, key_id, timedelta(seconds=grace), Writer(admin.id))
         keys.drop()
         return found
 
     @api.delete("/{key_id}")
-    async def revoke(key_id: str, admin: admin_key) -> dict[str, Any]:
+    async def revoke(key_id: str, admin: admin_key, _: Nothing | None = None) -> dict[str, Any]:
+        """At once, with all its secrets."""
         found = await key_store.revoke(pool, key_id, Writer(admin.id))
         keys.drop()
         return found
