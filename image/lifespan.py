@@ -38,6 +38,8 @@ def lifespan(
                 watchers.start(DEVICE_TURNS, worker.lease.run())
             watchers.start("start", _start(worker, on_load_failure), may_end=True)
             watchers.start("device", _watch(worker))
+            for model, engine in worker.engines.items():
+                watchers.start(f"engine of {model}", engine.until_lost())
             taken = lambda: sum(engine.taken for engine in worker.engines.values())  # noqa: E731 - asked again and again
             watchers.start("freed memory", keep_giving_back(taken))
             if registrar:

@@ -2,15 +2,19 @@
 
 import asyncio
 import json
+import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from core.serving import FAILED
 from tests.fakes.chat_worker import chat_worker, engine_processes, instruct
 from tests.fakes.client import connected, request
 from tests.fakes.orchestrator import Orchestrator, listening
+from tests.fakes.program import program
 from tests.fakes.wait import soon
 from tests.image.asking import GENERATIONS, get, post
 from tests.image.processes import KEY, START_SECONDS, free_port, ready, started
@@ -54,6 +58,28 @@ async def test_it_ends_what_runs_says_goodbye_and_comes_back_after_kill_9(tmp_pa
                 assert b"event: image_generation.completed" in events
             await announced(peer, left=second["id"])
             await soon(process.wait())
+
+
+async def test_a_worker_whose_device_is_lost_tells_everybody_and_ends_with_an_error(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    port = free_port()
+    own = {"PORT": str(port), "DATA_DIR": str(tmp_path), "IMAGE_TOKEN_BUDGET": "4000", "IMAGE_DEFAULT_SIZE": "64x64"}
+    command = (sys.executable, "-m", "tests.image.losing_program", str(checkpoint))
+    with (tmp_path / "log").open("ab") as log:
+        async with program(*command, env=os.environ | own, stdout=log, stderr=log) as process:
+            await ready(port)
+            asked = [post(port, GENERATIONS, {"prompt": "x", "steps": 9}) for _ in range(4)]
+            answers = await asyncio.gather(*asked)
+            assert {(answer.status, answer.error["code"]) for answer in answers} == {(503, "device_lost")}
+            assert all(answer.header(b"retry-after") for answer in answers)
+            try:
+                probes = [(await get(port, path)).status for path in ("/readyz", "/healthz")]
+            except ConnectionError:
+                probes = [503, 503]  # it has ended
+            assert probes == [503, 503]
+            assert await soon(process.wait()) == FAILED
+    assert "device-side assert" in (tmp_path / "log").read_text()
 
 
 async def test_a_chat_worker_and_an_image_worker_use_one_device_by_turns(tmp_path: Path) -> None:

@@ -104,4 +104,5 @@ async def test_a_device_that_is_lost_fails_everybody_and_ends_the_thread() -> No
     with pytest.raises(DeviceLost):
         await batcher.run(4)
     assert work.batches == [[0]]  # nothing else is tried
-    await soon(batcher.close())  # the thread has ended
+    await soon(batcher.watch())  # returns: the thread has ended, and with it the process
+    await soon(batcher.close())
