@@ -1,4 +1,4 @@
-"""A request's path: what is refused, and what an encoded slash means.
+"""A request's path and query: what is refused, and what an encoded slash means.
 
 An encoded slash or backslash is a character of its segment: it never makes a segment, so it never leads to another
 route. It stays encoded in the scope's path; a route whose names may hold slashes calls `unescaped`.
@@ -19,6 +19,8 @@ _DOTS = re.compile(r"/\.{1,2}(/|$)")
 
 def settle_path(scope: MutableMapping[str, Any]) -> None:
     """Set the scope's path as the routes shall see it. Raises InvalidRequest."""
+    if b"%00" in scope.get("query_string", b""):
+        raise InvalidRequest("The query holds NUL.", param="query", code="invalid_query")
     raw: bytes = scope.get("raw_path") or b""
     if b"%" not in raw:
         if b"/." in raw and _DOTS.search(scope["path"]):

@@ -153,9 +153,12 @@ def create_app(
         return await _generate(engine, request)
 
     async def tokenize(request: Request) -> Response:
-        body = await request.json()
-        said = " ".join(f"{message['role']} {message.get('content') or ''}" for message in body.get("messages", ()))
-        words = str(body.get("prompt", said)).split()
+        try:
+            body = msgspec.json.decode(await request.body())
+            said = " ".join(f"{message['role']} {message.get('content') or ''}" for message in body.get("messages", ()))
+            words = str(body.get("prompt", said)).split()
+        except (msgspec.DecodeError, *WRONG_SHAPES) as exc:
+            return _error(400, str(exc)[:200])
         return JSONResponse({"tokens": list(range(len(words))), "count": len(words), "max_model_len": 4096})
 
     async def detokenize(request: Request) -> Response:
@@ -173,6 +176,10 @@ def create_app(
     return Starlette(routes=[*routes, *(Route(path, answer, methods=["POST"]) for path, answer in told.items())])
 
 
+WRONG_SHAPES = (TypeError, ValueError, AttributeError, LookupError, OverflowError)
+"""What comes of a body that is not as it should be; a real engine checks it."""
+
+
 async def _generate(engine: FakeEngine, request: Request) -> Response:
     if engine.key and request.headers.get("authorization") != f"Bearer {engine.key}":
         return JSONResponse({"error": "Unauthorized"}, 401)
@@ -181,6 +188,8 @@ async def _generate(engine: FakeEngine, request: Request) -> Response:
         body = msgspec.json.decode(raw)
     except msgspec.DecodeError as exc:
         return _error(400, str(exc))
+    if not isinstance(body, dict):
+        return _error(400, "The body is no object.")
     headers = {name: value for name, value in request.headers.items() if name != "authorization"}
     engine.received = [
         *engine.received[1 - KEPT_REQUESTS :],
@@ -192,6 +201,10 @@ async def _generate(engine: FakeEngine, request: Request) -> Response:
         return _error(500, "asleep")
     if engine.behaviour.fail_with:
         return _error(engine.behaviour.fail_with, "set to fail")
+    try:
+        engine.answer_words(body), _usage(body, [])
+    except WRONG_SHAPES as exc:
+        return _error(400, str(exc)[:200])
     if body.get("stream"):
         return StreamingResponse(_stream(engine, body), media_type="text/event-stream")
     return await _whole(engine, body, request)

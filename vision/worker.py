@@ -16,6 +16,7 @@ from core.pictures.decode import Photo
 from core.pictures.processes import Decoder
 from core.registration import Registrar
 from core.service import Readiness
+from core.trace_context import traceparent
 from core.watchers import Watchers
 from core.wire.workers import Announcement, ServedModel
 from vision import analysis, metrics
@@ -88,7 +89,8 @@ class Worker:
         if question is None or self._model is None:
             return None
         jpeg = await self._pool.run(lambda _: analysis.portrait(photo, seen.subject))
-        return await self._model.ask(question, jpeg, request.scope["request_id"], request.headers.get("traceparent"))
+        trace = traceparent(request.headers.get("traceparent"))
+        return await self._model.ask(question, jpeg, request.scope["request_id"], trace)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:

@@ -6,10 +6,11 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from core.errors import ContentPolicy
+from core.trace_context import traceparent
 from orchestrator import policy, policy_floor, texts
 from orchestrator.auth import Key, Keys
 from orchestrator.guard import Guard
-from orchestrator.oversight import Oversight, in_turns
+from orchestrator.oversight import Oversight
 from orchestrator.policy_floor import Subject
 from orchestrator.policy_store import PolicyUnavailableError
 from orchestrator.routes.access import needs
@@ -56,13 +57,12 @@ def router(keys: Keys, oversight: Oversight, guard: Guard | None) -> APIRouter:
         tier = policy.tier_in_force(key.max_tier, standing.max_tier, body.tier)
         rules, subject = standing.rules, _subject(body)
         found = [
-            await in_turns(policy.deciding([text], tier=tier, surface="text", rules=rules, subject=subject))
-            for text in _texts(body)
+            policy.decide([text], tier=tier, surface="text", rules=rules, subject=subject) for text in _texts(body)
         ]
         if guard is not None:
             for at, (text, decision) in enumerate(zip(_texts(body), found, strict=True)):
                 if decision.action != "refuse" and text:
-                    who = key.tenant, request.scope["request_id"], request.headers.get("traceparent")
+                    who = key.tenant, request.scope["request_id"], traceparent(request.headers.get("traceparent"))
                     found[at] = await guard.judged(decision, [text], *who)
         return {
             "id": new_run_id().replace("run_", "modr_"),

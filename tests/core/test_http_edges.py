@@ -171,6 +171,9 @@ PATHS: dict[bytes, tuple[int, Any]] = {
     b"/things/%ed%a0%80": (400, "invalid_path"),
     b"/things/%zz": (400, "invalid_path"),
     b"/things/%2": (400, "invalid_path"),
+    b"/things/a?b=%00": (400, "invalid_query"),
+    b"/things/a?%00": (400, "invalid_query"),
+    b"/things/a?b=%ff": (200, {"thing": "a"}),
     b"/things/...": (200, {"thing": "..."}),
 }
 

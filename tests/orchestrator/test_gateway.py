@@ -138,6 +138,16 @@ async def test_a_body_of_too_many_values_reaches_no_engine(studio: Studio) -> No
     assert not await worker.received()
 
 
+@pytest.mark.parametrize("trace", [b"\xff", b"a", b"00-0-0-00", b"a" * 5000])
+async def test_a_recipe_goes_on_without_a_trace_that_is_none(studio: Studio, trace: bytes) -> None:
+    worker = await studio.chat_worker()
+    body = json.dumps({"prompt": {"id": "chat_conversation"}, "messages": HI}).encode()
+    headers = [(b"authorization", b"Bearer " + studio.key.encode()), (b"traceparent", trace)]
+    answer = await ask(studio.port, request(b"POST", b"/v1/chat/completions", headers, body))
+    assert answer.status == 200, answer.body
+    assert "traceparent" not in (await worker.received())[0]["headers"]
+
+
 async def test_an_engines_refusal_passes_unchanged(studio: Studio) -> None:
     worker = await studio.chat_worker()
     await worker.behave(fail_with=422)
