@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,12 +16,12 @@ from core.idempotency import REPEATED
 from orchestrator.payments import Answer, PictureCount, Step, paying
 from tests.fakes.client import connected, request
 from tests.fakes.drawing_worker import DrawingWorker, picture
-from tests.fakes.studio import Studio
+from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import answers, eventually
 
 pytestmark = pytest.mark.slow
 
-MOST = 40
+MOST, BUDGET = 40, 10_000_000
 IMAGEGEN, PRIVATE, PROFILE = "/v1/imagegen", "/v1/chat/private/imagegen", "/v1/profile/create"
 RELAYED = "/v1/images/generations"
 ASKED = {"prompt": "a red apple", "seed": 7, "partial_images": 0}
@@ -74,6 +75,12 @@ class App:
         refused = await self.post(RELAYED, {"prompt": "a", "n": MOST + 1})
         assert refused.status_code == 429, refused.text
         return MOST - int(refused.headers["x-ratelimit-remaining-images"])
+
+    async def tokens_left(self) -> int:
+        """In the same way."""
+        refused = await self.post("/v1/chat/completions", {"model": "small", "messages": [], "max_tokens": BUDGET})
+        assert refused.status_code == 429, refused.text
+        return int(refused.headers["x-ratelimit-remaining-budget"])
 
     async def ended(self, answer: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -222,6 +229,60 @@ async def test_of_a_stream_that_breaks_those_are_paid_that_came(studio: Studio, 
     answer = await app.post(path, {"prompt": "a red apple", "n": 4, "stream": True, "partial_images": 1})
     assert answer.status_code == 200
     assert await app.paid() == 2
+
+
+# -- the tokens of steps ----------------------------------------------------------------------------------------------
+
+TEXT_STEPS = {
+    "a pipeline": ("/v1/chat/1to1/imagegen", {"json": {"message": "a red apple"}}),
+    "a step alone": ("/v1/chat/1to1/expand", {"json": {"message": "a red apple"}}),
+    "a selfie": (PROFILE, {"files": {"image": ("me.jpg", b"\xff\xd8\xff a selfie")}, "data": {"consent": "true"}}),
+}
+
+
+@pytest.mark.parametrize(("path", "sent"), TEXT_STEPS.values(), ids=TEXT_STEPS.keys())
+async def test_a_step_that_a_model_worked_on_is_paid_though_nobody_waits(
+    studio: Studio, path: str, sent: dict[str, Any]
+) -> None:
+    """What it took nobody knows: a quarter of the most, as docs/gateway.md says."""
+    app = await limited(studio, budget_tokens=BUDGET, budget_days=366)
+    chat, faces = await studio.chat_worker(), await studio.selfie_worker()
+    await studio.drawing_worker(roles=["chat1to1"])
+    await chat.behave(first_token_seconds=30.0)
+    faces.held.clear()
+
+    async def at_work() -> bool:
+        return bool(faces.running or (await chat.state())["running"])
+
+    before = await app.tokens_left()
+    post = request_of(studio, path, app.secret, sent)
+    async with connected(studio.port) as client:
+        await client.send(post)
+        await answers(at_work)
+        assert await app.tokens_left() < before, "set aside while it works"
+
+    async def settled_down() -> bool:
+        return not await at_work() and 0 < before - await app.tokens_left() < 20_000
+
+    await answers(settled_down)
+
+
+async def test_a_step_whose_engine_is_too_slow_is_paid(migrated_dsn: str, tmp_path: Path) -> None:
+    async with studio_over(migrated_dsn, tmp_path, first_byte_seconds=0.5, lease_seconds=600) as studio:
+        app = await limited(studio, budget_tokens=BUDGET, budget_days=366)
+        chat = await studio.chat_worker()
+        before = await app.tokens_left()
+        await chat.behave(first_token_seconds=30.0)
+        late = await app.post("/v1/chat/1to1/expand", {"message": "a red apple"})
+        assert (late.status_code, late.json()["error"]["code"]) == (504, "upstream_timeout")
+        assert 0 < before - await app.tokens_left() < 20_000
+
+
+def request_of(studio: Studio, path: str, secret: str, sent: dict[str, Any]) -> bytes:
+    """The bytes of a request as the client would send them."""
+    built = studio.http.build_request("POST", path, headers={"authorization": f"Bearer {secret}"}, **sent)
+    kept = [pair for pair in built.headers.raw if pair[0].lower() in (b"authorization", b"content-type")]
+    return request(b"POST", path.encode(), kept, built.read())
 
 
 # -- once -------------------------------------------------------------------------------------------------------------
