@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
@@ -47,6 +47,17 @@ PROOFS = Counter("soundstage_proofs_total", "Messages hashes compared with the w
 REFUSALS = Counter("soundstage_refusals_total", "Requests refused by policy.", ["category"])
 FLOOR = policy_floor.version()
 _FLOOR_HEADER = (b"x-floor", FLOOR.encode())
+
+
+async def in_turns(deciding: Generator[None, None, Decision]) -> Decision:
+    """The decision. Where much is to be scanned, others have their turn between the pieces."""
+    while True:
+        try:
+            next(deciding)
+        except StopIteration as done:
+            found: Decision = done.value
+            return found
+        await asyncio.sleep(0)
 
 
 class Refused(ContentPolicy):
@@ -195,7 +206,7 @@ class Oversight:
             if any(map(shows_somebody, texts)):
                 subject = replace(subject, real=True)
             tier = policy.tier_in_force(caller.key.max_tier, standing.max_tier, recipe_tier, caller.asked_tier)
-            found = policy.decide(texts, tier=tier, surface=surface, rules=rules, subject=subject)
+            found = await in_turns(policy.deciding(texts, tier=tier, surface=surface, rules=rules, subject=subject))
             if self._guard is not None and last and found.action != "refuse":
                 found = await self._guard.judged(found, texts, caller.key.tenant, caller.request_id, caller.trace)
         run.policy, run.tier, run.decision, run.category = found.policy, found.tier, found.action, found.category

@@ -1,22 +1,18 @@
 """Whether a request may be made, and with what constraints. Pure: no I/O, no clock; hundreds of cases run in a second.
 
 decide() puts three things together: the tier in force (a minimum, never more), the floor in code, and the lists of the
-policy versions in force, which are data and can only add to the floor.
+policy versions in force, which are data and can only add to the floor. deciding() is the same in turns, for a loop that
+others wait for.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import or_
 from typing import Any, Literal
 
 import msgspec
 
-from core.errors import InvalidRequest
 from orchestrator import policy_floor as floor
-from orchestrator import policy_text
-from orchestrator.policy_floor import Scan, Subject, Surface
+from orchestrator.policy_floor import Subject, Surface
 from orchestrator.policy_lexicon import (
     ADULT,
     ATTIRE,
@@ -29,25 +25,15 @@ from orchestrator.policy_lexicon import (
     SUGGESTIVE,
     UNDRESS,
 )
+from orchestrator.policy_pieces import PIECE, pieces
+from orchestrator.policy_rules import Rule, Terms, invalid, read_rules
 
 Action = Literal["allow", "soft", "refuse"]
 GENERAL, SUGGESTIVE_TIER, ADULT_TIER = 0, 1, 2
-MAX_TERMS = 20_000
+A_TEXT_COSTS = 500  # characters: what a text costs apart from its length
 CHECK_FAILED = "check_failed"
+NOBODY = Subject()
 RISKY = ~(ADULT | INFORMATION | FICTION)  # flags that by themselves mean nothing
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One list of a policy: words and phrases in plain form, and the tiers it holds in."""
-
-    category: str
-    words: frozenset[str]
-    phrases: re.Pattern[str] | None
-    tiers: frozenset[int]
-
-    def matches(self, scan: Scan) -> bool:
-        return not self.words.isdisjoint(scan.words) or bool(self.phrases and self.phrases.search(scan.plain))
 
 
 @dataclass(frozen=True)
@@ -58,12 +44,13 @@ class Rules:
     hard: tuple[Rule, ...] = ()
     soft: tuple[Rule, ...] = ()
     constraints: str = ""
+    terms: tuple[Terms, ...] = ()
 
     def __add__(self, other: "Rules") -> "Rules":
         """Both: a tenant's policy adds to the global one."""
         texts = [text for text in (self.constraints, other.constraints) if text]
         name = "+".join(name for name in (self.name, other.name) if name != "none") or "none"
-        return Rules(name, self.hard + other.hard, self.soft + other.soft, " ".join(texts))
+        return Rules(name, self.hard + other.hard, self.soft + other.soft, " ".join(texts), self.terms + other.terms)
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -92,12 +79,14 @@ def compile_rules(name: str, document: Mapping[str, Any]) -> Rules:
     unknown = sorted(set(document) - {"hard", "soft", "constraints"})
     constraints = document.get("constraints", "")
     if unknown or not isinstance(constraints, str) or len(constraints) > 2000:
-        raise _bad("a policy has `hard`, `soft` and `constraints` (at most 2000 characters)")
-    hard = _rules(document.get("hard", ()), (0, 1, 2))
-    soft = _rules(document.get("soft", ()), (0, 1))
+        raise invalid("a policy has `hard`, `soft` and `constraints` (at most 2000 characters)")
+    hard = read_rules(document.get("hard", ()), (0, 1, 2))
+    soft = read_rules(document.get("soft", ()), (0, 1))
     if any(ADULT_TIER in rule.tiers for rule in soft):
-        raise _bad("a soft rule holds in tiers 0 and 1: at tier 2 nothing is softened")
-    return Rules(name, hard, soft, constraints)
+        raise invalid("a soft rule holds in tiers 0 and 1: at tier 2 nothing is softened")
+    listed = hard | soft
+    terms = (Terms.compiled(listed),) if listed else ()
+    return Rules(name, tuple(hard), tuple(soft), constraints, terms)
 
 
 def decide(
@@ -106,14 +95,42 @@ def decide(
     tier: int,
     surface: Surface,
     rules: Rules,
-    subject: Subject = Subject(),  # noqa: B008 - a frozen value
+    subject: Subject = NOBODY,
 ) -> Decision:
     """Allow, soften or refuse what these texts ask for together.
 
     `tier` is what key, tenant, recipe and request allow.
     """
-    scans = [floor.scan(text) for text in texts if text]
-    flags = reduce(or_, (scan.flags for scan in scans), subject.flags)
+    turns = deciding(texts, tier=tier, surface=surface, rules=rules, subject=subject)
+    while True:
+        try:
+            next(turns)
+        except StopIteration as done:
+            found: Decision = done.value
+            return found
+
+
+def deciding(
+    texts: Sequence[str], *, tier: int, surface: Surface, rules: Rules, subject: Subject = NOBODY
+) -> Generator[None, None, Decision]:
+    """decide(), which yields whenever it has scanned as much as a loop may be held for."""
+    flags, matched, spent = subject.flags, set[Rule](), 0
+    for text, apart, parts in pieces(texts):
+        if spent + len(text) > PIECE:
+            yield
+            spent = 0
+        scan = floor.scan(text, apart, parts)
+        flags |= scan.flags
+        for terms in rules.terms:
+            matched |= terms.matched(scan.readings)
+        spent += len(text) + A_TEXT_COSTS
+    return _decided(flags, matched, tier=tier, surface=surface, rules=rules, subject=subject)
+
+
+def _decided(
+    flags: int, matched: set[Rule], *, tier: int, surface: Surface, rules: Rules, subject: Subject
+) -> Decision:
+    """What a request is answered whose texts have these flags and match these rules."""
     asked = min(tier, subject.tier)
     if not flags & RISKY and not rules.hard and not rules.soft:
         return Decision("allow", asked, None, rules.name)
@@ -121,10 +138,10 @@ def decide(
     category = floor.violation(flags, asked if subject.age == "unknown" else tier, surface)
     in_force = GENERAL if flags & (MINOR | REAL) else asked
     category = category or floor.violation(flags, in_force, surface)
-    category = category or _first(rules.hard, scans, in_force)
+    category = category or _first(rules.hard, matched, in_force)
     if category:
         return Decision("refuse", in_force, category, rules.name)
-    softened = _first(rules.soft, scans, in_force) or _soft_by_tier(flags, in_force, surface)
+    softened = _first(rules.soft, matched, in_force) or _soft_by_tier(flags, in_force, surface)
     if softened:
         return Decision("soft", in_force, softened, rules.name, rules.constraints if surface == "image" else "")
     return Decision("allow", in_force, None, rules.name)
@@ -141,29 +158,5 @@ def _soft_by_tier(flags: int, tier: int, surface: Surface) -> str | None:
     return None
 
 
-def _first(rules: Iterable[Rule], scans: Sequence[Scan], tier: int) -> str | None:
-    return next((r.category for r in rules if tier in r.tiers and any(r.matches(scan) for scan in scans)), None)
-
-
-def _rules(listed: Any, tiers: tuple[int, ...]) -> tuple[Rule, ...]:
-    if not isinstance(listed, list | tuple):
-        raise _bad("`hard` and `soft` are lists of {category, terms, tiers}")
-    return tuple(_rule(entry, tiers) for entry in listed)
-
-
-def _rule(entry: Any, tiers: tuple[int, ...]) -> Rule:
-    if not isinstance(entry, dict) or set(entry) - {"category", "terms", "tiers"} or "category" not in entry:
-        raise _bad("a rule is {category, terms, tiers}")
-    terms, held = entry.get("terms", []), entry.get("tiers", tiers)
-    strings = isinstance(terms, list) and all(isinstance(term, str) and term.strip() for term in terms)
-    if not strings or len(terms) > MAX_TERMS or not isinstance(held, list | tuple) or set(held) - {0, 1, 2}:
-        raise _bad(f"`terms` are at most {MAX_TERMS} strings, `tiers` are of 0, 1, 2")
-    plain = sorted({policy_text.plain_form(term).strip() for term in terms})
-    words = frozenset(term for term in plain if term.isascii() and term.isalpha())
-    others = [re.escape(term) for term in plain if term not in words]
-    phrases = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(others)})(?![a-z0-9])") if others else None
-    return Rule(str(entry["category"])[:100], words, phrases, frozenset(held))
-
-
-def _bad(what: str) -> InvalidRequest:
-    return InvalidRequest(f"The policy document is not valid: {what}.", param="document", code="invalid_policy")
+def _first(rules: Iterable[Rule], matched: set[Rule], tier: int) -> str | None:
+    return next((rule.category for rule in rules if rule in matched and tier in rule.tiers), None)

@@ -1,13 +1,16 @@
-"""What the floor's words mean. Neutral words stand here as they are; explicit ones only as salted hashes. Pure.
+"""What the floor's words mean. Neutral words stand here as they are; explicit ones only as keys and hashes. Pure.
 
-A hash is the first 12 hex digits of sha256("soundstage.floor:" + word). Words beginning with `zz` are placeholders for
-tests: they mean what their name says and occur in no language.
+An explicit word is written as `keys:hash`: the keys of a telephone that spell it, by which Aho-Corasick finds what may
+be it, and the first 12 hex digits of sha256("soundstage.floor:" + word), by which it is known. In both an i counts as
+an l, for in disguise the one stands for the other; `written` says how a word is written. Words beginning with `zz` are
+placeholders for tests: they mean what their name says and occur in no language.
 """
 
 import hashlib
+from collections.abc import Iterator
 from functools import lru_cache
 
-MINOR, AMBIGUOUS, ADULT, AGE = 1, 2, 4, 8
+MINOR, AMBIGUOUS, ADULT = 1, 2, 4
 EXPLICIT, NUDITY, SUGGESTIVE, ATTIRE, CLINICAL = 16, 32, 64, 128, 256
 UNDRESS, NONCONSENT, REAL, INFORMATION, FICTION = 512, 1024, 2048, 4096, 8192
 YOUTHFUL = 1 << 14  # an adjective of youth: ambiguous unless the same text names an adult
@@ -24,7 +27,6 @@ _WORDS: dict[int, str] = {
     """,
     YOUTHFUL: "young younger youngest youth youthful petite babyfaced girlish boyish innocent adolescence",
     ADULT: "adult woman women man men lady gentleman wife husband grown elderly zzadult",
-    AGE: "year yr yo aged age old birthday",
     NUDITY: "nude nudity nudist naked nakedness topless bottomless unclothed undressed disrobed zznudity",
     SUGGESTIVE: """
         sexy sexier sexiest sexualised sexualized seductive seductively seduce seducing sensual erotic erotica
@@ -48,26 +50,32 @@ _WORDS: dict[int, str] = {
 
 _HASHED: dict[int, str] = {
     EXPLICIT: """
-        029a4e9cfddd 0c086705653e 136a13c4fbe1 13f9ab366f1e 143002cb43e6 1624cf484da8 1d16e4a269c5 1ec322a94e15
-        2938517659d7 3503bf6d8ec0 388b82eaedbd 3a7aaa91eaf9 3d614ce32e87 416f709e7763 481b1587f50a 4a55d02ccc5f
-        4b0de8c644ff 4e58a9af4bdf 507796d41720 645aff038154 65e244639b92 75388dd06a76 7948edb972cc 7b6589729473
-        818ebad48d28 81f957c29b38 884f2ea3eb0a 8862c340ecf7 88b42c4fe856 8daf83a4cb55 984dad1ff39f 9d5c599a0088
-        9e69afee083e a0e2f3766b2b a3e8408bfd44 a70effca61b3 b8ebc2717cce ba69556c8c46 bb12ae93f374 c0850292acae
-        dc30b4cbc3f5 dd5194237c42 dee5edc94153 df0b5e5cd6dc e048835eae6a e41af0545425 e82f90e12909 f08bea075ebf
-        f3091375f593 f7c0b272bf77 fb65116b28f6
+        2264575:27ebbd2360c8 2376:f3091375f593 2569562:88b42c4fe856 26257:bb12ae93f374 2625:b8ebc2717cce
+        2625:fb65116b28f6 26627:e048835eae6a 2663243:f08bea075ebf 27326753:991d3b0b05f1 2855253:481b1587f50a
+        28665556487:fcd0efe09da9 2866564:868e3a603369 2867468:8862c340ecf7 2868:645aff038154 286:dee5edc94153
+        3337847628:136a13c4fbe1 33552856:e2eafaa1f6ba 3525:f29b6570232e 35536:d7934ca19200 3668562:c0850292acae
+        382533:81f957c29b38 382537:1624cf484da8 3825564:f739f11765a7 3825:a70effca61b3 4263562:1d16e4a269c5
+        42642264:3a7aaa91eaf9 436825:b96d0fcec055 46769:4b0de8c644ff 5599:3ac385bd1392 6278872283:8daf83a4cb55
+        627887228564:fddc9139b7f0 627887228566:3125c9644607 6553:e8d22d158bb9 66593267:029a4e9cfddd
+        674276:0c086705653e 6749:9d5c599a0088 756562:707605c1bedc 7588:dc30b4cbc3f5 767664727452:408fcecbd39b
+        76766472749:4e58a9af4bdf 76766:388b82eaedbd 7676:df0b5e5cd6dc 778578564:016d6e5cd760 78779:e82f90e12909
+        847337663:3d614ce32e87 8587:d541782cda12 8588537:1394d4d88599 94673:9e69afee083e 9939755258:b893ebb90792
+        999:2938517659d7
     """,
     CLINICAL: """
-        0c68f577666f 0d256079c5a9 10b1ca4e3f20 19c559bd07e6 38e55043c5dc 6f301d1c7cdf 7457788edb34 75d25d694a3b
-        88e4e1b80fb5 8a0151fb2106 8e65de091cd5 928fd3cbfc51 9a0a1fe44053 ade53b063e07 bc480f240146 bf449e313690
-        e736ac139f97 eff92deec8c0
+        25586757:b19551fca62a 2687:10b1ca4e3f20 273278:88e4e1b80fb5 273652:ade53b063e07 2888625:8e65de091cd5
+        35228528566:e188e75039d3 37328566:a46371f20e44 436582552:3380a015ac6f 4365825:cb9e043a15b3 52252:cb112b81b4e6
+        657753:ea588e880edd 7276886:e736ac139f97 73636:75d25d694a3b 73657:43f10d86d823 824562:bf66129fe2ca
+        83785253:b5cc706debe1 88582:bc480f240146 9925565225:5fbcd87cb018
     """,
     MINOR | EXPLICIT: """
-        081e026a2a09 0a30f9dc8e5e 1899d9191b2c 299ab61f48e4 3190c032d8a9 4214edc6565b 49fab31e3642 6f2e33ae5167
-        88fdb8a131ce 9a2dc7780d9a a196f779f55e d4a2c9971fcd df8494126140
+        245537676:db30e1c86296 2726:a196f779f55e 52552258:ab87593a9bdf 5533537676:8259e390d363 5655266:a573efe0a746
+        5655:3070f97f4565 7233674553:eb0ee7dd6444 733674553:630e3e40ac59 7336745552:32feafe8d068
+        7336745552:a3c7097cff5c 7336:88fdb8a131ce 74682266:4214edc6565b 74682:d4a2c9971fcd
     """,
     NONCONSENT | EXPLICIT: """
-        18d3b45053b9 2f0258f818e9 3b6b1799df06 552ea821c974 56e53f2387eb 59670e2b8d5b 687587cf82f5 80e7061a979f
-        818ebad48d28 b1e14da91dcf
+        66537828566:2adac6569607 66537833:18d3b45053b9 665378564:1805350c4ad5 665378:3b6b1799df06 72733:687587cf82f5
+        7273:552ea821c974 727564:7b804971ae03 727578:6b2920413065 8775578:683bf4fab32a 996662667368:2f0258f818e9
     """,
 }
 
@@ -84,9 +92,6 @@ _PHRASES: dict[int, tuple[str, ...]] = {
         "little boy",
         "young girl",
         "young boy",
-        "under eighteen",
-        "year old boy",
-        "year old girl",
     ),
     NUDITY: (
         "without clothes",
@@ -208,46 +213,67 @@ _HARMLESS_HASHED = """
 """
 HARMLESS_PAIRS = frozenset(_HARMLESS_HASHED.split())
 
+INNOCENT = frozenset(b"anais boles giri loll oid".split())
+"""Words that only look like others, because an i counts as an l."""
 
-def hashed(word: str) -> str:
+_KEYS = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyz", b"22233344555566677778889999")
+_FOLD = bytes.maketrans(b"i", b"l")
+ENDINGS = ("s", "es", "ed", "lng")
+MOST_LETTERS = 32
+
+
+def folded(words: bytes) -> bytes:
+    """The words with every i as an l."""
+    return words.translate(_FOLD)
+
+
+def keys(words: bytes) -> bytes:
+    """The telephone keys that spell folded words."""
+    return words.translate(_KEYS)
+
+
+def written(word: str) -> str:
     """How an explicit word is written here."""
-    return hashlib.sha256(b"soundstage.floor:" + word.encode()).hexdigest()[:12]
+    plain = folded(word.encode())
+    return f"{keys(plain).decode()}:{hashed(plain.decode())}"
 
 
-def _words() -> tuple[dict[str, int], dict[str, int]]:
-    plain: dict[str, int] = {}
+def hashed(words: str) -> str:
+    """The hash of a folded word, or of a pair of words."""
+    return hashlib.sha256(b"soundstage.floor:" + words.encode()).hexdigest()[:12]
+
+
+def _neutral() -> dict[str, int]:
+    found: dict[str, int] = {}
     for flags, words in _WORDS.items():
-        for word in words.split():
-            plain[word] = plain.get(word, 0) | flags
-    hashes: dict[str, int] = {}
-    for flags, digests in _HASHED.items():
-        for digest in digests.split():
-            hashes[digest] = hashes.get(digest, 0) | flags
-    return plain, hashes
-
-
-def _phrases() -> dict[tuple[str, str], list[tuple[tuple[str, ...], int]]]:
-    """By their first two words: the others and the flags, the longest first."""
-    listed = [(phrase, flags) for flags, group in _PHRASES.items() for phrase in group]
-    listed += [(phrase, 0) for phrase in _HARMLESS.split(",")]
-    found: dict[tuple[str, str], list[tuple[tuple[str, ...], int]]] = {}
-    for phrase, flags in listed:
-        first, second, *rest = phrase.split()
-        found.setdefault((first, second), []).append((tuple(rest), flags))
-    for group in found.values():
-        group.sort(key=lambda entry: -len(entry[0]))
+        for word in folded(words.encode()).decode().split():
+            found[word] = found.get(word, 0) | flags
     return found
 
 
-PLAIN, HASHES = _words()
-PHRASES = _phrases()
+def _explicit() -> tuple[dict[str, int], frozenset[str]]:
+    """The flags by hash, and the keys."""
+    found: dict[str, int] = {}
+    spelt: set[str] = set()
+    for flags, entries in _HASHED.items():
+        for entry in entries.split():
+            pressed, digest = entry.split(":")
+            spelt.add(pressed)
+            found[digest] = found.get(digest, 0) | flags
+    return found, frozenset(spelt)
+
+
+NEUTRAL = _neutral()
+HASHES, EXPLICIT_KEYS = _explicit()
+PHRASES = [(phrase, flags) for flags, group in _PHRASES.items() for phrase in group]
+PHRASES += [(" ".join(phrase.split()), 0) for phrase in _HARMLESS.split(",")]
 
 
 @lru_cache(maxsize=1 << 16)
 def meaning(word: str) -> int:
-    """The flags of a word, by itself or else by one of its stems."""
+    """The flags of a folded word, by itself or else by one of its stems."""
     for form in _forms(word):
-        flags = PLAIN.get(form, 0) | HASHES.get(hashed(form), 0)
+        flags = NEUTRAL.get(form, 0) | HASHES.get(hashed(form), 0)
         if flags:
             return flags
     return 0
@@ -255,15 +281,37 @@ def meaning(word: str) -> int:
 
 def _forms(word: str) -> tuple[str, ...]:
     """The word, then its stems: plural, past, -ing."""
-    if len(word) < 4 or len(word) > 32:
+    if len(word) < 4 or len(word) > MOST_LETTERS:
         return (word,)
     forms = [word]
-    if word.endswith("ies"):
+    if word.endswith("les"):  # or -ies
         forms.append(word[:-3] + "y")
-    for ending in ("s", "es", "ed", "ing"):
+    for ending in ENDINGS:
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             stem = word[: -len(ending)]
-            forms += [stem, stem + "e"] if ending in ("ed", "ing") else [stem]
+            forms += [stem, stem + "e"] if ending in ("ed", "lng") else [stem]
             if len(stem) > 3 and stem[-1] == stem[-2]:
                 forms.append(stem[:-1])
     return tuple(forms)
+
+
+def neutral_forms() -> list[str]:
+    """Every neutral word with every ending that it is known by, folded."""
+    return sorted({form for word in NEUTRAL for form in _with_endings(word, ENDINGS, "e", "y", "les") if meaning(form)})
+
+
+def explicit_keys() -> list[str]:
+    """The keys of every explicit word with every ending; and of some that are none."""
+    e, y, *others = (keys(part.encode()).decode() for part in ("e", "y", "les", *ENDINGS))
+    return sorted({form for word in EXPLICIT_KEYS for form in _with_endings(word, others[1:], e, y, others[0])})
+
+
+def _with_endings(word: str, endings: tuple[str, ...] | list[str], e: str, y: str, les: str) -> Iterator[str]:
+    yield word
+    if word.endswith(y):
+        yield word[:-1] + les
+    for ending in endings:
+        yield word + ending
+        yield word + word[-1] + ending
+        if word.endswith(e):
+            yield word[:-1] + ending

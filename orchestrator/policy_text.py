@@ -1,130 +1,206 @@
-"""Text as a reader sees it, whatever characters it is spelt with. Pure.
+"""Text as a reader sees it, whatever characters it is spelt with. Pure, and linear in the text.
 
-Undone here: case, Unicode compatibility forms and confusables, zero-width and combining characters, letters set apart
-("n u d e", "n.u.d.e"), common leetspeak, letters repeated for effect, one letter hidden behind an asterisk.
+Undone here: case, look-alikes of all scripts and combining characters (decancer), characters that are not seen, letters
+of Unicode's tag block, a capital I that stands for an l, HTML entities and percent signs, letters set apart
+("n u d e", "n.u.d.e"), common leetspeak, letters repeated for effect, letters hidden behind an asterisk.
+
+Every view is made by whole-text operations in C (translate, replace, split) and by RE2, which cannot backtrack.
 """
 
+import html
 import itertools
-import re
+import sys
 import unicodedata
 from collections.abc import Iterator
-from functools import lru_cache
+from urllib.parse import unquote
 
+import decancer_py
 import msgspec
+import re2
 
-# Each group: letters of other scripts that look like the first, Latin one.
-_LOOKALIKES = (
-    *("aаαɑᴀа🅰🅐", "bвβʙьЬ", "cсϲᴄ", "dԁɗᴅđ", "eеεєҽᴇ", "fƒꜰ", "gɡցɢ", "hһհнʜħ", "iіιıɩɪ", "jјϳᴊ", "kкκᴋ", "lӏłʟⅼ"),
-    *(
-        "mмᴍ",
-        "nոηпɴ",
-        "oоοօσøᴏ",
-        "pрρᴘ",
-        "qԛգ",
-        "rгʀɾ",
-        "sѕꜱʂ",
-        "tтτᴛŧ",
-        "uսυᴜц",
-        "vνѵᴠ",
-        "wԝωᴡш",
-        "xхχ",
-        "yуүγʏ",
-        "zᴢʐ",
-    ),
-)
 _INVISIBLE = (
     *range(0x200B, 0x2010),
     *range(0x202A, 0x202F),
     *range(0x2060, 0x2070),
     *range(0xFE00, 0xFE10),
-    *range(0xE0000, 0xE0080),
     *(0xAD, 0x34F, 0x61C, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180E, 0x3164, 0xFEFF, 0xFFA0),
 )
+_TAGS = range(0xE0000, 0xE0080)
 
 
 def _table() -> dict[int, str | None]:
-    table: dict[int, str | None] = dict.fromkeys(_INVISIBLE)
-    for group in _LOOKALIKES:
-        table.update({ord(other): group[0] for other in group[1:]})
-    for start in (0x1F130, 0x1F150, 0x1F170, 0x1F1E6):  # squared, circled and regional letters
-        table.update({start + at: chr(ord("a") + at) for at in range(26)})
-    return table
+    """What is put right before decancer sees it: digits of other scripts, spaces, and what it keeps or misreads."""
+    table: dict[int, str | None] = {
+        at: str(unicodedata.digit(chr(at))) for at in range(0x80, sys.maxunicode) if chr(at).isdecimal()
+    }
+    table |= {at: " " for at in range(0x3001) if chr(at).isspace() and at != 0x0A}
+    table |= dict.fromkeys((*_INVISIBLE, *_TAGS))
+    return table | {ord("ɗ"): "d", ord("ⲗ"): "l", ord("Ⲗ"): "l"}
 
 
-_CONFUSABLE = _table()
-_LEET = str.maketrans("013456789@$!|+€£", "oieasgtbgasiiteL".lower())
-_LEET_L = str.maketrans("013456789@$!|+€£", "oleasgtbgasllteL".lower())
+_TABLE = _table()
+_TAGS_AS_LETTERS = {at: chr(at - 0xE0000) for at in range(0xE0020, 0xE007F)}
+_ENTITY = re2.compile(r"&(?:#[0-9]{1,12}|#[xX][0-9a-fA-F]{1,10}|[A-Za-z][A-Za-z0-9]{1,31};);?")
+_PERCENT = re2.compile(r"%[0-7][0-9a-fA-F]")
+_TURNED = re2.compile("[\u202d\u202e\u2066-\u2068]")
+_I_AS_L = re2.compile(r"[a-z]I")
 
-_LOWER = frozenset(b"abcdefghijklmnopqrstuvwxyz")
-_ONLY_LETTERS = bytes(byte if byte in _LOWER else 0x20 for byte in range(256))
-_is_letter = frozenset("abcdefghijklmnopqrstuvwxyz").__contains__
-_SPACED = re.compile(r"(?<![a-z0-9])[a-z0-9@$!](?:[\W_]{1,3}[a-z0-9@$!](?![a-z0-9])){2,}")
-_REPEATED = re.compile(r"([a-z])\1{2,}")
-_LETTERS = re.compile(r"[^a-z]+")
+LETTERS = b"abcdefghijklmnopqrstuvwxyz"
+
+
+def _only(kept: bytes, signs: bytes = b"", letters: bytes = b"") -> bytes:
+    """A table for bytes.translate: `kept` and `signs` (as `letters`) stay, all else becomes a space."""
+    table = bytearray(b" " * 256)
+    for old, new in zip(kept + signs, kept + letters, strict=True):
+        table[old] = new
+    return bytes(table)
+
+
+_SIGNS = b"013456789@$!|+"
+_L, _I = b"oleasgtbgasllt", b"oieasgtbgasiit"  # what the signs stand for; 1, ! and | are either
+_WORDS, _WORDS_AND_DIGITS = _only(LETTERS), _only(LETTERS + b"0123456789")
+_LEET = {"l": _only(LETTERS, _SIGNS, _L), "i": _only(LETTERS, _SIGNS, _I)}
+_LEET_INSIDE = {
+    "l": bytes.maketrans(_SIGNS, _L),
+    "i": bytes.maketrans(_SIGNS, _I),
+}
+_NO_LETTER = bytes(set(range(256)) - set(LETTERS) - {0x20})
 _PUNCTUATION = ".,;:!?\"'()[]{}<>-_/\\`“”‘’…"
-MAX_CHUNK = 64  # characters; what is longer is no word
-SHORTEST_INSIDE = 4  # letters of a word looked for inside a run of spaced letters
+_PLAIN = LETTERS + b" \t\n\r"
+_ANY_LETTER = bytes.maketrans(LETTERS, b"x" * len(LETTERS))
+_APART = re2.compile(rb"(?: [a-z]){3,} ")
+_THREE_ALIKE = re2.compile("|".join(f"{chr(letter)}{{3}}" for letter in LETTERS).encode())
+BREAK = " qqq "
+"""A word that no list holds: no phrase and no run of letters reaches over it."""
+_BREAK = BREAK.encode()
 
 
-class Words(msgspec.Struct, frozen=True):
-    """What a text says: its plain form, its words in order, and further readings of words that were disguised."""
+class Reading(msgspec.Struct, frozen=True):
+    """What a text says, as words with single spaces around them."""
 
     plain: str
-    words: list[str]
-    readings: frozenset[str]
+    words: bytes  # letters alone
+    words_and_digits: bytes
+    disguised: tuple[bytes, bytes]  # what its disguised words may mean, 1 read as l and as i
+    runs: bytes  # letters that were set apart, put together
 
 
-def read(text: str) -> Words:
-    """The words of `text`, and what its disguised ones may mean."""
-    plain = plain_form(text)
-    words = plain.encode("ascii", "replace").translate(_ONLY_LETTERS).decode("ascii").split()
-    readings: set[str] = set()
-    for chunk in itertools.filterfalse(str.isalpha, plain.split()):
-        readings |= _disguised(chunk[:MAX_CHUNK])
-    if sum(map(_is_letter, words)) > 2:
-        for match in _SPACED.finditer(plain):
-            readings.update(_run_readings(match[0]))
-    for found in filter(None, map(_squeezed, words)):
-        readings.update(found)
-    return Words(plain, words, frozenset(readings))
+def spellings(text: str) -> list[str]:
+    """The text in plain form, then in the other ways that it may be meant to be read."""
+    if "&" in text:
+        text = _unescaped(_unescaped(text))
+    others = []
+    if "%" in text and _PERCENT.search(text):
+        others.append(unquote(text, errors="replace"))
+    if not text.isascii():
+        others += [text.translate(_TAGS_AS_LETTERS), text[::-1] if _TURNED.search(encodable(text)) else text]
+    if "I" in text and _I_AS_L.search(encodable(text)):
+        others.append(text.replace("I", "l"))
+    return [plain_form(text), *(plain_form(other) for other in others if other != text)]
 
 
 def plain_form(text: str) -> str:
-    """Lower case, compatibility forms folded, lookalikes as Latin letters, nothing invisible."""
+    """Lower case, digits and look-alikes of all scripts as Latin ones, nothing invisible."""
     if text.isascii():
         return text.lower()
-    shown = unicodedata.normalize("NFKC", text.translate(_CONFUSABLE)).casefold().translate(_CONFUSABLE)
-    if shown.isascii():
-        return shown
-    parts = unicodedata.normalize("NFD", shown)
-    return "".join(c for c in parts if unicodedata.category(c) not in ("Mn", "Me", "Cf"))
+    return str(decancer_py.parse(encodable(text).translate(_TABLE), disable_bidi=True))
 
 
-@lru_cache(maxsize=1 << 14)
-def _disguised(chunk: str) -> frozenset[str]:
-    """A word with digits, signs or punctuation in it, read as leetspeak and with them left out."""
-    core = chunk.strip(_PUNCTUATION)
-    if core.isalpha() or core.isdigit() or not core:
-        return frozenset()
-    found = {_LETTERS.sub("", core.translate(table)) for table in (_LEET, _LEET_L)}
-    found.add(_LETTERS.sub("", core))
-    if 0 < core.count("*") <= 2:
-        for vowels in itertools.product("aeiou", repeat=core.count("*")):
-            filled = iter(vowels)
-            found.add(_LETTERS.sub("", "".join(next(filled) if c == "*" else c for c in core)))
-    return frozenset(found)
+def read(plain: str) -> Reading:
+    """The words of a plain form, and what its disguised ones may mean."""
+    raw = plain.encode("ascii", "replace")
+    words = spaced(raw.translate(_WORDS))
+    signs = bool(raw.translate(None, _PLAIN))
+    disguised = list(_disguised(plain)) if signs else []
+    digits = spaced(raw.translate(_WORDS_AND_DIGITS)) if signs else words
+    runs: bytes = b""
+    leet = spaced(raw.translate(_LEET["l"])) if signs else words
+    apart = b" x x x " in leet.translate(_ANY_LETTER)
+    spans = [match.span() for match in _APART.finditer(leet)] if apart else []
+    if spans:
+        views = leet, spaced(raw.translate(_LEET["i"]))
+        either, other = (b" ".join(view[a:b].replace(b" ", b"") for a, b in spans) for view in views)
+        disguised.append((either, other))
+        runs = spaced(either)
+    squeezed = _squeezed(words)
+    disguised += [(view, view) for view in squeezed]
+    both = tuple(spaced(_BREAK.join(views)) for views in zip(*disguised, strict=True)) or (b"", b"")
+    return Reading(plain, words, digits, (both[0], both[1]), runs)
 
 
-def _run_readings(run: str) -> Iterator[str]:
-    """Letters set apart: the word they make, and words inside it."""
-    joined = _LETTERS.sub("", run.translate(_LEET))[:MAX_CHUNK]
-    yield joined
-    for start in range(len(joined)):
-        for end in range(start + SHORTEST_INSIDE, min(len(joined), start + 16) + 1):
-            yield joined[start:end]
+def letters(plain: str) -> bytes:
+    """The words of a plain form, letters alone."""
+    return spaced(plain.encode("ascii", "replace").translate(_WORDS))
 
 
-@lru_cache(maxsize=1 << 16)
-def _squeezed(word: str) -> tuple[str, ...]:
-    """A word with letters repeated for effect, as it is spelt: with one of them, and with two."""
-    return (_REPEATED.sub(r"\1", word), _REPEATED.sub(r"\1\1", word)) if _REPEATED.search(word) else ()
+def spaced(view: bytes) -> bytes:
+    """The view with one space between words, and at its ends. Each pass halves the longest run of spaces."""
+    while b"  " in view:
+        view = view.replace(b"  ", b" ")
+    return b" " + view.strip(b" ") + b" "
+
+
+def _unescaped(text: str) -> str:
+    """HTML's character references as what they stand for. Numbers are bounded, for int() is not linear."""
+    pieces, end = [], 0
+    for match in _ENTITY.finditer(encodable(text)):
+        start = match.start()
+        pieces += [text[end:start], html.unescape(match.group())]
+        end = match.end()
+    return "".join((*pieces, text[end:])) if pieces else text
+
+
+def _disguised(plain: str) -> Iterator[tuple[bytes, bytes]]:
+    """Readings of words with digits, signs or punctuation in them: leetspeak, signs left out, asterisks as vowels."""
+    cores = [chunk.strip(_PUNCTUATION) for chunk in itertools.filterfalse(str.isalpha, plain.split())]
+    cores = [core for core in cores if core and not core.isalpha() and not core.isdigit()]
+    if not cores:
+        return
+    raw = " ".join(cores).encode("ascii", "replace")
+    yield (raw.translate(None, _NO_LETTER),) * 2
+    leet = {form: raw.translate(table) for form, table in _LEET_INSIDE.items()}
+    if leet["l"] != raw:
+        yield leet["l"].translate(None, _NO_LETTER), leet["i"].translate(None, _NO_LETTER)
+        yield leet["l"].translate(_WORDS), leet["i"].translate(_WORDS)
+    hidden = " ".join({core for core in cores if 0 < core.count("*") <= 2})
+    if hidden:
+        for filled in _with_vowels(hidden.encode("ascii", "replace").translate(_LEET_INSIDE["l"])):
+            yield (filled.translate(None, _NO_LETTER),) * 2
+
+
+def _with_vowels(hidden: bytes) -> Iterator[bytes]:
+    """Words with one or two asterisks each, with every pair of vowels in place of them."""
+    first = hidden.split(b" ")
+    for one in (b"a", b"e", b"i", b"o", b"u"):
+        half = b" ".join([word.replace(b"*", one, 1) for word in first])
+        for two in (b"a", b"e", b"i", b"o", b"u"):
+            yield half.replace(b"*", two)
+
+
+def _squeezed(words: bytes) -> list[bytes]:
+    """The words in which a letter stands three times in a row or more: with one of it, and with two."""
+    found, end = [], 0
+    for match in _THREE_ALIKE.finditer(words):
+        if match.start() >= end:
+            start = words.rindex(b" ", 0, match.start()) + 1
+            end = words.index(b" ", match.start())
+            found.append(words[start:end])
+    runs = [[(letter, len(list(run))) for letter, run in itertools.groupby(word)] for word in found]
+    return [
+        b" ".join(b"".join(bytes((letter,)) * (most if n > 2 else n) for letter, n in word) for word in runs)
+        for most in ((1, 2) if runs else ())
+    ]
+
+
+def encodable(text: str) -> str:
+    """The text without lone surrogates, which no engine takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
+
+
+def own_script(text: str) -> str:
+    """The text in its own script, in lower case, its digits as ours."""
+    return encodable(text).translate(_TABLE).casefold()

@@ -10,7 +10,7 @@ from core.trace_context import traceparent
 from orchestrator import policy, policy_floor, texts
 from orchestrator.auth import Key, Keys
 from orchestrator.guard import Guard
-from orchestrator.oversight import Oversight
+from orchestrator.oversight import Oversight, in_turns
 from orchestrator.policy_floor import Subject
 from orchestrator.policy_store import PolicyUnavailableError
 from orchestrator.routes.access import needs
@@ -57,7 +57,8 @@ def router(keys: Keys, oversight: Oversight, guard: Guard | None) -> APIRouter:
         tier = policy.tier_in_force(key.max_tier, standing.max_tier, body.tier)
         rules, subject = standing.rules, _subject(body)
         found = [
-            policy.decide([text], tier=tier, surface="text", rules=rules, subject=subject) for text in _texts(body)
+            await in_turns(policy.deciding([text], tier=tier, surface="text", rules=rules, subject=subject))
+            for text in _texts(body)
         ]
         if guard is not None:
             for at, (text, decision) in enumerate(zip(_texts(body), found, strict=True)):

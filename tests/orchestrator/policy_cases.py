@@ -103,6 +103,24 @@ _DISGUISES = (
     *("zz\u200bexplicit", "zzexp\u200dlicit", "zzexp\u00adlicit", "\ufeffzzexplicit", "zzexpl\u2060icit"),
     *("zzехplicit", "zzеxрlісіt", "ᴢᴢexplicit", "ｚｚｅｘｐｌｉｃｉｔ", "𝐳𝐳𝐞𝐱𝐩𝐥𝐢𝐜𝐢𝐭", "𝔷𝔷𝔢𝔵𝔭𝔩𝔦𝔠𝔦𝔱", "ⓩⓩⓔⓧⓟⓛⓘⓒⓘⓣ"),
     *("zzéxplícit", "zze\u0301xplicit", "zzexpliciiiit", "zzzzzexplicit", "zzexpl*cit", "zz*xplicit", "🅉🅉🄴🅇🄿🄻🄸🄲🄸🅃"),
+    *("zzexpIicit", "zzexpI1c!t", "zz\U000e0065\U000e0078plicit", "zz\U000e0061explicit", "ꓜꓜꓰꓫꓑꓡꓲꓚꓲꓔ", "ᏃᏃᎬxplicit"),
+    *("ⲍⲍⲉⲭⲣⲗⲓⲥⲓⲧ", "zzexpⲓicit", "&#122;zexplicit", "&#x7a;&#x7A;explicit", "zz&shy;explicit", "z&#8203;zexplicit"),
+    *(
+        "&amp;#122;zexplicit",
+        "zz&eacute;xplicit",
+        "&#0000122;zexplicit",
+        "zz%65xplicit",
+        "zz\u0489explicit",
+        "\u202eticilpxezz\u202c",
+    ),
+    *(
+        "a\x00zzexplicit",
+        "zz\x00explicit",
+        "zz\texp\tlicit zz3xp1!cit",
+        "x/zz3xplicit/y",
+        "zzexplicit画像",
+        "z  z  e  x  p  l  i  c  i  t",
+    ),
     *("zzexplicits", "#zzexplicit", "zzexplicit/zzexplicit", "x zzexplicit\nx", "zz3xpl|cit", "zzexp1icit"),
 )
 TRICKS = [Case(f"some {how} art", 1, "refuse", "sexual/explicit") for how in _DISGUISES]
