@@ -15,6 +15,8 @@ from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from core.untrusted import UNCOMPRESSED
+
 MAX_CONNECTIONS = 4096
 MAX_ORIGINS = 1024
 KEEPALIVE_SECONDS = 4.0  # below vLLM's 5 s, so that a kept connection is not closed under a new request
@@ -55,6 +57,7 @@ class Connections:
         self.session = aiohttp.ClientSession(
             connector=self._connector,
             timeout=_connecting(connect_seconds),
+            headers=UNCOMPRESSED,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from core.canonical import read_messages
 from core.errors import InvalidRequest, Overloaded, SoundstageError, Unavailable, Unprocessable, Upstream
 from core.service import from_validation
+from core.untrusted import decoded, storable
 from core.wire.pure import DEFAULT_TOKENS, PureAnswer, PureRequest
 
 
@@ -39,7 +40,6 @@ class _Completion(msgspec.Struct):
 
 
 _body = msgspec.json.Decoder(_Body).decode
-_completion = msgspec.json.Decoder(_Completion).decode
 
 
 @dataclass(frozen=True)
@@ -82,17 +82,16 @@ class PureCall:
 
 
 def text_of(body: bytes) -> str:
-    """The first choice's text. Raises Upstream where an engine's answer cannot be read."""
-    return _first(body)[0]
+    """The first choice's text, which may be kept. Raises Upstream where an engine's answer cannot be read."""
+    return storable(_first(body)[0])
 
 
 def _first(body: bytes) -> tuple[str, str, int]:
     """Text, finish reason and tokens."""
-    try:
-        found = _completion(body)
-        first = found.choices[0]
-    except (msgspec.DecodeError, IndexError) as exc:
-        raise Upstream("The engine's answer could not be read.", code="bad_upstream_answer") from exc
+    found = decoded(body, _Completion)
+    if not found.choices:
+        raise Upstream("The engine answered without a choice.", code="bad_upstream_answer")
+    first = found.choices[0]
     said = first.message.content if first.message else first.text
     return said or "", first.finish_reason or "stop", found.usage.completion_tokens
 
@@ -119,8 +118,8 @@ def engine_error(status: int, body: bytes) -> SoundstageError:
     if status == 429:
         return Overloaded("The engine is full.", code="engine_full", retry_after=2)
     try:
-        message = str(msgspec.json.decode(body)["error"]["message"])[:2000]
-    except (msgspec.DecodeError, KeyError, TypeError):
+        message = str(decoded(body)["error"]["message"])[:2000]
+    except (Upstream, LookupError, TypeError):
         message = f"The engine refused ({status})."
     return Unprocessable(message, code="engine_refused")
 

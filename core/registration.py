@@ -7,12 +7,15 @@ from collections.abc import Callable
 
 import aiohttp
 
+from core import untrusted
+from core.errors import SoundstageError
 from core.wire.workers import Announcement, Lease
 
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF, MAX_BACKOFF = 0.5, 15.0
 TIMEOUT = aiohttp.ClientTimeout(total=5)
+MOST_BYTES = 64 << 10  # of an orchestrator's answer
 
 
 class Registrar:
@@ -40,7 +43,7 @@ class Registrar:
 
     async def run(self) -> None:
         """Until cancelled; then one farewell, so that no new request is routed here."""
-        async with aiohttp.ClientSession(timeout=TIMEOUT, headers=self._headers, trust_env=False) as session:
+        async with untrusted.session(timeout=TIMEOUT, headers=self._headers) as session:
             try:
                 await self._beat(session)
             finally:
@@ -52,7 +55,7 @@ class Registrar:
             self._changed.clear()
             try:
                 lease = await self._send(session)
-            except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError, SoundstageError) as exc:
                 if self.registered or backoff == self._first_backoff:
                     log.warning("not registered", extra={"orchestrator": self._url, "reason": str(exc)})
                 self.registered = False
@@ -72,7 +75,7 @@ class Registrar:
     async def _send(self, session: aiohttp.ClientSession) -> Lease:
         body = self._announce().model_dump_json()
         async with session.post(self._url, data=body, headers={"content-type": "application/json"}) as response:
-            text = await response.text()
+            text = (await untrusted.read_bytes(response, MOST_BYTES)).decode("utf-8", "replace")
             if response.status != 200:
                 raise ValueError(f"{response.status}: {text[:200]}")
             return Lease.model_validate_json(text)
@@ -83,5 +86,5 @@ class Registrar:
         try:
             async with session.delete(f"{self._url}/{self._announce().id}"):
                 self.registered = False
-        except (aiohttp.ClientError, TimeoutError):
+        except (aiohttp.ClientError, OSError, TimeoutError):
             log.info("could not say goodbye; the lease will run out")

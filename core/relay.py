@@ -181,7 +181,7 @@ class Relay:
             if passage is not None:
                 passage.began, passage.status = now, answer.status
             return await self._pass_on(answer, exchange, send, passage)
-        except (aiohttp.ClientError, HttpProcessingError, TimeoutError) as exc:
+        except (aiohttp.ClientError, HttpProcessingError, OSError, TimeoutError, UnicodeError) as exc:
             raise _unreachable(exc) from exc
         except asyncio.CancelledError:
             if not exchange.expired:

@@ -8,6 +8,8 @@ from typing import Any
 
 import aiohttp
 
+from core import untrusted
+from core.errors import SoundstageError
 from llm.self_report import WORKER_TYPE
 from llm.settings import ChatWorkerSettings
 
@@ -17,6 +19,7 @@ FUNCTION = "/functions/v1/register-chat-worker"
 HEARTBEAT_SECONDS = 60.0
 FIRST_BACKOFF, MAX_BACKOFF = 1.0, 60.0
 TIMEOUT = aiohttp.ClientTimeout(total=10)
+MOST_BYTES = 64 << 10  # of the function's answer
 
 
 def announcement(settings: ChatWorkerSettings) -> dict[str, Any]:
@@ -44,13 +47,14 @@ async def keep(
     key = settings.supabase_key or ""
     headers = {"authorization": f"Bearer {key}", "apikey": key}
     backoff, known = first_backoff, False
-    async with aiohttp.ClientSession(timeout=TIMEOUT, headers=headers, trust_env=False) as session:
+    async with untrusted.session(timeout=TIMEOUT, headers=headers) as session:
         while True:
             try:
                 async with session.post(url, json=announcement(settings)) as response:
                     if response.status // 100 != 2:
-                        raise ValueError(f"{response.status}: {(await response.text())[:200]}")
-            except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
+                        said = (await untrusted.read_bytes(response, MOST_BYTES)).decode("utf-8", "replace")
+                        raise ValueError(f"{response.status}: {said[:200]}")
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError, SoundstageError) as exc:
                 if known or backoff == first_backoff:
                     log.warning("not registered with Supabase", extra={"url": url, "reason": str(exc)})
                 known, wait = False, backoff * random.uniform(0.8, 1.2)

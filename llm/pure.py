@@ -7,7 +7,7 @@ import aiohttp
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from core import pure
+from core import pure, untrusted
 from core.disconnect import until_disconnect
 from core.errors import SoundstageError, Unavailable, UpstreamTimeout
 from core.pure import PureCall, legacy_body
@@ -18,6 +18,8 @@ from llm.gate import Gate
 from llm.self_report import Counters
 from llm.settings import ChatWorkerSettings
 from llm.supervisor import Supervisor
+
+MOST_BYTES = 16 << 20  # of one answer of the engine
 
 
 class PureWorker:
@@ -58,10 +60,10 @@ class PureWorker:
         timeout = aiohttp.ClientTimeout(total=relay.timeouts.first_byte, sock_connect=relay.timeouts.connect)
         try:
             async with relay.session.post(url, data=body, headers=headers, timeout=timeout) as response:
-                answer = await response.read()
+                answer = await untrusted.read_bytes(response, MOST_BYTES)
         except TimeoutError as exc:
             raise UpstreamTimeout("The engine took too long.", code="upstream_timeout") from exc
-        except aiohttp.ClientError as exc:
+        except (aiohttp.ClientError, OSError) as exc:
             raise Unavailable("The engine is not reachable.", code="engine_unavailable", retry_after=2) from exc
         if response.status != 200:
             raise pure.engine_error(response.status, answer)

@@ -4,7 +4,7 @@ when it begins, and the rest in a last SSE comment, which every SDK skips."""
 import hashlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import httpx2
 import msgspec
@@ -12,6 +12,7 @@ import msgspec
 from core.canonical import sha256
 from core.errors import Upstream
 from core.relay import error_event
+from core.untrusted import MAX_COUNT, decoded
 from orchestrator.runs import Run
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -38,7 +39,7 @@ class _Choice(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    total_tokens: int = 0
+    total_tokens: Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)] = 0
 
 
 class _Completion(msgspec.Struct):
@@ -72,14 +73,9 @@ class _ResponseEvent(msgspec.Struct):
     response: _Response | None = None
 
 
-_completion = msgspec.json.Decoder(_Completion).decode
-_response = msgspec.json.Decoder(_Response).decode
-_response_event = msgspec.json.Decoder(_ResponseEvent).decode
-
-
 def _of_completion(data: bytes) -> Found:
-    """Of its first choice."""
-    answer = _completion(data)
+    """Of its first choice. Raises Upstream, like its brothers below."""
+    answer = decoded(data, _Completion)
     first = next((choice for choice in answer.choices if choice.index == 0), _Choice())
     said = first.message or first.delta
     tokens = answer.usage.total_tokens if answer.usage else 0
@@ -88,13 +84,13 @@ def _of_completion(data: bytes) -> Found:
 
 def _of_response(data: bytes) -> Found:
     """All its output texts together, as the SDK's `output_text` gives them."""
-    answer = _response(data)
+    answer = decoded(data, _Response)
     parts = [part for item in answer.output if item.type == "message" for part in item.content or ()]
     return Found("".join(part.text for part in parts if part.type == "output_text"), _tokens(answer))
 
 
 def _of_response_event(data: bytes) -> Found:
-    event = _response_event(data)
+    event = decoded(data, _ResponseEvent)
     said = event.delta if event.type == "response.output_text.delta" and isinstance(event.delta, str) else None
     return Found(said, _tokens(event.response) if event.response else None)
 
@@ -115,10 +111,7 @@ class Reader:
 
     def read(self, body: bytes, run: Run) -> str:
         """The text of an answer; its hashes go into `run`. Raises Upstream."""
-        try:
-            found = self.whole(body)
-        except msgspec.DecodeError as exc:
-            raise Upstream("The engine's answer could not be read.", code="bad_upstream_answer") from exc
+        found = self.whole(body)
         run.tokens = found.tokens
         _prove(run, found.token_ids, found.text or "")
         return found.text or ""
@@ -127,7 +120,7 @@ class Reader:
         """An answer, or an event's data, without what only the proof asked for."""
         if not any(b'"%b"' % name.encode() in body for name in self.added):
             return body
-        answer: dict[str, Any] = msgspec.json.decode(body)
+        answer: dict[str, Any] = msgspec.json.decode(body)  # it was read before: an object, its choices too
         for part in (answer, answer.get("response") or {}, *(answer.get("choices") or ())):
             for name in self.added:
                 part.pop(name, None)
@@ -212,7 +205,7 @@ class _Events:
             return line
         try:
             found = self._reader.event(line[5:])
-        except msgspec.DecodeError:
+        except Upstream:
             return line  # not what was expected: passed on all the same
         self.token_ids = found.token_ids or self.token_ids
         if found.text:

@@ -16,7 +16,9 @@ from typing import Any
 import httpx2
 import psycopg
 
+from core import untrusted
 from core.db.migrate import bundled
+from core.errors import SoundstageError
 from core.settings import SettingsError
 from orchestrator.keys_cli import local_key
 from orchestrator.machine import Finding, answers, check_machine, has_embedded_postgres
@@ -119,9 +121,9 @@ def studio(settings: OrchestratorSettings) -> Iterator[Finding]:
         key = {"authorization": f"Bearer {local_key(settings)}"}
         listed = httpx2.get(f"{root}/v1/workers", headers=key, timeout=5, trust_env=False)
         listed.raise_for_status()
-        yield judged_readiness(ready.json())
-        yield from judged_workers(listed.json()["data"])
-    except (httpx2.HTTPError, OSError, ValueError) as exc:
+        yield judged_readiness(untrusted.decoded(ready.content))
+        yield from judged_workers(untrusted.decoded(listed.content)["data"])
+    except (httpx2.HTTPError, OSError, SoundstageError, LookupError, TypeError, AttributeError) as exc:
         todo = "Is the local key in DATA_DIR that orchestrator's? Else set SOUNDSTAGE_API_KEY."
         yield Finding("orchestrator", "warn", f"It runs, and could not be asked: {exc}", todo)
 

@@ -11,9 +11,11 @@ from types import MappingProxyType
 from typing import Any
 
 import httpx2
+import msgspec
 import openai
 from openai import AsyncOpenAI
 
+from core import untrusted
 from core.control_tokens import Tokens
 from core.errors import (
     BY_STATUS,
@@ -34,12 +36,27 @@ from orchestrator.workers import WorkerPool
 log = logging.getLogger(__name__)
 
 MAX_CLIENTS = 1024
+MAX_MESSAGE = 2000  # characters of an engine's words that a caller sees
 NO_KEY = "none"  # the client insists on one; a worker without a key ignores it
 DECODE_SECONDS = 10.0
 ASIDE_SECONDS, ASIDE_TRIES, ASIDE_PAUSE_SECONDS = 5.0, 3, 0.2
 
 _headers: ContextVar[Mapping[str, str]] = ContextVar("headers", default=MappingProxyType({}))
 """What every request within an engine's block is sent with, where it says nothing else itself."""
+
+
+class _Tokenized(msgspec.Struct):
+    tokens: list[int]
+
+
+class _Detokenized(msgspec.Struct):
+    prompt: str
+
+
+class _Holding(msgspec.Struct):
+    """Whether an image worker has what an idempotency key stands for."""
+
+    found: bool
 
 
 class Engines:
@@ -95,11 +112,8 @@ class Engines:
         """The tokens that the messages are to the engine, with its chat template and the `fields` that it is shown."""
         async with self.engine(model, "tokenize", request_id) as (client, name, _):
             body = {**fields, "model": name, "messages": list(messages), "add_generation_prompt": True}
-            answer: Any = await client.post(_beside(client, "tokenize"), body=body, cast_to=object)
-        found = answer.get("tokens") if isinstance(answer, dict) else None
-        if not isinstance(found, list):
-            raise Upstream("The engine's answer could not be read.", code="bad_upstream_answer")
-        return found
+            answer = await client.post(_beside(client, "tokenize"), body=body, cast_to=httpx2.Response)
+        return untrusted.decoded(answer.content, _Tokenized).tokens
 
     async def texts(
         self, model: str | None, prompts: Sequence[list[int]], request_id: str, *, tenant: str, until: float
@@ -111,11 +125,8 @@ class Engines:
             async with asyncio.timeout(DECODE_SECONDS), asked as (client, name, _):
                 url = _beside(client, "detokenize")
                 for ids in prompts:
-                    answer: Any = await client.post(url, body={"model": name, "tokens": ids}, cast_to=object)
-                    text = answer.get("prompt") if isinstance(answer, dict) else None
-                    if not isinstance(text, str):
-                        return None
-                    found.append(text)
+                    answer = await client.post(url, body={"model": name, "tokens": ids}, cast_to=httpx2.Response)
+                    found.append(untrusted.decoded(answer.content, _Detokenized).prompt)
         except (SoundstageError, TimeoutError) as exc:
             log.warning("token ids were not decoded", extra={"request_id": request_id, "why": repr(exc)[:300]})
             return None
@@ -137,8 +148,8 @@ class Engines:
             sent = {**headers, "authorization": f"Bearer {worker.key or NO_KEY}"}
             try:
                 answer = await self._http.post(url, headers=sent, timeout=ASIDE_SECONDS)
-                return bool(answer.is_success and answer.json()["found"])
-            except (httpx2.HTTPError, ValueError, KeyError, TypeError):
+                return answer.is_success and untrusted.decoded(answer.content, _Holding).found
+            except (httpx2.HTTPError, Upstream):
                 return False  # it is away, or no worker of ours
 
         found = await asyncio.gather(*(has(worker) for worker in members)) if len(members) > 1 else ()
@@ -216,9 +227,8 @@ def as_ours(exc: openai.OpenAIError | httpx2.HTTPError) -> SoundstageError:
     if not isinstance(exc, openai.APIStatusError):
         return Upstream("The engine's answer could not be read.", code="bad_upstream_answer")
     error = exc.body if isinstance(exc.body, dict) else {}
-    message = str(error.get("message") or f"The engine answered {exc.status_code}.")
-    wait = exc.response.headers.get("retry-after", "")
-    seconds = float(wait) if wait.isdigit() else 2.0
+    message = str(error.get("message") or f"The engine answered {exc.status_code}.")[:MAX_MESSAGE]
+    seconds = untrusted.seconds_to_wait(exc.response.headers.get("retry-after", ""))
     if exc.status_code == 429:
         return Overloaded(message, code="engine_full", retry_after=seconds)
     if exc.status_code == 503:
@@ -227,4 +237,6 @@ def as_ours(exc: openai.OpenAIError | httpx2.HTTPError) -> SoundstageError:
         return Upstream("The engine failed to answer.", code="engine_failed")
     kind = BY_STATUS.get(exc.status_code, InvalidRequest)
     param = error.get("param")
-    return kind(message, code=str(error.get("code") or "engine_refused"), param=str(param) if param else None)
+    return kind(
+        message, code=str(error.get("code") or "engine_refused")[:200], param=str(param)[:200] if param else None
+    )

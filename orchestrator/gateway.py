@@ -21,6 +21,7 @@ from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Unavailable, UpstreamTimeout
 from core.json_size import aside, is_heavy
 from core.relay import Passage, Relay, Sent, Timeouts, read_body, request_headers
+from core.untrusted import seconds_to_wait
 from core.wire.workers import Ability
 from orchestrator import body_texts, costs, forms, observed
 from orchestrator.auth import Key, Keys, Scope
@@ -349,9 +350,8 @@ def _joined(base: URL, path: str) -> URL:
 def _may_answer(answer: Answer) -> None:
     """A 503 is a worker that cannot answer now: another may, so it is not passed on before all were asked."""
     if answer.status == 503:
-        wait = answer.headers.get("retry-after", "")
         raise Unavailable(
             "The worker cannot answer right now.",
             code="engine_unavailable",
-            retry_after=float(wait) if wait.isdigit() else 2.0,
+            retry_after=seconds_to_wait(answer.headers.get("retry-after", "")),
         )

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import msgspec
+import httpx2
 from msgspec.structs import replace
 from prometheus_client import Counter
 
+from core import untrusted
 from core.errors import SoundstageError
 from orchestrator import answers
 from orchestrator.dialects import CHAT
@@ -106,8 +107,9 @@ class Guard:
     async def _moderated(self, model: str, texts: Sequence[str], tier: int, asker: "_Asker") -> set[str]:
         engine = self._engines.engine(model, "moderations", asker.request_id, trace=asker.trace)
         async with engine as (client, name, _):
-            answer: Any = await client.post("/moderations", body={"model": name, "input": list(texts)}, cast_to=object)
-        return by_moderations(answer, len(texts), tier)
+            body = {"model": name, "input": list(texts)}
+            answer = await client.post("/moderations", body=body, cast_to=httpx2.Response)
+        return by_moderations(untrusted.decoded(answer.content), len(texts), tier)
 
     async def _asked(self, text: str, tier: int, asker: "_Asker") -> set[str]:
         release = await self._registry.resolve(self._settings.recipe, tenant=asker.tenant)
@@ -116,10 +118,7 @@ class Guard:
         engine = self._engines.engine(release.model, "chat", asker.request_id, trace=asker.trace)
         async with engine as (client, model, _), CHAT.call(client, model, messages, release.sampling) as response:
             body = await response.read()
-        try:
-            return by_words(answers.CHAT.whole(body).text or "", tier)
-        except msgspec.DecodeError as exc:
-            raise OpinionError("its answer could not be read") from exc
+        return by_words(answers.CHAT.whole(body).text or "", tier)
 
 
 def pieces(text: str) -> list[str]:
@@ -140,6 +139,8 @@ def by_moderations(answer: Any, number: int, tier: int) -> set[str]:
             raise OpinionError("a result says nothing")
         if flagged:
             categories = result.get("categories") or {}
+            if not isinstance(categories, Mapping):
+                raise OpinionError("its categories are none")
             found |= _refused([name for name, hit in categories.items() if hit is True], tier)
     return found
 

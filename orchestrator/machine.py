@@ -17,6 +17,9 @@ from typing import Literal
 import httpx2
 import psutil
 
+from core import untrusted
+from core.errors import Upstream
+
 State = Literal["ok", "warn", "fail"]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,8 +120,8 @@ def answers(number: int) -> bool:
     """Whether a service of ours is there."""
     try:
         found = httpx2.get(f"http://127.0.0.1:{number}/healthz", timeout=3, trust_env=False)
-        return bool(found.status_code == 200 and found.json() == {"status": "ok"})
-    except (httpx2.HTTPError, ValueError):
+        return bool(found.status_code == 200 and untrusted.decoded(found.content) == {"status": "ok"})
+    except (httpx2.HTTPError, Upstream):
         return False
 
 

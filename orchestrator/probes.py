@@ -1,7 +1,8 @@
 """Workers are asked now and then whether they are ready: each by a task of its own, so one that hangs delays none.
 
-What a worker says counts at once. One that does not answer is a failure like that of a request: its breaker opens, and
-where all of a pool are silent, the last are asked all the same (pools.py). A worker that does not announce itself is
+What a worker says counts at once. One that does not answer, or answers what cannot be read, is a failure like that of a
+request: its breaker opens, and where all of a pool are silent, the last are asked all the same (pools.py). No answer
+ends the task that asked for it, or the studio. A worker that does not announce itself is
 asked besides what it serves and, where it was not declared, which paths it has.
 """
 
@@ -9,11 +10,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
 
 import aiohttp
 import msgspec
 
+from core import untrusted
+from core.errors import Upstream
 from core.relay import Relay
 from core.wire.workers import Ability, Kind
 from orchestrator.pool import Worker
@@ -37,11 +39,36 @@ PATHS: dict[Kind, dict[Ability, str]] = {
     "image": {"images": "/v1/images/generations", "image_edits": "/v1/images/edits"},
     "selfie": {},
 }
-FAILURES = (aiohttp.ClientError, TimeoutError, OSError, KeyError, TypeError, ValueError, RecursionError)
+MOST_BYTES = 4 << 20  # of a list of models
+MOST_ERROR_BYTES = 64 << 10  # of what a server says of an empty request
+
+
+class ListedModel(msgspec.Struct):
+    id: str
+
+
+class ModelList(msgspec.Struct):
+    """The answer to GET /v1/models, as far as it is used here."""
+
+    data: list[ListedModel]
+
+
+class ErrorMessage(msgspec.Struct):
+    message: str
+
+
+class ErrorAnswer(msgspec.Struct):
+    """An error in OpenAI's form."""
+
+    error: ErrorMessage
 
 
 class NotReadyError(Exception):
     """It answered that it cannot serve now."""
+
+
+class NoSuchPageError(Exception):
+    """It answered that it has no list of models: it lives."""
 
 
 class Prober:
@@ -113,7 +140,7 @@ class Prober:
                 answered = True
             except NotReadyError:
                 self._workers.probed(worker.id, ready=False)
-            except FAILURES as exc:
+            except Exception as exc:  # noqa: BLE001 - whatever a server answers, it is that server's failure
                 self._workers.unanswered(worker.id, surely=isinstance(exc, aiohttp.ClientConnectorError))
                 if answered:
                     log.warning("worker does not answer", extra={"url": worker.root, "reason": repr(exc)[:300]})
@@ -131,28 +158,34 @@ class Prober:
                 self._workers.probed(worker.id, ready=ready)
             except NotReadyError:
                 self._workers.probed(worker.id, ready=False)
-            except aiohttp.ClientResponseError as exc:
-                if exc.status < 500:  # it lives, and has no such page
-                    self._workers.probed(worker.id, ready=True)
-                else:
-                    self._workers.unanswered(worker.id, surely=False)
-            except FAILURES as exc:
+            except NoSuchPageError:
+                self._workers.probed(worker.id, ready=True)
+            except Exception as exc:  # noqa: BLE001 - whatever a worker answers, it is that worker's failure
                 self._workers.unanswered(worker.id, surely=isinstance(exc, aiohttp.ClientConnectorError))
+                log.debug("worker's answer not understood", extra={"worker": worker.id, "reason": repr(exc)[:300]})
 
     async def _pause(self, seconds: float) -> None:
         """About so long: many orchestrators must not ask in step."""
         await asyncio.sleep(seconds * random.uniform(0.8, 1.2))
 
     async def _models(self, root: str, key: str | None, kind: Kind) -> list[str]:
-        """Their names, by GET /v1/models; none of a selfie worker, which is asked for /readyz. Raises NotReadyError,
-        and FAILURES."""
+        """Their names, by GET /v1/models; none of a selfie worker, which is asked for /readyz. Its key goes to its own
+        address alone: no redirect is followed.
+
+        Raises NotReadyError, NoSuchPageError, Upstream, and what aiohttp raises."""
         path = "/readyz" if kind == "selfie" else "/v1/models"
-        async with self._relay.session.get(root + path, headers=_bearer(key), timeout=self._timeout) as response:
+        asked = self._relay.session.get(root + path, headers=_bearer(key), timeout=self._timeout, allow_redirects=False)
+        async with asked as response:
             if response.status == 503:
                 raise NotReadyError
-            response.raise_for_status()
-            answer = await response.json(content_type=None)
-        return [] if kind == "selfie" else [str(entry["id"]) for entry in answer["data"]]
+            if 400 <= response.status < 500:
+                raise NoSuchPageError(f"status {response.status}")
+            if response.status != 200:
+                raise Upstream(f"It answered {response.status}.", code="bad_upstream_answer")
+            if kind == "selfie":
+                return []
+            found: ModelList = await untrusted.read_json(response, ModelList, MOST_BYTES)
+        return [model.id for model in found.data]
 
     async def _abilities(self, worker: StaticWorker) -> tuple[Ability, ...]:
         """Which paths a server has: it refuses an empty request there in another way than one to no path at all."""
@@ -161,10 +194,11 @@ class Prober:
         return tuple(ability for ability, there in zip(asked, has, strict=True) if there)
 
     async def _has(self, worker: StaticWorker, ability: Ability, path: str) -> bool:
-        async with self._relay.session.post(
-            worker.root + path, json={}, headers=_bearer(worker.key), timeout=self._timeout
-        ) as response:
-            body = await response.content.read(4096)
+        asked = self._relay.session.post(
+            worker.root + path, json={}, headers=_bearer(worker.key), timeout=self._timeout, allow_redirects=False
+        )
+        async with asked as response:
+            body = await untrusted.read_bytes(response, MOST_ERROR_BYTES) if response.status == 404 else b""
         if ability == "tokenize":  # another API of this name takes an empty request
             return response.status in (400, 422)
         if response.status == 404:
@@ -179,7 +213,6 @@ def _bearer(key: str | None) -> dict[str, str]:
 def _message(body: bytes) -> str:
     """What an error in OpenAI's form says; nothing of any other."""
     try:
-        answer: Any = msgspec.json.decode(body)
-        return str(answer["error"]["message"]).lower()
-    except (msgspec.DecodeError, KeyError, TypeError):
+        return untrusted.decoded(body, ErrorAnswer).error.message.lower()
+    except Upstream:
         return ""

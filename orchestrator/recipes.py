@@ -11,6 +11,7 @@ from core.canonical import messages_sha256, sha256_of_any, sha256_of_fields
 from core.errors import Conflict, InvalidRequest, SoundstageError
 from core.idempotency import REPEATED
 from core.json_text import decoded
+from core.untrusted import storable
 from orchestrator import answers, costs, dialects, texts
 from orchestrator.engines import Engines
 from orchestrator.limits import Needs
@@ -125,7 +126,7 @@ class RecipeRunner:
                 response = await dialects.CHAT.whole(client, model, messages, release.sampling)
                 answer.repeated = REPEATED in response.headers
                 self.oversight.compare(run, response.headers.get(WORKER_HEADER))
-                contents.output = dialects.CHAT.reader.read(response.content, run)
+                contents.output = storable(dialects.CHAT.reader.read(response.content, run))
                 status = 200
         except SoundstageError as exc:
             status = exc.status

@@ -19,7 +19,7 @@ from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, Valida
 from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import NotFound
-from core.wire.workers import Ability, Kind, Name
+from core.wire.workers import Ability, Kind, Name, ServerUrl
 from orchestrator.static_workers import MAX_MODELS, StaticWorker
 from prompts.store import Writer, changing
 
@@ -35,7 +35,7 @@ class EngineWanted(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$", description="Its worker id is `engine:` and this name.")
-    url: AnyHttpUrl = Field(description="With or without /v1.")
+    url: ServerUrl = Field(description="With or without /v1.")
     kind: Kind = "chat"
     api_key: SecretStr | None = Field(None, max_length=4096, description="The server's own key; never shown again.")
     abilities: tuple[Ability, ...] = Field((), max_length=10, description="Empty: those whose paths it answers.")

@@ -3,12 +3,13 @@
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Mapping, MutableMapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import httpx2
 import msgspec
 
-from core.errors import InvalidRequest, Upstream
+from core import untrusted
+from core.errors import InvalidRequest
 from core.form import Field, read_form
 from orchestrator import costs
 from orchestrator.engines import Engines
@@ -50,7 +51,7 @@ class Feature(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    total_tokens: int = 0
+    total_tokens: Annotated[int, msgspec.Meta(ge=0, le=untrusted.MAX_COUNT)] = 0
 
 
 class Seen(msgspec.Struct):
@@ -114,10 +115,8 @@ async def analyze(
             options={"headers": {"content-type": "multipart/form-data"}},
             cast_to=httpx2.Response,
         )
-    try:
-        seen = msgspec.json.decode(answer.content, type=Seen)
-    except msgspec.DecodeError as exc:
-        raise Upstream("The selfie worker's answer could not be read.", code="bad_upstream_answer") from exc
+    seen = untrusted.decoded(answer.content, Seen)
+    untrusted.storable_json(answer.content)
     seen.messages_sha256 = answer.headers.get(WORKER_HEADER)
     return seen
 

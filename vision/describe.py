@@ -4,7 +4,6 @@ It gets exactly the messages that came with the request, the picture beside the 
 `response_format`. An answer that does not fit is repaired once, by the words that were sent for that, or left out.
 """
 
-import asyncio
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,11 +12,13 @@ from typing import Any, Self
 import aiohttp
 import msgspec
 
+from core import untrusted
 from core.errors import SoundstageError, Upstream
 from vision import metrics
 from vision.questions import Question, check_answer
 
 MAX_ANSWER = 256 << 10  # bytes
+MAX_TOKENS = 10_000_000  # of one answer; who states more states nonsense
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class VisionModel:
         self._timeout = aiohttp.ClientTimeout(total=seconds)
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._headers, trust_env=False)
+        self._session = untrusted.session(timeout=self._timeout, headers=self._headers)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -89,10 +90,11 @@ class VisionModel:
         headers = {"content-type": "application/json", **told}
         sent = msgspec.json.encode(body)
         async with self._session.post(self._url, data=sent, headers=headers, allow_redirects=False) as response:
-            raw = await _bounded(response)
+            raw = await untrusted.read_bytes(response, MAX_ANSWER)
             if response.status != 200:
                 raise Upstream("The vision model refused.", code="vision_model_failed")
-        return _content(raw), _usage(raw)
+        answer = untrusted.decoded(raw)
+        return _content(answer), _usage(answer)
 
 
 def with_picture(messages: list[dict[str, str]], jpeg: bytes) -> list[dict[str, Any]]:
@@ -102,32 +104,21 @@ def with_picture(messages: list[dict[str, str]], jpeg: bytes) -> list[dict[str, 
     return [*messages[:-1], last]
 
 
-async def _bounded(response: aiohttp.ClientResponse) -> bytes:
-    found = bytearray()
-    async for chunk in response.content.iter_any():
-        found += chunk
-        if len(found) > MAX_ANSWER:
-            raise Upstream("The vision model's answer is too long.", code="vision_model_failed")
-        await asyncio.sleep(0)
-    return bytes(found)
-
-
-def _content(raw: bytes) -> str:
+def _content(answer: Any) -> str:
     try:
-        answer = msgspec.json.decode(raw)
         content = answer["choices"][0]["message"]["content"]
-    except (msgspec.DecodeError, KeyError, IndexError, TypeError) as exc:
+    except (LookupError, TypeError) as exc:
         raise Upstream("The vision model's answer could not be read.", code="vision_model_failed") from exc
     return content if isinstance(content, str) else ""
 
 
-def _usage(raw: bytes) -> Usage:
+def _usage(answer: dict[str, Any]) -> Usage:
     """None is stated by some servers."""
-    stated = msgspec.json.decode(raw).get("usage")
+    stated = answer.get("usage")
     if not isinstance(stated, dict):
         return Usage()
     found = (stated.get("prompt_tokens"), stated.get("completion_tokens"))
-    return Usage(*(number if isinstance(number, int) and number >= 0 else 0 for number in found))
+    return Usage(*(number if isinstance(number, int) and 0 <= number <= MAX_TOKENS else 0 for number in found))
 
 
 def merged(read: Mapping[str, Any], told: Mapping[str, str | bool], model: str) -> dict[str, dict[str, Any]]:

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AnyHttpUrl, BaseModel, ConfigDict, Field
 
 from core.control_tokens import MAX_LENGTH, MAX_TOKENS
 
+MAX_LEASE_SECONDS = 86_400.0
 Kind = Literal["chat", "image", "selfie"]
 Ability = Literal[
     "chat",
@@ -22,6 +23,18 @@ Ability = Literal[
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.:/@+-]+$")]
 
 
+def _resolvable(url: AnyHttpUrl) -> AnyHttpUrl:
+    try:
+        (url.host or "").encode("idna")
+    except UnicodeError as exc:
+        raise ValueError("a host whose parts have 1 to 63 characters") from exc
+    return url
+
+
+ControlToken = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH, pattern=r"^[^\x00]+$")]
+ServerUrl = Annotated[AnyHttpUrl, AfterValidator(_resolvable)]
+
+
 class ServedModel(BaseModel):
     """A model that a worker answers for now. `aliases` are names that the worker itself accepts for it."""
 
@@ -31,7 +44,7 @@ class ServedModel(BaseModel):
     aliases: tuple[Name, ...] = ()
     abilities: tuple[Ability, ...] = ()
     max_model_len: int | None = Field(default=None, ge=1, description="Context length in tokens, where it has one.")
-    control_tokens: tuple[Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)], ...] | None = Field(
+    control_tokens: tuple[ControlToken, ...] | None = Field(
         default=None,
         max_length=MAX_TOKENS,
         description="What the model's tokenizer reads as structure; refused in messages. None: the common forms are.",
@@ -45,7 +58,7 @@ class Announcement(BaseModel):
 
     id: Name = Field(description="Chosen by the worker at its start; stable while the process lives.")
     kind: Kind
-    url: AnyHttpUrl = Field(description="Where the orchestrator reaches the worker, without /v1.")
+    url: ServerUrl = Field(description="Where the orchestrator reaches the worker, without /v1.")
     models: tuple[ServedModel, ...] = Field(default=(), max_length=64)
     roles: tuple[Name, ...] = Field(
         default=(), max_length=16, description="Pools the worker serves: profile, chat1to1, …."
@@ -62,5 +75,5 @@ class Lease(BaseModel):
     """The answer: the registration holds for `lease_seconds` after now."""
 
     id: str
-    lease_seconds: float = Field(gt=0, allow_inf_nan=False)
-    heartbeat_seconds: float = Field(gt=0, allow_inf_nan=False)
+    lease_seconds: float = Field(gt=0, le=MAX_LEASE_SECONDS, allow_inf_nan=False)
+    heartbeat_seconds: float = Field(gt=0, le=MAX_LEASE_SECONDS, allow_inf_nan=False)

@@ -8,7 +8,13 @@ import aiohttp
 import redis.asyncio
 import redis.exceptions
 
+from core import untrusted
+from core.errors import Upstream
+
 SECONDS = 15.0
+MOST_BYTES = 64 << 20  # of one reply: as many jobs as run at once, of 1 MiB each
+_GARBLED = (ValueError, TypeError, LookupError, AttributeError, RecursionError, AssertionError)
+"""What the client raises of a reply that is not what its command has."""
 
 
 class QueueAwayError(RuntimeError):
@@ -27,8 +33,8 @@ class _Redis:
     async def run(self, *command: str | int | float) -> Any:
         try:
             return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
-        except (redis.exceptions.RedisError, OSError, TimeoutError) as exc:
-            raise QueueAwayError(str(exc)) from exc
+        except (redis.exceptions.RedisError, OSError, TimeoutError, *_GARBLED) as exc:
+            raise QueueAwayError(repr(exc)[:300]) from exc
 
 
 class _Upstash:
@@ -38,12 +44,11 @@ class _Upstash:
     async def run(self, *command: str | int | float) -> Any:
         try:
             async with self._session.post(self._url, json=[str(word) for word in command]) as response:
-                answer = await response.json()
-        except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
+                answer = await untrusted.read_json(response, dict[str, Any], MOST_BYTES)
+        except (aiohttp.ClientError, OSError, TimeoutError, Upstream) as exc:
             raise QueueAwayError(str(exc)) from exc
-        if not isinstance(answer, dict) or "result" not in answer:
-            said = answer.get("error") if isinstance(answer, dict) else None
-            raise QueueAwayError(str(said or f"status {response.status}")[:300])
+        if "result" not in answer:
+            raise QueueAwayError(str(answer.get("error") or f"status {response.status}")[:300])
         return answer["result"]
 
 
@@ -67,6 +72,5 @@ async def over_redis(url: str) -> AsyncIterator[Commands]:
 @contextlib.asynccontextmanager
 async def over_upstash(url: str, token: str) -> AsyncIterator[Commands]:
     headers = {"authorization": f"Bearer {token}"}
-    timeout = aiohttp.ClientTimeout(total=SECONDS)
-    async with aiohttp.ClientSession(headers=headers, timeout=timeout, trust_env=False) as session:
+    async with untrusted.session(headers=headers, timeout=aiohttp.ClientTimeout(total=SECONDS)) as session:
         yield _Upstash(session, url.rstrip("/"))

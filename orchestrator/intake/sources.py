@@ -4,9 +4,13 @@ Each change is one command or one script, so that a death between two leaves not
 """
 
 import json
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+import msgspec
 
 from orchestrator.intake.commands import Commands, QueueAwayError
+
+T = TypeVar("T")
 
 GROUP = "soundstage"
 End = Literal["left", "right"]
@@ -41,6 +45,18 @@ _BURY = (
     "redis.call('RPUSH', KEYS[2], ARGV[3]); redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]);"
     " return redis.call('XDEL', KEYS[1], ARGV[2])"
 )
+
+
+_Entry = tuple[str, list[str] | dict[str, str] | None] | None
+"""Of a stream: its id and its fields."""
+
+
+class _Claimed(NamedTuple):
+    """XAUTOCLAIM's reply; what follows is not used."""
+
+    cursor: str
+    entries: list[_Entry]
+    gone: Any = None
 
 
 class Delivery(NamedTuple):
@@ -82,7 +98,7 @@ class ListSource:
     async def take(self, most: int) -> list[Delivery]:
         keys = (self._name, self._taken, self._held)
         found = await self._run("EVAL", _TAKE, 3, *keys, most, self._milliseconds, self._end)
-        return [Delivery(text) for text in found]
+        return [Delivery(text) for text in _shaped(found, list[str])]
 
     async def hold(self, delivery: Delivery) -> None:
         await self._run("EVAL", _HOLD, 1, self._held, self._milliseconds, delivery.text)
@@ -98,10 +114,10 @@ class ListSource:
 
     async def reap(self) -> int:
         keys = (self._name, self._taken, self._held)
-        return int(await self._run("EVAL", _REAP, 3, *keys, REAPED_AT_ONCE, self._milliseconds, self._push))
+        return _shaped(await self._run("EVAL", _REAP, 3, *keys, REAPED_AT_ONCE, self._milliseconds, self._push), int)
 
     async def waiting(self) -> int:
-        return int(await self._run("LLEN", self._name))
+        return _shaped(await self._run("LLEN", self._name), int)
 
 
 class StreamSource:
@@ -124,7 +140,7 @@ class StreamSource:
             found, self._late = self._late[:most], self._late[most:]
             return found
         reply = await self._run("XREADGROUP", "GROUP", GROUP, self._me, "COUNT", most, "STREAMS", self._name, ">")
-        return [_delivery(entry) for _, entries in _pairs(reply) for entry in entries]
+        return [_delivery(entry) for _, entries in _pairs(reply) for entry in entries if entry]
 
     async def hold(self, delivery: Delivery) -> None:
         await self._run("XCLAIM", self._name, GROUP, self._me, 0, delivery.entry, "JUSTID")
@@ -143,25 +159,32 @@ class StreamSource:
         """Those are this consumer's now, and come with its next take."""
         claim = ("XAUTOCLAIM", self._name, GROUP, self._me, self._milliseconds, "0", "COUNT", REAPED_AT_ONCE)
         reply = await self._run(*claim)
-        entries = [entry for entry in reply[1] if entry and entry[1]]  # one that was deleted meanwhile is empty
+        entries = [entry for entry in _shaped(reply, _Claimed)[1] if entry and entry[1]]  # one deleted since is empty
         self._late += [_delivery(entry) for entry in entries]
         return len(entries)
 
     async def waiting(self) -> int:
         """Those that nobody holds: of the entries there are, the ones that were not given to a consumer."""
         script = "return redis.call('XLEN', KEYS[1]) - redis.call('XPENDING', KEYS[1], ARGV[1])[1]"
-        return int(await self._run("EVAL", script, 1, self._name, GROUP))
+        return _shaped(await self._run("EVAL", script, 1, self._name, GROUP), int)
 
 
-def _pairs(reply: Any) -> list[Any]:
+def _shaped(reply: Any, kind: type[T]) -> T:
+    """A reply of the shape that its command has. Raises QueueAwayError for any other: that is no Redis."""
+    try:
+        return msgspec.convert(reply, kind)
+    except (ValueError, RecursionError) as exc:
+        raise QueueAwayError(f"not understood: {exc}"[:300]) from exc
+
+
+def _pairs(reply: Any) -> list[tuple[str, list[_Entry]]]:
     """XREADGROUP's reply as pairs of stream and entries: a list by protocol 2, a map by some clients, or nothing."""
-    if isinstance(reply, dict):
-        return list(reply.items())
-    return reply or []
+    pairs = list(reply.items()) if isinstance(reply, dict) else reply or []
+    return _shaped(pairs, list[tuple[str, list[_Entry]]])
 
 
-def _delivery(entry: Any) -> Delivery:
+def _delivery(entry: tuple[str, list[str] | dict[str, str] | None]) -> Delivery:
     number, flat = entry
-    fields = dict(zip(flat[::2], flat[1::2], strict=True)) if isinstance(flat, list) else dict(flat)
+    fields = dict(zip(flat[::2], flat[1::2], strict=False)) if isinstance(flat, list) else dict(flat or {})
     text = fields.get("job") or json.dumps(fields)  # which writes what is no text, too: it is buried then
     return Delivery(text, number)

@@ -10,16 +10,19 @@ import binascii
 import contextlib
 import hashlib
 import math
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
+import httpx2
+import msgspec
 from openai import AsyncOpenAI
 
+from core import untrusted
 from core.errors import Conflict, Upstream
 from core.idempotency import REPEATED
 from core.wire.workers import Ability
-from orchestrator.blobs import Reference
+from orchestrator.blobs import MAX_BYTES, Reference
 from orchestrator.oversight import Caller
 from orchestrator.payments import PictureCount
 from orchestrator.pipelines.base import Studio
@@ -27,6 +30,7 @@ from orchestrator.pipelines.flow import STOPPING, Flow
 
 PARTIAL = "image_generation.partial_image"
 PNG = "image/png"
+MAX_SEED = 2**63 - 1
 WAIT_SECONDS = 60
 """How long a worker draws on for an orchestrator that is gone: longer than it takes another to take up the run."""
 
@@ -98,6 +102,27 @@ class _Picture:
     steps: int
 
 
+class _Image(msgspec.Struct):
+    """Of an image engine's answer. `seed` and `steps` are not of the images API: a worker of ours tells them."""
+
+    b64_json: str | None = None
+    seed: Any = None
+    steps: Any = None
+
+
+class _Event(_Image):
+    """Of its stream."""
+
+    type: str = ""
+    image_index: Any = None
+    partial_image_index: Any = None
+
+
+class _Images(msgspec.Struct):
+    data: list[_Image] | None = None
+    steps: Any = None
+
+
 async def draw(
     studio: Studio, flow: Flow, order: Order, caller: Caller, role: str | None, count: PictureCount
 ) -> Drawn:
@@ -143,10 +168,12 @@ async def _asked(
     count: PictureCount,
 ) -> list[_Picture]:
     if order.previews:
-        return await _followed(studio, flow, await _call(client, model, order, caller, count, stream=True), count)
+        return await _followed(
+            studio, flow, order, await _call(client, model, order, caller, count, stream=True), count
+        )
     answer = await _call(client, model, order, caller, count)
-    steps = _whole(answer.model_extra, "steps") or 0
-    return [_picture(one.b64_json, one.model_extra, steps) for one in answer.data or ()]
+    found = untrusted.decoded(answer.content, _Images)
+    return [_picture(one.b64_json, one.seed, one.steps, found.steps) for one in (found.data or ())[: order.n]]
 
 
 @contextlib.contextmanager
@@ -157,7 +184,9 @@ def _called_off(studio: Studio, client: AsyncOpenAI, order: Order, caller: Calle
     except asyncio.CancelledError as exc:
         headers = order.headers(caller)
         if "x-soundstage-wait" in headers and exc.args != (STOPPING,):
-            studio.engines.aside(lambda: client.post("/images/cancel", cast_to=object, options={"headers": headers}))
+            studio.engines.aside(
+                lambda: client.post("/images/cancel", cast_to=httpx2.Response, options={"headers": headers})
+            )
         raise
 
 
@@ -178,39 +207,65 @@ async def _call(
         picture = ("portrait.jpg", order.source.picture, "image/jpeg")
         raw = await images.edit(image=picture, **fields, extra_body=extra, extra_headers=headers)
     count.repeated = REPEATED in raw.headers
-    return raw.parse()
+    return raw.parse() if stream else raw
 
 
-async def _followed(studio: Studio, flow: Flow, events: AsyncIterator[Any], count: PictureCount) -> list[_Picture]:
+async def _followed(
+    studio: Studio, flow: Flow, order: Order, events: AsyncIterator[Any], count: PictureCount
+) -> list[_Picture]:
     """The finished pictures of a stream, in order; its previews told on the way."""
     found: dict[int, _Picture] = {}
-    async for event in events:
-        at = _whole(event.model_extra, "image_index") or 0
+    async for event in _events(events):
+        at = min(_whole(event.image_index), order.n - 1)
         if event.type.endswith(".completed"):
-            found[at] = _picture(event.b64_json, event.model_extra, 0)
+            found[at] = _picture(event.b64_json, event.seed, event.steps)
             count.came = len(found)
         elif event.type.endswith(".partial_image"):
-            preview: Reference = await studio.blobs.put(_decoded(event.b64_json), PNG)
-            told = {"b64_json": preview, "partial_image_index": event.partial_image_index, "image_index": at}
+            preview: Reference = await studio.blobs.put(_decoded(event.b64_json or ""), PNG)
+            told = {
+                "b64_json": preview,
+                "partial_image_index": _whole(event.partial_image_index),
+                "image_index": at,
+            }
             await flow.emit(PARTIAL, told)
     return [found[at] for at in sorted(found)]
 
 
-def _picture(b64: str | None, extra: Mapping[str, Any] | None, steps: int) -> _Picture:
-    """Raises Upstream where there is none."""
+async def _events(stream: AsyncIterator[Any]) -> AsyncIterator[_Event]:
+    """The client's events, each of the shape that is used here. Raises Upstream: the client itself takes whatever JSON
+    comes, and fails as that JSON makes it."""
+    while True:
+        try:
+            event = await anext(stream)
+            found = msgspec.convert(event.model_dump(warnings=False), _Event)
+        except StopAsyncIteration:
+            return
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as exc:
+            raise Upstream("The image engine's events could not be read.", code="bad_upstream_answer") from exc
+        yield found
+
+
+def _picture(b64: str | None, seed: object, *steps: object) -> _Picture:
+    """`steps`: the picture's own, else those of all. Raises Upstream where there is no picture."""
     if not b64:
         raise Upstream("The image engine answered without an image.", code="no_image")
-    return _Picture(_decoded(b64), _whole(extra, "seed"), _whole(extra, "steps") or steps)
+    taken = next((number for each in steps if (number := _whole(each))), 0)
+    return _Picture(_decoded(b64), seed if _is_whole(seed, MAX_SEED) else None, taken)
 
 
 def _decoded(b64: str) -> bytes:
+    if len(b64) > MAX_BYTES // 3 * 4:
+        raise Upstream(f"The image engine's picture has more than {MAX_BYTES} bytes.", code="bad_upstream_answer")
     try:
         return base64.b64decode(b64, validate=True)
     except (binascii.Error, ValueError) as exc:
         raise Upstream("The image engine's picture could not be read.", code="bad_upstream_answer") from exc
 
 
-def _whole(extra: Mapping[str, Any] | None, name: str) -> int | None:
-    """A number that the images API does not have, from a worker of ours; None from another."""
-    value = (extra or {}).get(name)
-    return value if isinstance(value, int) else None
+def _whole(value: object) -> int:
+    """A number that a worker of ours states; 0 where another states none, or nonsense."""
+    return value if _is_whole(value, untrusted.MAX_COUNT) else 0
+
+
+def _is_whole(value: object, most: int) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
