@@ -34,7 +34,7 @@ class _Redis:
         try:
             return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
         except (redis.exceptions.RedisError, OSError, TimeoutError, *_GARBLED) as exc:
-            raise QueueAwayError(repr(exc)[:300]) from exc
+            raise QueueAwayError(str(exc)[:300] or repr(exc)[:300]) from exc
 
 
 class _Upstash:
