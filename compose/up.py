@@ -24,6 +24,7 @@ from compose.show import Show
 from core.child import Child, Command, Kept
 from core.db.embedded import DatabaseError, embedded_postgres
 from core.keys import read_or_make
+from core.settings import SettingsError
 
 READY_SECONDS = 900.0
 POLL_SECONDS = 0.25
@@ -160,7 +161,7 @@ def main() -> None:
     ports.check(ports.chosen(), os.environ.get("HOST") or "127.0.0.1")
     try:
         code = asyncio.run(_until_signal(up(show)))
-    except (StartError, DatabaseError) as exc:
+    except (StartError, DatabaseError, SettingsError) as exc:
         sys.exit(str(exc))
     show.line("Soundstage has stopped.")
     sys.exit(code)

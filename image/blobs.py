@@ -4,13 +4,13 @@ import hashlib
 import hmac
 import os
 import re
-import secrets
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
 from core.errors import Forbidden, NotFound
+from core.keys import read_or_make_bytes
 
 PATH = "/v1/images/files/"
 _NAME = re.compile(r"[0-9a-f]{64}\.(png|webp|jpeg)")
@@ -28,7 +28,7 @@ class Blobs:
     @classmethod
     def under(cls, data_dir: Path, lifetime: int) -> "Blobs":
         """The key is made once and kept beside the data, readable for its owner only."""
-        return cls(data_dir / "blobs" / "images", _key(data_dir / "keys" / "image-links"), lifetime)
+        return cls(data_dir / "blobs" / "images", read_or_make_bytes(data_dir / "keys" / "image-links"), lifetime)
 
     def put(self, content: bytes, suffix: str, now: float) -> str:
         """Keep a file until a lifetime after now; returns its name. The same content is kept once."""
@@ -69,14 +69,3 @@ class Blobs:
         for file in self.folder.iterdir():
             if file.stat().st_mtime < now - self.lifetime:
                 file.unlink(missing_ok=True)
-
-
-def _key(file: Path) -> bytes:
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return file.read_bytes()
-    with os.fdopen(descriptor, "wb") as fresh:
-        fresh.write(secrets.token_bytes(32))
-    return file.read_bytes()

@@ -111,7 +111,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     `tracing`: makes spans of relayed requests, and is closed at the end.
     """
     pool, access_pool = make_pool(dsn), make_pool(dsn, size=ACCESS_CONNECTIONS)
-    key = settings.wan_worker_api_key.get_secret_value() if settings.wan_worker_api_key else None
+    key, local_key = _worker_key(settings), read_or_make(settings.data_dir.resolve() / "keys" / "local_api_key")
     timeouts = settings.timeouts()
     keys, registry, relay = Keys(access_pool), Registry(pool), Relay(timeouts)
     quotas = Quotas(access_pool)
@@ -124,7 +124,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     prober = Prober(
         workers_pool,
         relay,
-        static_workers.listed(settings),
+        static_workers.listed(settings, key),
         registered.known,
         every=settings.probe_seconds,
         announced_every=settings.ready_probe_seconds,
@@ -168,7 +168,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await migrate(dsn)
         async with opened(pool), opened(access_pool), relay, engines, watchers:
-            await _first_start(pool, settings, pipeline_table)
+            await _first_start(pool, local_key, key, pipeline_table)
             await epoch.read()
             watchers.watch("relay's timeouts", relay.sweeper)
             watchers.start("epoch", epoch.watch())
@@ -273,13 +273,17 @@ def _guard(settings: OrchestratorSettings, engines: Engines, registry: Registry)
     return Guard(engines, registry, GuardSettings(settings.guard_model, settings.guard_recipe, settings.guard_seconds))
 
 
-async def _first_start(pool: Pool, settings: OrchestratorSettings, pipelines: Mapping[str, Pipeline]) -> None:
-    """The keys kept in the data directory and the recipes that ship; nothing where they are there already."""
-    folder = settings.data_dir.resolve() / "keys"
-    given = settings.wan_worker_api_key.get_secret_value() if settings.wan_worker_api_key else None
-    local, worker = read_or_make(folder / "local_api_key"), given or read_or_make(folder / "worker_key")
-    await create_key(pool, "local", ["chat", "images", "pipelines", "admin"], secret=local)
-    await create_key(pool, "workers", ["worker"], secret=worker)
+def _worker_key(settings: OrchestratorSettings) -> str:
+    """What workers register with and are called with: as given, else the one in the data directory."""
+    if settings.wan_worker_api_key is not None:
+        return settings.wan_worker_api_key.get_secret_value()
+    return read_or_make(settings.data_dir.resolve() / "keys" / "worker_key")
+
+
+async def _first_start(pool: Pool, local_key: str, worker_key: str, pipelines: Mapping[str, Pipeline]) -> None:
+    """The keys of the data directory and the recipes that ship; nothing where they are there already."""
+    await create_key(pool, "local", ["chat", "images", "pipelines", "admin"], secret=local_key)
+    await create_key(pool, "workers", ["worker"], secret=worker_key)
     await first_policy(pool)
     made = await import_recipes(pool, shipped(), author="soundstage")
     for own in pipelines.values():

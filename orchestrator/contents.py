@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import SoundstageError
+from core.keys import read_or_make_bytes
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +69,5 @@ class Vault:
 
 
 def contents_key(file: Path) -> bytes:
-    """The key in the data directory (mode 0600), made on first use."""
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file.touch(mode=0o600)
-        file.write_bytes(AESGCM.generate_key(bit_length=256))
-    return file.read_bytes()
+    """The key in the data directory, made on first use. Raises SettingsError for one that is not whole."""
+    return read_or_make_bytes(file)

@@ -53,6 +53,7 @@ class Worker:
     key: str | None
     live_until: float  # on the monotonic clock
     saved_at: float = AWAY  # when the database last took what is known here; never, of a static worker
+    owner: str | None = None  # the key that holds its lease; none where it does not announce itself
     rewrites: dict[str, str] = field(default_factory=dict)  # a name callers use -> the worker's own
     outstanding: int = 0
     elsewhere: int = 0

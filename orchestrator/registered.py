@@ -20,12 +20,12 @@ from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import NotFound
 from core.wire.workers import Ability, Kind, Name, ServerUrl
-from orchestrator.static_workers import MAX_MODELS, StaticWorker
+from orchestrator.static_workers import MAX_MODELS, REGISTERED, StaticWorker
 from prompts.store import Writer, changing
 
 log = logging.getLogger(__name__)
 
-PREFIX = "engine:"
+PREFIX = REGISTERED
 NONCE = 12  # bytes, before the ciphertext
 
 
@@ -124,7 +124,7 @@ class RegisteredEngines:
             return None
         try:
             key = self._open(bytes(row["sealed"]), wanted.name, str(wanted.url)) if row["sealed"] else None
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # ValueError: the row's bytes are none that were sealed here
             self._unused(wanted.name, "its key was sealed with another key")
             return None
         self._silenced.discard(wanted.name)

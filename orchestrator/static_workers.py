@@ -13,6 +13,9 @@ GUARD_ABILITIES: tuple[Ability, ...] = ("moderations", "chat", "tokenize")
 IMAGE_ABILITIES: tuple[Ability, ...] = ("images", "image_edits")
 STATIC_CAPACITY = 256
 ALIASES = ("qwen_instruct", "qwen_base")
+REGISTERED, NAMED = "engine:", "static:"
+RESERVED = (REGISTERED, NAMED)
+"""How ids begin of servers that an admin registered, and that the settings name: no worker announces itself so."""
 MAX_MODELS = 64  # an announcement holds no more
 
 _NAME = re.compile(r"[\w.:/@+-]{1,200}").fullmatch
@@ -42,12 +45,11 @@ class StaticWorker:
 
     @property
     def id(self) -> str:
-        return f"engine:{self.name}" if self.name else "static:" + _NOT_IN_NAMES.sub("-", self.root)[-180:]
+        return f"{REGISTERED}{self.name}" if self.name else NAMED + _NOT_IN_NAMES.sub("-", self.root)[-180:]
 
 
-def listed(settings: OrchestratorSettings) -> list[StaticWorker]:
-    """The workers that the settings name."""
-    key = settings.wan_worker_api_key.get_secret_value() if settings.wan_worker_api_key else None
+def listed(settings: OrchestratorSettings, key: str | None = None) -> list[StaticWorker]:
+    """The workers that the settings name; `key` is what workers of ours are called with."""
     pools = {
         "profile": settings.interface_profile_worker_urls,
         "chat1to1": settings.interface_chat1to1_worker_urls,

@@ -19,10 +19,11 @@ from yarl import URL
 from core import control_tokens
 from core.control_tokens import Tokens
 from core.db.pool import Pool
-from core.errors import NotFound, Unavailable
+from core.errors import Conflict, Forbidden, NotFound, Unavailable
 from core.wire.workers import Ability, Announcement, Kind, Lease, ServedModel
 from orchestrator.pool import Ask, Worker
 from orchestrator.pools import Place, Pools, Rules
+from orchestrator.static_workers import RESERVED
 
 log = logging.getLogger(__name__)
 
@@ -73,36 +74,67 @@ class WorkerPool:
                     found.setdefault(alias, (model, True))
         return found
 
-    async def register(self, announcement: Announcement) -> Lease:
-        """Take a heartbeat: in force here at once, and kept in the database for the others if it is there."""
-        worker = self._keep(announcement, self._lease)
-        worker.saved_at = math.inf
+    async def register(self, announcement: Announcement, owner: str) -> Lease:
+        """Take a heartbeat of the key `owner`, and keep it in the database for the others if that is there. A lease
+        that this key holds here is renewed at once; a new one is in force once the database has had its say.
+
+        Raises Forbidden for an id that is no worker's, Conflict for one whose lease another key holds.
+        """
+        _refuse_reserved(announcement.id)
+        worker = self._workers.get(announcement.id)
+        if worker is not None and worker.live_until > time.monotonic():
+            if worker.owner not in (None, owner):
+                raise _of_another_key(announcement.id)
+            self._keep(announcement, self._lease, owner).saved_at = math.inf
         try:
-            await self._save(announcement)
-            worker.saved_at = time.monotonic()
+            saved = await self._save(announcement, owner)
         except (psycopg.Error, OSError, TimeoutError) as exc:
             log.warning("lease not saved", extra={"worker": announcement.id, "reason": str(exc)})
+            self._keep(announcement, self._lease, owner).saved_at = math.inf
+        else:
+            if not saved:
+                self.forget(announcement.id)
+                raise _of_another_key(announcement.id)
+            self._keep(announcement, self._lease, owner).saved_at = time.monotonic()
         return Lease(id=announcement.id, lease_seconds=self._lease, heartbeat_seconds=self._lease / 3)
 
-    async def _save(self, announcement: Announcement) -> None:
+    async def _save(self, announcement: Announcement, owner: str) -> bool:
+        """False where another key holds the lease."""
         whole = announcement.model_dump(mode="json")
         async with self._pool.connection(timeout=SAVE_SECONDS) as connection:
-            await connection.execute(
-                "insert into workers (id, kind, url, announcement, lease_until)"
-                " values (%s, %s, %s, %s, now() + make_interval(secs => %s))"
+            cursor = await connection.execute(
+                "insert into workers (id, kind, url, announcement, lease_until, owner)"
+                " values (%s, %s, %s, %s, now() + make_interval(secs => %s), %s)"
                 " on conflict (id) do update set kind = excluded.kind, url = excluded.url,"
-                " announcement = excluded.announcement, lease_until = excluded.lease_until",
-                (*(announcement.id, announcement.kind, str(announcement.url)), Jsonb(whole), self._lease),
+                " announcement = excluded.announcement, lease_until = excluded.lease_until, owner = excluded.owner"
+                " where workers.owner is null or workers.owner = excluded.owner or workers.lease_until < now()",
+                (*(announcement.id, announcement.kind, str(announcement.url)), Jsonb(whole), self._lease, owner),
             )
+        return cursor.rowcount == 1
 
-    async def remove(self, worker_id: str) -> None:
-        """A farewell. Raises NotFound, and Unavailable where only this orchestrator could be told."""
-        known = self._workers.pop(worker_id, None)
-        self.pools.changed()
+    async def remove(self, worker_id: str, owner: str | None) -> None:
+        """A farewell of the key `owner`; None is an admin, who may end any lease.
+
+        Raises Forbidden for an id that is no worker's, Conflict where another key holds its lease, NotFound, and
+        Unavailable where only this orchestrator could be told.
+        """
+        _refuse_reserved(worker_id)
+        known = self._workers.get(worker_id)
+        if known is not None and owner is not None and known.owner not in (None, owner):
+            raise _of_another_key(worker_id)
+        self.forget(worker_id)
+        query = (
+            "delete from workers where id = %(id)s and (%(owner)s::text is null or owner is null or owner = %(owner)s)"
+        )
         async with self._asked() as connection:
-            cursor = await connection.execute("delete from workers where id = %s", (worker_id,))
-            await connection.execute("delete from drained_workers where worker = %s", (worker_id,))
-        if not cursor.rowcount and known is None:
+            cursor = await connection.execute(query, {"id": worker_id, "owner": owner})
+            if cursor.rowcount:
+                await connection.execute("delete from drained_workers where worker = %s", (worker_id,))
+                return
+            row = await (await connection.execute("select 1 from workers where id = %s", (worker_id,))).fetchone()
+        if row is not None:
+            raise _of_another_key(worker_id)
+        if known is None:
             raise _unknown_worker(worker_id)
 
     async def drain(self, worker_id: str, *, drained: bool, actor: str) -> None:
@@ -163,7 +195,7 @@ class WorkerPool:
         if (worker := self._workers.get(worker_id)) is not None:
             self.pools.unanswered(worker, surely=surely)
 
-    def _keep(self, announcement: Announcement, seconds: float) -> Worker:
+    def _keep(self, announcement: Announcement, seconds: float, owner: str | None = None) -> Worker:
         until = time.monotonic() + seconds
         url = URL(str(announcement.url).rstrip("/"))
         worker = self._workers.get(announcement.id)
@@ -173,6 +205,7 @@ class WorkerPool:
             worker.drained = announcement.id in self._drained
             log.info("worker joined", extra={"worker": announcement.id, "url": str(announcement.url)})
         worker.announced(announcement)
+        worker.owner = owner
         if worker.url != url:
             worker.moved(url)
         worker.live_until = max(worker.live_until, until)
@@ -199,7 +232,7 @@ class WorkerPool:
     async def _read_leases(self) -> None:
         """The database's word counts, but for what was heard here while it was being asked."""
         query = (
-            "select id, announcement, extract(epoch from lease_until - now())::float8 as seconds"
+            "select id, announcement, owner, extract(epoch from lease_until - now())::float8 as seconds"
             " from workers where lease_until > now()"
         )
         asked, before = time.monotonic(), self._drains
@@ -219,8 +252,10 @@ class WorkerPool:
 
     def _learn(self, row: dict[str, Any], asked: float) -> None:
         try:
-            self._keep(Announcement.model_validate(row["announcement"]), row["seconds"]).saved_at = asked
-        except ValidationError as exc:  # written by another version
+            _refuse_reserved(row["id"])
+            announcement = Announcement.model_validate(row["announcement"])
+            self._keep(announcement, row["seconds"], row["owner"]).saved_at = asked
+        except (ValidationError, Forbidden) as exc:  # written by another version
             log.warning("announcement not understood", extra={"worker": row["id"], "reason": str(exc)})
 
     def _forget(self) -> None:
@@ -290,6 +325,19 @@ class WorkerPool:
             param="model",
             code="model_not_found",
         )
+
+
+def _refuse_reserved(worker_id: str) -> None:
+    if worker_id.startswith(RESERVED):
+        raise Forbidden(
+            f"Ids that begin with {' or '.join(RESERVED)} are of servers that an admin or the settings name.",
+            param="id",
+            code="reserved_worker_id",
+        )
+
+
+def _of_another_key(worker_id: str) -> Conflict:
+    return Conflict(f"The lease of `{worker_id[:100]}` is another key's.", param="id", code="lease_of_another_key")
 
 
 def _unknown_worker(worker_id: str) -> NotFound:

@@ -42,10 +42,10 @@ def router(keys: Keys, workers: WorkerPool, engines: RegisteredEngines) -> APIRo
 
     @api.post("", openapi_extra=_two_bodies())
     async def register(body: Annotated[dict[str, Any], Body()], key: operators_key) -> Lease | Registered:
-        """With a worker key: register, or renew the lease; the whole announcement replaces what was known under its
-        id. With an admin key: use a server by its URL; the same name again replaces what was known."""
+        """With a worker key: register, or renew the lease that this key holds; the whole announcement replaces what was
+        known under its id. With an admin key: use a server by its URL; the same name again replaces what was known."""
         if "worker" in key.scopes:
-            return await workers.register(_parsed(Announcement, body))
+            return await workers.register(_parsed(Announcement, body), key.id)
         wanted = _parsed(EngineWanted, body)
         await engines.register(wanted, Writer(key.id))
         return Registered(id=wanted.worker_id, url=str(wanted.url))
@@ -80,13 +80,13 @@ def router(keys: Keys, workers: WorkerPool, engines: RegisteredEngines) -> APIRo
 
     @api.delete("/{worker_id:path}")
     async def remove(worker_id: WorkerId, key: operators_key) -> dict[str, Any]:
-        """A worker's farewell, or an admin's that it shall not be used any more."""
+        """A worker's farewell, by the key that holds its lease, or an admin's that it shall not be used any more."""
         if worker_id.startswith(PREFIX):
             key.require("admin")
             await engines.remove(worker_id, Writer(key.id))
             workers.forget(worker_id)
         else:
-            await workers.remove(worker_id)
+            await workers.remove(worker_id, None if "admin" in key.scopes else key.id)
         return {"id": worker_id, "deleted": True}
 
     return api

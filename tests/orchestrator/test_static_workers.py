@@ -58,7 +58,7 @@ LISTED: dict[str, tuple[dict[str, Any], list[StaticWorker]]] = {
 
 @pytest.mark.parametrize(("given", "wanted"), LISTED.values(), ids=LISTED.keys())
 def test_what_the_settings_name(given: dict[str, Any], wanted: list[StaticWorker]) -> None:
-    assert listed(OrchestratorSettings.load(**{"wan_worker_api_key": "key", "llm_url": None, **given})) == wanted
+    assert listed(OrchestratorSettings.load(**{"llm_url": None, **given}), "key") == wanted
 
 
 async def serves(studio: Studio, name: str) -> None:
