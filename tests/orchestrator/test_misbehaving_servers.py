@@ -69,6 +69,7 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "an expansion": ("/v1/chat/1to1/expand", {"message": "a red boat"}),
     "a picture": ("/v1/imagegen", {"prompt": "a red boat"}),
     "a picture, in events": ("/v1/imagegen", {"prompt": "a red boat", "stream": True, "partial_images": 1}),
+    "token ids": ("/v1/completions", {"model": "sound", "prompt": [1, 2, 3]}),
     "tokens": ("/v1/prompts/chat_conversation/preview", {"history": HI}),
 }
 ENDLESS = ("a body without an end", "gzip that unfolds without an end")
