@@ -45,7 +45,7 @@ def add(api: FastAPI, worker: Worker) -> None:
 
     @api.post(EDITS, tags=["images"], openapi_extra=_form_body(EditBody))
     async def edit(http: Request) -> Response:
-        form = parse_form(http.headers.get("content-type"), await http.body())
+        form = await asyncio.to_thread(parse_form, http.headers.get("content-type"), await http.body())
         body = parse_strings(EditBody, form.fields)
         requests = await _edit_requests(worker, http, body, form)
         sent = [body.model_dump_json().encode(), *form.images, form.mask or b""]

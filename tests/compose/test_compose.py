@@ -66,6 +66,24 @@ def test_what_a_compose_file_names_is_there(name: str) -> None:
             assert re.search(r":v?\d+\.\d+", shared[service]["image"]), "a pinned version"
 
 
+def test_no_log_of_a_container_grows_for_ever() -> None:
+    for given in yaml.safe_load(interpolated("services.yaml"))["services"].values():
+        options = given["logging"]["options"]
+        assert set(options) == {"max-size", "max-file"}
+
+
+@pytest.mark.parametrize("service", [*FOLDERS, "prometheus"])
+def test_a_container_has_a_read_only_root_and_no_privileges(service: str) -> None:
+    given = yaml.safe_load(interpolated("services.yaml"))["services"][service]
+    assert given["read_only"] is True
+    assert given["cap_drop"] == ["ALL"]
+    assert given["security_opt"] == ["no-new-privileges:true"]
+    if service in FOLDERS:
+        assert [each.partition(":")[0] for each in given["tmpfs"]] == ["/tmp"]
+        mounts = {volume.split(":")[1] for volume in given["volumes"]}
+        assert mounts >= set(re.findall(r'"(/\w+)"', dockerfile(service).partition("VOLUME")[2].splitlines()[0]))
+
+
 def test_only_the_gpu_file_asks_for_a_gpu() -> None:
     with_gpu = yaml.safe_load(interpolated("compose.yaml"))["services"]
     assert {name for name, given in with_gpu.items() if "deploy" in given} == {"chat", "image"}
