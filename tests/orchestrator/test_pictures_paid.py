@@ -322,6 +322,27 @@ async def test_a_selfie_that_comes_again_is_not_looked_at_again(studio: Studio) 
     assert (first.status_code, len(faces.received), len(image.received), len(await chat.received())) == (200, 1, 1, 1)
 
 
+async def test_an_enhancement_that_is_there_takes_no_tokens(studio: Studio) -> None:
+    app = await limited(studio, budget_tokens=BUDGET, budget_days=366)
+    chat, before = await studio.scripted_worker(), await app.tokens_left()
+    body = {"prompt": "a red boat", "job_type": "sdxl_image_fast", "quality": "fast"}
+    left = []
+    for hit in (False, True):
+        answer = await app.post("/enhance", body, headers=KEY)
+        assert (answer.status_code, answer.json()["cache_hit"]) == (200, hit), answer.text
+        left.append(await app.tokens_left())
+    assert left == [before - 7 * len(chat.received)] * 2
+
+
+async def test_a_relayed_picture_that_is_drawn_again_is_paid_again(studio: Studio, app: App) -> None:
+    """An Idempotency-Key of a relayed call goes to no worker: each call is drawn."""
+    worker = await studio.drawing_worker()
+    for _ in range(2):
+        assert (await app.post(RELAYED, {"prompt": "a", "n": 2}, headers=KEY)).status_code == 200
+    assert all("idempotency-key" not in headers for headers in worker.headers)
+    assert (len(worker.received), await app.paid()) == (2, 4)
+
+
 async def test_a_limit_without_room_is_said_before_anything_is_done(studio: Studio) -> None:
     app = await limited(studio, images_per_minute=2)
     chat, image = await studio.chat_worker(), await studio.drawing_worker(roles=["chat1to1"])
