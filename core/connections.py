@@ -15,6 +15,8 @@ from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from core.addresses import may_serve
+from core.egress import judging_sockets
 from core.untrusted import UNCOMPRESSED
 
 MAX_CONNECTIONS = 4096
@@ -53,7 +55,11 @@ class Connections:
 
     def __init__(self, connect_seconds: float) -> None:
         self._timeouts = functools.lru_cache(64)(_connecting)
-        self._connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE_SECONDS)
+        self._connector = aiohttp.TCPConnector(
+            limit=MAX_CONNECTIONS,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            socket_factory=judging_sockets(may_serve),
+        )
         self.session = aiohttp.ClientSession(
             connector=self._connector,
             timeout=_connecting(connect_seconds),

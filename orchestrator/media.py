@@ -5,18 +5,16 @@ A private address is never asked, whatever name or redirect leads there: each is
 to the very address that was checked.
 """
 
-import asyncio
 import base64
-import ipaddress
-import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import aiohttp
 import msgspec
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from core import egress
+from core.addresses import is_public
 from core.errors import InvalidRequest, Unavailable
 from core.json_size import aside
 from core.json_text import NOT_JSON, too_deep
@@ -31,45 +29,10 @@ TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)
 _TYPES = ("image/", "video/", "audio/")
 
 
-def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the internet at large."""
-    found = ipaddress.ip_address(address.split("%")[0])
-    mapped = getattr(found, "ipv4_mapped", None)
-    return (mapped or found).is_global and not (mapped or found).is_multicast
-
-
-class _Checked(AbstractResolver):
-    """Names to addresses, none of them private."""
-
-    def __init__(self, allowed: Callable[[str], bool]) -> None:
-        self._allowed = allowed
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        if not found or not all(self._allowed(str(address[0])) for *_, address in found):
-            raise OSError("not a public address")
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address[0]),
-                port=port,
-                family=kind,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for kind, _, _, _, address in found
-        ]
-
-    async def close(self) -> None:
-        pass
-
-
 class Media:
     """Looks at the addresses in a body. `domains`: whose pictures may be fetched, with those below them."""
 
-    def __init__(self, domains: Sequence[str], allowed: Callable[[str], bool] = is_public) -> None:
+    def __init__(self, domains: Sequence[str], allowed: egress.Allowed = is_public) -> None:
         self._domains = tuple(domain.lower().strip(".") for domain in domains)
         self._allowed = allowed
 
@@ -99,28 +62,36 @@ class Media:
             raise _refused("Send the picture itself, as a data: URL.")
         if not any(host == domain or host.endswith("." + domain) for domain in self._domains):
             raise _refused("Its domain is not allowed here: send the picture itself, as a data: URL.")
-        if _is_address(host) and not self._allowed(host.strip("[]")):
+        if egress.is_address(host) and not self._allowed(host):
             raise _refused("It is not a public address.")
         return url
 
     async def _fetched(self, url: URL) -> str:
         """As a data: URL. Redirects are followed by hand: each is checked like the first."""
-        connector = aiohttp.TCPConnector(resolver=_Checked(self._allowed), force_close=True)
-        async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT, trust_env=False) as session:
+        async with egress.session(self._allowed, timeout=TIMEOUT) as session:
             try:
                 for _ in range(MAX_REDIRECTS + 1):
                     async with session.get(url, allow_redirects=False) as answer:
                         if answer.status in (301, 302, 303, 307, 308):
-                            url = self._url(str(url.join(URL(answer.headers.get("location", "")))))
+                            url = self._url(_next(url, answer.headers.get("location", "")))
                             continue
                         return await _read(answer)
-            except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            except (aiohttp.ClientError, TimeoutError, OSError, UnicodeError) as exc:
                 raise Unavailable("A picture could not be fetched.", code="media_unavailable", retry_after=2) from exc
         raise _refused("It redirects too often.")
 
 
+def _next(url: URL, location: str) -> str:
+    """Where a redirect leads. Raises InvalidRequest where that is nowhere."""
+    try:
+        return str(url.join(URL(location)))
+    except ValueError as exc:
+        raise _refused("It redirects to what is no URL.") from exc
+
+
 async def _read(answer: aiohttp.ClientResponse) -> str:
-    if answer.status != 200 or not answer.content_type.startswith(_TYPES):
+    packed = answer.headers.get("content-encoding", "identity").lower() != "identity"
+    if answer.status != 200 or packed or not answer.content_type.startswith(_TYPES):
         raise _refused("There is no picture.")
     content = await answer.content.read(MAX_BYTES + 1)
     while len(content) <= MAX_BYTES and (more := await answer.content.read(MAX_BYTES + 1 - len(content))):
@@ -172,14 +143,6 @@ def _named(whole: Any, names: frozenset[str]) -> Iterator[tuple[dict[str, Any], 
             waiting.extend(value.values())
         elif isinstance(value, list):
             waiting.extend(value)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
 
 
 def _refused(why: str) -> InvalidRequest:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AnyHttpUrl, BaseModel, ConfigDict, Field
 
+from core.addresses import may_serve
 from core.control_tokens import MAX_LENGTH, MAX_TOKENS
 
 MAX_LEASE_SECONDS = 86_400.0
@@ -24,10 +25,17 @@ Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.:/@+-]+
 
 
 def _resolvable(url: AnyHttpUrl) -> AnyHttpUrl:
+    host = url.host or ""
     try:
-        (url.host or "").encode("idna")
+        host.encode("idna")
     except UnicodeError as exc:
         raise ValueError("a host whose parts have 1 to 63 characters") from exc
+    try:
+        serves = may_serve(host)
+    except ValueError:
+        return url  # a name: each of its addresses is judged on connect
+    if not serves:
+        raise ValueError("an address that a server may have: none that is link-local, of a group, or a cloud's own")
     return url
 
 

@@ -9,27 +9,24 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import ipaddress
 import logging
-import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
 import msgspec
-from aiohttp.abc import AbstractResolver, ResolveResult
 from prometheus_client import Counter
 from yarl import URL
 
+from core import egress
+from core.addresses import is_public
 from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import InvalidRequest
 from orchestrator.jobs import store
 
 log = logging.getLogger(__name__)
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 PAUSES = (5, 30, 120, 600, 3600, 21_600, 43_200)  # seconds before the next try
 HELD_SECONDS = 60  # how long one orchestrator has for a try before another may make it
@@ -48,18 +45,7 @@ returning id, tenant, pipeline, state, way, priority, error, tokens, image_steps
 """
 
 
-def is_public(address: Address) -> bool:
-    """Whether it is an address of the open internet, also behind the ways to write an IPv4 address as IPv6."""
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
-        if inner is None and address in ipaddress.ip_network("64:ff9b::/96"):
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(inner)
-    return address.is_global and not address.is_multicast
-
-
-async def refuse_private(url: str | None, allowed: Callable[[Address], bool] = is_public) -> None:
+async def refuse_private(url: str | None, allowed: egress.Allowed = is_public) -> None:
     """Raises InvalidRequest for an address that would never be told: said at once, and checked again when it is."""
     if url is None:
         return
@@ -67,47 +53,23 @@ async def refuse_private(url: str | None, allowed: Callable[[Address], bool] = i
         parsed = URL(url)
         if parsed.scheme not in ("http", "https") or parsed.user or parsed.password or len(url) > LONGEST:
             raise ValueError(url)
-        found = await Pinned(allowed).resolve(parsed.host or "", parsed.port or 443)
+        await egress.JudgingResolver(allowed).resolve(parsed.host or "", parsed.port or 443)
+    except egress.ForbiddenAddressError as exc:
+        raise InvalidRequest(
+            "A webhook goes to public addresses only.", param="webhook", code="private_webhook"
+        ) from exc
     except ValueError as exc:  # also a name that DNS has no form for: a part of it is empty, or too long
         raise InvalidRequest(
             "A webhook is an http(s) address without credentials.", param="webhook", code="bad_webhook"
         ) from exc
     except OSError:
         return  # it may have an address by then
-    if not found:
-        raise InvalidRequest("A webhook goes to public addresses only.", param="webhook", code="private_webhook")
-
-
-class Pinned(AbstractResolver):
-    """Resolves a name once and gives out only what is allowed: the address that was checked is connected to."""
-
-    def __init__(self, allowed: Callable[[Address], bool] = is_public) -> None:
-        self._allowed = allowed
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """All of a name's addresses have to be allowed: one that is not is no mistake. Raises OSError for no name."""
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-        addresses = [(family, info[0]) for family, _, _, _, info in found]
-        if not all(self._allowed(ipaddress.ip_address(str(address).partition("%")[0])) for _, address in addresses):
-            return []
-        return [
-            ResolveResult(
-                hostname=host, host=str(address), port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST
-            )
-            for family, address in addresses
-        ]
-
-    async def close(self) -> None:
-        pass
 
 
 class Webhooks:
     """Tells who asked. Each tenant has a secret of its own, derived from the studio's."""
 
-    def __init__(self, pool: Pool, secret: str, allowed: Callable[[Address], bool] = is_public) -> None:
+    def __init__(self, pool: Pool, secret: str, allowed: egress.Allowed = is_public) -> None:
         self._pool = pool
         self._master = secret.encode()
         self._allowed = allowed
@@ -119,11 +81,13 @@ class Webhooks:
     def _key(self, tenant: str) -> bytes:
         return hmac.digest(self._master, f"webhook:{tenant}".encode(), hashlib.sha256)
 
+    def session(self) -> aiohttp.ClientSession:
+        """What it tells with: no address that is not allowed is connected to."""
+        return egress.session(self._allowed, timeout=TIMEOUT, limit=BATCH)
+
     async def run(self) -> None:
         """Until cancelled."""
-        connector = aiohttp.TCPConnector(resolver=Pinned(self._allowed), use_dns_cache=False, limit=BATCH)
-        options: Any = {"connector": connector, "timeout": TIMEOUT, "trust_env": False, "auto_decompress": False}
-        async with aiohttp.ClientSession(**options) as http:
+        async with self.session() as http:
             while True:
                 found = 0
                 try:
@@ -156,19 +120,11 @@ class Webhooks:
         headers = {"content-type": "application/json", **self._signed(row, body)}
         try:
             url = URL(row["webhook"])
-            if not self._allowed_literal(url.host or ""):
-                return False  # aiohttp resolves no literal address
             async with http.post(url, data=body, headers=headers, allow_redirects=False) as answer:
                 return 200 <= answer.status < 300
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
             log.info("webhook not taken", extra={"job": row["id"], "reason": type(exc).__name__})
             return False
-
-    def _allowed_literal(self, host: str) -> bool:
-        try:
-            return self._allowed(ipaddress.ip_address(host))
-        except ValueError:
-            return True  # a name: it is judged when it is resolved
 
     def _signed(self, row: Mapping[str, Any], body: bytes) -> dict[str, str]:
         message_id, at = f"msg_{row['id'].removeprefix('job_')}", str(int(time.time()))

@@ -192,8 +192,8 @@ async def test_who_is_no_redis_is_a_queue_that_is_away(reply: bytes) -> None:
                 continue
 
 
-@pytest.mark.parametrize("host", ["a" * 70, "a..b", ".a"])
-async def test_a_host_that_cannot_be_looked_up_is_refused_where_it_is_named(host: str, studio: Studio) -> None:
+@pytest.mark.parametrize("host", ["a" * 70, "a..b", ".a", "169.254.169.254", "[fe80::1]", "[::ffff:a9fe:a9fe]"])
+async def test_a_host_that_no_server_has_is_refused_where_it_is_named(host: str, studio: Studio) -> None:
     url = f"http://{host}:1"
     for refused in (await studio.register("w", url), await studio.post("/v1/workers", {"name": "s", "url": url})):
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "url")

@@ -3,11 +3,8 @@
 import base64
 import hashlib
 import hmac
-import ipaddress
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import aiohttp
 import pytest
@@ -17,23 +14,18 @@ from core.db.pool import Pool, open_pool
 from core.errors import InvalidRequest
 from core.serving import bind
 from orchestrator.auth import create_key
-from orchestrator.jobs.webhooks import Pinned, Webhooks, is_public, refuse_private
+from orchestrator.jobs.webhooks import Webhooks, refuse_private
 
 JOB = "job_" + "1" * 24
 
-PRIVATE = (
-    *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1"),
-    *("::1", "::", "fe80::1", "fc00::1", "ff02::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::"),
+
+HOSTS = (
+    *("[::1]", "127.0.0.1:8443", "localhost", "0x7f.1", "[::ffff:127.0.0.1]"),
+    *("[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[::127.0.0.1]"),
 )
-PUBLIC = ("8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "::ffff:8.8.8.8")
 
 
-def test_what_is_public() -> None:
-    assert [address for address in PRIVATE if is_public(ipaddress.ip_address(address))] == []
-    assert [address for address in PUBLIC if not is_public(ipaddress.ip_address(address))] == []
-
-
-@pytest.mark.parametrize("url", ["http://[::1]/", "https://127.0.0.1:8443/x", "http://localhost/", "http://0x7f.1/"])
+@pytest.mark.parametrize("url", [f"https://{host}/x" for host in HOSTS])
 async def test_a_private_address_is_refused_at_once(url: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         await refuse_private(url)
@@ -45,17 +37,6 @@ async def test_a_host_that_is_no_name_is_refused_at_once(host: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         await refuse_private(f"https://{host}/x")
     assert (refused.value.code, refused.value.param) == ("bad_webhook", "webhook")
-
-
-async def test_one_private_address_among_others_is_too_many() -> None:
-    seen: list[Any] = []
-
-    def allowed(address: Any) -> bool:
-        seen.append(address)
-        return False
-
-    assert await Pinned(allowed).resolve("127.0.0.1", 80, socket.AF_INET) == []
-    assert [str(address) for address in seen] == ["127.0.0.1"]
 
 
 class Receiver:
@@ -154,7 +135,9 @@ async def test_it_is_given_up_after_the_last_pause(migrated_dsn: str) -> None:
 
 
 async def test_a_private_address_is_never_told(migrated_dsn: str) -> None:
-    async with open_pool(migrated_dsn, size=2) as pool, receiving() as (receiver, url), aiohttp.ClientSession() as http:
+    async with open_pool(migrated_dsn, size=2) as pool, receiving() as (receiver, url):
         await ended_job(pool, url)
-        assert await Webhooks(pool, "master").once(http) == 1
+        webhooks = Webhooks(pool, "master")
+        async with webhooks.session() as http:
+            assert await webhooks.once(http) == 1
         assert (receiver.told, (await state(pool))[0]) == ([], "waiting")
