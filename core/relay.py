@@ -61,7 +61,6 @@ NOT_SENT_PREFIXES = (b"x-soundstage-", b"x-forwarded-", b"proxy-")
 NOT_RETURNED = HOP_BY_HOP | {b"x-request-id"}
 NOT_RETURNED_WITHOUT_BODY = NOT_RETURNED | {b"content-length"}
 SWEEP_SECONDS = 0.5
-TAIL = 2048  # bytes of an answer's last pieces that are kept for whoever counts: its usage comes last, or nearly so
 
 
 @dataclass(frozen=True)
@@ -88,15 +87,26 @@ class Sent(NamedTuple):
 
 
 class Passage:
-    """How an answer passed, for whoever counts: when its first and its last piece came on the loop's clock (0.0 where
-    none did), in how many pieces, and how the last of them ended."""
+    """How an answer passed: when its first and its last piece came on the loop's clock (0.0 where none did), in how
+    many pieces. Who reads an answer as it passes, or takes something out of it, overrides the three methods."""
 
-    __slots__ = ("began", "first", "last", "pieces", "status", "tail")
+    __slots__ = ("began", "first", "last", "pieces", "status")
 
     def __init__(self) -> None:
         self.began = self.first = self.last = 0.0
         self.status = self.pieces = 0
-        self.tail = b""
+
+    def begins(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """The headers as they pass on, names in lower case."""
+        return headers
+
+    def passes(self, chunk: bytes) -> bytes:
+        """A piece as it passes on."""
+        return chunk
+
+    def rest(self) -> bytes:
+        """What it holds back, where nothing more comes."""
+        return b""
 
 
 class _Exchange:
@@ -178,8 +188,8 @@ class Relay:
             answer = await self._connections.send(method, url, headers, body, limits.connect)
             if accept is not None:
                 accept(answer)
-            if passage is not None:
-                passage.began, passage.status = now, answer.status
+            passage = passage or Passage()
+            passage.began, passage.status = now, answer.status
             return await self._pass_on(answer, exchange, send, passage)
         except (aiohttp.ClientError, HttpProcessingError, OSError, TimeoutError, UnicodeError) as exc:
             raise _unreachable(exc) from exc
@@ -194,23 +204,27 @@ class Relay:
             if answer is not None:
                 answer.close()  # a no-op after a whole answer: its connection went back to the pool
 
-    async def _pass_on(self, answer: Answer, exchange: _Exchange, send: Send, passage: Passage | None) -> Sent:
+    async def _pass_on(self, answer: Answer, exchange: _Exchange, send: Send, passage: Passage) -> Sent:
         """The response line and headers, then every chunk as it comes."""
         due, idle = self._loop.time, exchange.idle
         never = NOT_RETURNED_WITHOUT_BODY if answer.status in (204, 304) else NOT_RETURNED
-        headers = _end_to_end(answer.raw_headers, never)
+        headers = passage.begins(_end_to_end(answer.raw_headers, never))
         done, tail, more = 0, b"\n\n", True
-        first, last, pieces, before, chunk = 0.0, 0.0, 0, b"", b""
+        first, last, pieces = 0.0, 0.0, 0
         try:
             exchange.sending = True
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             exchange.sending = False
             while more:
-                before, chunk = chunk, await answer.content.readany()
+                chunk = await answer.content.readany()
                 if not pieces:
                     first = due()
                 pieces += 1
                 more = not answer.content.at_eof()
+                chunk = passage.passes(chunk) if more else passage.passes(chunk) + passage.rest()
+                if more and not chunk:  # it is held back
+                    exchange.due = min(due() + idle, exchange.until)
+                    continue
                 done += len(chunk)
                 tail = chunk[-4:] if len(chunk) > 3 else (tail + chunk)[-4:]
                 exchange.sending = True
@@ -224,13 +238,15 @@ class Relay:
                     raise
                 exchange.task.uncancel()
             metrics.RELAY_ERRORS.labels("idle_timeout" if exchange.expired else "broken_stream").inc()
-            if not exchange.sending and _takes_event(headers, tail):
-                await send({"type": "http.response.body", "body": error_event(exchange.expired), "more_body": False})
+            if not exchange.sending:
+                held = passage.rest()
+                takes = _takes_event(headers, (tail + held)[-4:])
+                if held or takes:
+                    body = held + error_event(exchange.expired) if takes else held
+                    await send({"type": "http.response.body", "body": body, "more_body": not takes})
             return Sent(answer.status, done, complete=False, not_taken=exchange.sending, late=exchange.expired)
         finally:
-            if passage is not None:
-                passage.first, passage.last, passage.pieces = first, last, pieces
-                passage.tail = before[-TAIL:] + chunk[-TAIL:]
+            passage.first, passage.last, passage.pieces = first, last, pieces
         return Sent(answer.status, done, complete=True)
 
     async def _sweep(self) -> None:

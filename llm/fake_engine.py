@@ -27,6 +27,7 @@ from starlette.routing import Route
 from core.disconnect import ClientDisconnected, until_disconnect
 
 DEFAULT_COMPLETION_TOKENS = 16
+FINGERPRINT = "fake-1"
 KEPT_REQUESTS = 100
 SLEEPS = ("weights", "kv_cache")
 GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
@@ -40,6 +41,7 @@ class Behaviour:
     token_seconds: float = 0.0
     fail_with: int = 0
     break_after_tokens: int = -1
+    stall_after_tokens: int = -1
     healthy: bool = True
     die_saying: str = ""
 
@@ -57,6 +59,7 @@ class FakeEngine:
         self.behaviour = Behaviour()
         self.running = 0
         self.aborted = 0
+        self.prompt_tokens = self.generated_tokens = 0
         self.received: list[dict[str, Any]] = []
         self.ids = itertools.count(1)
 
@@ -78,12 +81,16 @@ class FakeEngine:
         self.weights_lost = False
         return True
 
-    async def tokens(self, words: list[str]) -> AsyncIterator[str]:
+    async def tokens(self, words: list[str], body: dict[str, Any]) -> AsyncIterator[str]:
         """The answer's words at the set pace. Raises ConnectionError where it is set to break off."""
+        self.prompt_tokens += _usage(body, 0)["prompt_tokens"] * _answers(body)
         await asyncio.sleep(self.behaviour.first_token_seconds)
         for number, word in enumerate(words):
             if number == self.behaviour.break_after_tokens:
                 raise ConnectionError("set to break off")
+            if number == self.behaviour.stall_after_tokens:
+                await asyncio.Event().wait()  # until its caller leaves
+            self.generated_tokens += _answers(body)
             yield word if number == 0 else " " + word
             await asyncio.sleep(self.behaviour.token_seconds)
 
@@ -96,8 +103,8 @@ class FakeEngine:
             text = str(body.get("prompt", said or ""))
         if self.weights_lost:
             return ["\ufffd"]
-        limits = (body.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"))
-        limit = next(filter(None, limits), DEFAULT_COMPLETION_TOKENS)
+        names = ("max_completion_tokens", "max_tokens") if "messages" in body else ("max_output_tokens", "max_tokens")
+        limit = next(filter(None, (body.get(name) for name in names)), DEFAULT_COMPLETION_TOKENS)
         return (text.split() or ["nothing"])[: int(limit)]
 
     def envelope(self, body: dict[str, Any], *, chunk: bool) -> dict[str, Any]:
@@ -123,7 +130,10 @@ def create_app(
         return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"} for name in engine.names]})
 
     async def metrics(_: Request) -> Response:
-        return PlainTextResponse(f"vllm:num_requests_running {engine.running}\nvllm:num_requests_waiting 0\n")
+        tokens = {"prompt": engine.prompt_tokens, "generation": engine.generated_tokens}
+        counts = [f"vllm:{name}_tokens_total {count}\n" for name, count in tokens.items()]
+        running = f"vllm:num_requests_running {engine.running}\nvllm:num_requests_waiting 0\n"
+        return PlainTextResponse(running + "".join(counts))
 
     async def state(_: Request) -> Response:
         counts = {"running": engine.running, "aborted": engine.aborted, "pid": os.getpid()}
@@ -215,7 +225,7 @@ async def _whole(engine: FakeEngine, body: dict[str, Any], request: Request) -> 
     engine.running += 1
     try:
         with until_disconnect(request.receive):
-            text = "".join([token async for token in engine.tokens(words)])
+            text = "".join([token async for token in engine.tokens(words, body)])
     except ClientDisconnected:
         engine.aborted += 1
         return Response(status_code=499)
@@ -224,8 +234,9 @@ async def _whole(engine: FakeEngine, body: dict[str, Any], request: Request) -> 
     if "input" in body:
         return JSONResponse(_response(engine, body, words, text))
     part = {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
-    choice = {"index": 0, **part, "finish_reason": "stop", "logprobs": None}
-    return JSONResponse({**engine.envelope(body, chunk=False), "choices": [choice], "usage": _usage(body, words)})
+    choices = [{"index": at, **part, "finish_reason": "stop", "logprobs": None} for at in range(_answers(body))]
+    told = {"system_fingerprint": FINGERPRINT, "usage": _usage(body, len(choices) * len(words)), **_after_usage(body)}
+    return JSONResponse({**engine.envelope(body, chunk=False), "choices": choices, **told})
 
 
 async def _stream(engine: FakeEngine, body: dict[str, Any]) -> AsyncIterator[bytes]:
@@ -242,16 +253,40 @@ async def _stream(engine: FakeEngine, body: dict[str, Any]) -> AsyncIterator[byt
 
 
 async def _chunks(engine: FakeEngine, body: dict[str, Any], words: list[str]) -> AsyncIterator[bytes]:
-    envelope = engine.envelope(body, chunk=True)
-    chat = "messages" in body
-    async for token in engine.tokens(words):
-        part = {"delta": {"content": token}} if chat else {"text": token}
-        yield _event({**envelope, "choices": [{"index": 0, **part, "finish_reason": None}]})
-    last: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
-    yield _event({**envelope, "choices": [{"index": 0, **last, "finish_reason": "stop"}]})
-    if (body.get("stream_options") or {}).get("include_usage"):
-        yield _event({**envelope, "choices": [], "usage": _usage(body, words)})
+    """As vLLM does: usage after the choices, the fingerprint in the event that ends an answer or, where usage is asked
+    for, in the usage's own. Of several answers each word comes of all of them in turn."""
+    envelope, chat, several = engine.envelope(body, chunk=True), "messages" in body, range(_answers(body))
+    options = body.get("stream_options") or {}
+    asked, each = options.get("include_usage"), options.get("include_usage") and options.get("continuous_usage_stats")
+
+    def event(at: int, part: dict[str, Any], finish: str | None, done: int, **last: Any) -> bytes:
+        choice = {"index": at, **part, "finish_reason": finish}
+        usage = {"usage": _usage(body, done)} if each else {}
+        return _event({**envelope, "choices": [choice], **usage, **last})
+
+    done, first = 0, _after_usage(body) if chat else {}  # vLLM has an event of its own for it, with the role
+    async for token in engine.tokens(words, body):
+        done += 1
+        for at in several:
+            yield event(at, {"delta": {"content": token}} if chat else {"text": token}, None, done, **first)
+        first = {}
+    own = {} if asked else {"system_fingerprint": FINGERPRINT}
+    for at in several:
+        yield event(at, {"delta": {}} if chat else {"text": ""}, "stop", done, **own)
+    if asked:
+        usage = _usage(body, done * len(several))
+        yield _event({**envelope, "choices": [], "usage": usage, "system_fingerprint": FINGERPRINT})
     yield b"data: [DONE]\n\n"
+
+
+def _answers(body: dict[str, Any]) -> int:
+    return int(body.get("n") or 1)
+
+
+def _after_usage(body: dict[str, Any]) -> dict[str, Any]:
+    """What vLLM writes after the usage."""
+    token_ids = {"prompt_token_ids": list(range(2000))} if body.get("return_token_ids") else {}
+    return token_ids | ({"prompt_text": '"usage":{"prompt_tokens":1}' * 200} if body.get("return_prompt_text") else {})
 
 
 async def _response_events(engine: FakeEngine, body: dict[str, Any], words: list[str]) -> AsyncIterator[bytes]:
@@ -260,7 +295,7 @@ async def _response_events(engine: FakeEngine, body: dict[str, Any], words: list
     sent = ""
     yield _named({"type": "response.created", "sequence_number": 0, "response": {**begun, "status": "in_progress"}})
     at = {"item_id": begun["output"][0]["id"], "output_index": 0, "content_index": 0}
-    async for token in engine.tokens(words):
+    async for token in engine.tokens(words, body):
         sent += token
         yield _named({"type": "response.output_text.delta", "sequence_number": 1, "delta": token, "logprobs": [], **at})
     whole = {**_response(engine, body, words, sent), "id": begun["id"]}
@@ -271,15 +306,23 @@ def _response(engine: FakeEngine, body: dict[str, Any], words: list[str], text: 
     number = next(engine.ids)
     content: list[dict[str, Any]] = [{"type": "output_text", "text": text, "annotations": [], "logprobs": None}]
     item = {"id": f"msg-{number}", "type": "message", "role": "assistant", "status": "completed", "content": content}
-    usage = _usage(body, words)
+    usage = _usage(body, len(words))
+    last = {"user": body["user"]} if "user" in body else {}
     return {
         **{"id": f"resp-{number}", "object": "response", "created_at": int(time.time()), "model": engine.names[0]},
-        **{"status": "completed", "output": [item], "tools": [], "tool_choice": "auto", "parallel_tool_calls": True},
+        **{
+            "status": "completed",
+            "output": [item],
+            "tools": body.get("tools") or [],
+            "tool_choice": "auto",
+            "parallel_tool_calls": True,
+        },
         "usage": {
             "input_tokens": usage["prompt_tokens"],
             "output_tokens": usage["completion_tokens"],
             "total_tokens": usage["total_tokens"],
         },
+        **last,
     }
 
 
@@ -291,9 +334,9 @@ def _event(value: dict[str, Any]) -> bytes:
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
-def _usage(body: dict[str, Any], words: list[str]) -> dict[str, int]:
+def _usage(body: dict[str, Any], answered: int) -> dict[str, int]:
     prompt = sum(len(str(m.get("content", "")).split()) for m in body.get("messages", [])) or 1
-    return {"prompt_tokens": prompt, "completion_tokens": len(words), "total_tokens": prompt + len(words)}
+    return {"prompt_tokens": prompt, "total_tokens": prompt + answered, "completion_tokens": answered}
 
 
 def _error(status: int, message: str) -> Response:

@@ -4,7 +4,7 @@ when it begins, and the rest in a last SSE comment, which every SDK skips."""
 import hashlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import httpx2
 import msgspec
@@ -12,7 +12,8 @@ import msgspec
 from core.canonical import sha256
 from core.errors import Upstream
 from core.relay import error_event
-from core.untrusted import MAX_COUNT, decoded
+from core.untrusted import decoded
+from orchestrator.observed import Reading
 from orchestrator.runs import Run
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -25,7 +26,6 @@ class Found:
 
     text: str | None = None
     token_ids: list[int] | None = None
-    tokens: int = 0
 
 
 class _Delta(msgspec.Struct):
@@ -38,14 +38,9 @@ class _Choice(msgspec.Struct):
     delta: _Delta | None = None
 
 
-class _Usage(msgspec.Struct):
-    total_tokens: Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)] = 0
-
-
 class _Completion(msgspec.Struct):
     choices: list[_Choice] = []
     prompt_token_ids: list[int] | None = None
-    usage: _Usage | None = None
 
 
 class _Text(msgspec.Struct):
@@ -78,8 +73,7 @@ def _of_completion(data: bytes) -> Found:
     answer = decoded(data, _Completion)
     first = next((choice for choice in answer.choices if choice.index == 0), _Choice())
     said = first.message or first.delta
-    tokens = answer.usage.total_tokens if answer.usage else 0
-    return Found(said.content if said else None, answer.prompt_token_ids, tokens)
+    return Found(said.content if said else None, answer.prompt_token_ids)
 
 
 def _of_response(data: bytes) -> Found:
@@ -112,7 +106,6 @@ class Reader:
     def read(self, body: bytes, run: Run) -> str:
         """The text of an answer; its hashes go into `run`. Raises Upstream."""
         found = self.whole(body)
-        run.tokens = found.tokens
         _prove(run, found.token_ids, found.text or "")
         return found.text or ""
 
@@ -131,15 +124,20 @@ CHAT = Reader(_of_completion, _of_completion, ("prompt_token_ids", "token_ids"))
 RESPONSES = Reader(_of_response, _of_response_event, ("input_messages", "output_messages"))
 
 
-async def pass_on(response: httpx2.Response, run: Run, send: Send, reader: Reader, *, ids_wanted: bool) -> str:
-    """Send the engine's answer on; its text, and its hashes in `run`."""
+async def pass_on(
+    response: httpx2.Response, run: Run, send: Send, reader: Reader, passage: Reading, *, ids_wanted: bool
+) -> str:
+    """Send the engine's answer on, as `passage` lets it; its text, and its hashes in `run`."""
     stream = response.headers.get("content-type", "").startswith("text/event-stream")
     headers = [(k.encode(), v.encode()) for k, v in response.headers.items() if k in PASSED_HEADERS]
+    passage.status = response.status_code
+    headers = passage.begins(headers)
     start = {"type": "http.response.start", "status": response.status_code, "headers": headers}
     if stream:
         await send(start)
-        return await _stream(response, run, send, _Events(reader, whole=ids_wanted))
+        return await _stream(response, run, send, _Events(reader, whole=ids_wanted), passage)
     body = await response.aread()
+    passage.passes(body)
     text = reader.read(body, run)
     if not ids_wanted:
         body = reader.bare(body)
@@ -155,14 +153,14 @@ def _prove(run: Run, token_ids: list[int] | None, text: str) -> None:
     run.output_sha256 = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-async def _stream(response: httpx2.Response, run: Run, send: Send, events: "_Events") -> str:
+async def _stream(response: httpx2.Response, run: Run, send: Send, events: "_Events", passage: Reading) -> str:
     """The engine's events as they come; an engine that breaks off leaves an error event."""
     try:
         async for chunk in response.aiter_raw():
-            if lines := events.feed(chunk):
+            if lines := events.feed(passage.passes(chunk)):
                 await send({"type": "http.response.body", "body": lines, "more_body": True})
-        if events.rest:
-            await send({"type": "http.response.body", "body": events.rest, "more_body": True})
+        if lines := events.feed(passage.rest()) + events.rest:
+            await send({"type": "http.response.body", "body": lines, "more_body": True})
     except httpx2.HTTPError as exc:
         late = isinstance(exc, httpx2.TimeoutException)
         await send({"type": "http.response.body", "body": error_event(late), "more_body": True})
@@ -197,6 +195,8 @@ class _Events:
 
     def feed(self, chunk: bytes) -> bytes:
         """The lines that are whole by now, as they pass on."""
+        if not chunk:
+            return b""
         *lines, self.rest = (self.rest + chunk).split(b"\n")
         return b"".join(self._passed(line) + b"\n" for line in lines)
 

@@ -22,6 +22,16 @@ PHOTO_TOKENS = 3400  # of a selfie of 1024 pixels, as its worker shows it: more 
 PHOTO_ANSWER = 2048  # tokens that such a model answers with, where nothing else is said
 
 
+LARGEST = 10**15
+"""No more is set aside, whatever is asked for: more than any limit, and still a number that a database keeps."""
+_LIMITS: dict[Ability, tuple[str, ...]] = {
+    "chat": ("max_completion_tokens", "max_tokens"),
+    "completions": ("max_tokens",),
+    "responses": ("max_output_tokens",),
+}
+"""Where each path's engine reads how long an answer may be: the first that is not null. It ignores the others."""
+
+
 class _Asked(msgspec.Struct):
     """Anything may stand there: what is wrong is the worker's to refuse."""
 
@@ -30,20 +40,21 @@ class _Asked(msgspec.Struct):
     max_completion_tokens: Any = None
     max_output_tokens: Any = None
     n: Any = None
+    best_of: Any = None
 
 
 _asked = msgspec.json.Decoder(_Asked).decode
+_any = msgspec.json.Decoder().decode
 
 
-def estimate(body: bytes) -> float:
+def estimate(ability: Ability, body: bytes) -> float:
     """Of a JSON body; of another (a form), by its bytes."""
     try:
         asked = _asked(body)
     except NOT_JSON:
         return max(1.0, len(body) / BYTES_PER_TOKEN)
-    count = _number(asked.n, 1) * _prompts(asked.prompt)
-    limit = asked.max_completion_tokens or asked.max_tokens or asked.max_output_tokens
-    return min(len(body) / BYTES_PER_TOKEN + count * _number(limit, DEFAULT_OUTPUT_TOKENS), MOST)
+    answered = _count(ability, asked) * (_limit(ability, asked) or DEFAULT_OUTPUT_TOKENS)
+    return min(len(body) / BYTES_PER_TOKEN + answered, MOST)
 
 
 def drawing(asked: PicturesAsked) -> float:
@@ -60,13 +71,15 @@ def most(ability: Ability, body: bytes, context: int | None) -> Needs:
     if ability == "faces":
         return Needs()  # a picture's bytes are no tokens
     asked = decoded(body, _Asked)
-    count = int(_number(asked.n, 1)) * _prompts(asked.prompt)
-    if ability not in ("chat", "completions", "responses"):
+    if ability not in _LIMITS:
         return Needs(tokens=len(body))
-    unlimited = context or DEFAULT_OUTPUT_TOKENS
-    limit = _number(asked.max_completion_tokens or asked.max_tokens or asked.max_output_tokens, unlimited)
     prompt = len(body) if not context else context if b"image_url" in body else min(len(body), context)
-    return Needs(tokens=prompt + count * int(min(limit, unlimited) if context else limit))
+    return Needs(tokens=min(prompt + _longest(ability, asked, context), LARGEST))
+
+
+def longest(ability: Ability, body: bytes, context: int | None) -> int:
+    """How many tokens its answers may have together."""
+    return _longest(ability, _asked(body), context)
 
 
 def photo(texts: int, answer: object) -> Needs:
@@ -74,6 +87,47 @@ def photo(texts: int, answer: object) -> Needs:
     where the first answer does not fit, of `answer` tokens each."""
     longest = int(_number(answer, PHOTO_ANSWER))
     return Needs(tokens=2 * (texts + PHOTO_TOKENS + longest) + longest)
+
+
+def answers(n: msgspec.Raw, prompt: msgspec.Raw) -> tuple[int, int]:
+    """How many answers a request wants to each of how many prompts."""
+    try:
+        return whole(_any(n)) or 1 if bytes(n) else 1, _prompts(prompt)
+    except NOT_JSON:
+        return 1, 1
+
+
+def whole(value: object) -> int | None:
+    """A whole number above 0 as engines read it: also a text, a float without a fraction, true. None where it is none
+    of these: a request that an engine refuses, or its default."""
+    try:
+        number = float(value) if isinstance(value, str) and "." in value else value
+        if isinstance(number, float) and not number.is_integer():
+            return None
+        found = int(number) if isinstance(number, str | int | float) else 0
+    except (ValueError, OverflowError):
+        return None
+    return found if found > 0 else None
+
+
+def _limit(ability: Ability, asked: _Asked) -> int | None:
+    """How long the answer may be, where that is said."""
+    given = (getattr(asked, name) for name in _LIMITS.get(ability, ()))
+    return whole(next((value for value in given if value is not None), None))
+
+
+def _longest(ability: Ability, asked: _Asked, context: int | None) -> int:
+    limit = _limit(ability, asked) or context or DEFAULT_OUTPUT_TOKENS
+    return min(_count(ability, asked) * (min(limit, context) if context else limit), LARGEST)
+
+
+def _count(ability: Ability, asked: _Asked) -> int:
+    """How many answers an engine works on."""
+    if ability == "responses":
+        return 1  # it reads no `n`
+    if ability == "chat":
+        return whole(asked.n) or 1
+    return max(whole(asked.n) or 1, whole(asked.best_of) or 1) * _prompts(asked.prompt)
 
 
 def _prompts(raw: msgspec.Raw) -> int:

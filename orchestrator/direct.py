@@ -10,14 +10,13 @@ import msgspec
 
 from core.canonical import messages_sha256
 from core.errors import SoundstageError
-from core.relay import TAIL
 from core.wire.workers import Ability
 from orchestrator import costs, texts
 from orchestrator.engines import Engines
-from orchestrator.observed import usage
 from orchestrator.oversight import WORKER_HEADER, Caller, Oversight
 from orchestrator.runs import Run
 from orchestrator.texts import no_forged_turn
+from orchestrator.usage import estimated, read_whole
 
 NOTHING: Mapping[str, Any] = {}
 
@@ -85,7 +84,7 @@ class Direct:
                 run.worker = worker
                 sent = {"model": name, **body}
                 answer = await client.post(path, body=sent, cast_to=httpx2.Response)
-                run.tokens = sum(usage(answer.content[-TAIL:]).values())
+                run.took(read_whole(answer.content) or estimated(msgspec.json.encode(body), answer.content))
             if ability == "chat":
                 self.oversight.compare(run, answer.headers.get(WORKER_HEADER))
             run.answer_sha256, status = hashlib.sha256(answer.content).hexdigest(), 200

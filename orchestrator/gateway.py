@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from prometheus_client import Counter
 from yarl import URL
@@ -20,15 +20,16 @@ from core.connections import Answer
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Unavailable, UpstreamTimeout
 from core.json_size import aside, is_heavy
-from core.relay import Passage, Relay, Sent, Timeouts, read_body, request_headers
+from core.relay import Relay, Sent, Timeouts, read_body, request_headers
 from core.untrusted import seconds_to_wait
 from core.wire.workers import Ability
-from orchestrator import body_texts, costs, forms, observed
+from orchestrator import body_texts, costs, forms
 from orchestrator.auth import Key, Keys, Scope
 from orchestrator.body_texts import BodyTexts
 from orchestrator.engines import Engines
 from orchestrator.limits import Needs
 from orchestrator.media import Media
+from orchestrator.observed import ASK_REFUSED, STREAMS, WORDED, Reading
 from orchestrator.oversight import TIMEOUT_HEADER, WORKER_HEADER, Caller, Marked, Oversight, caller_of
 from orchestrator.pictures import PictureMeter, counted
 from orchestrator.policy_floor import Subject, Surface
@@ -40,6 +41,7 @@ from orchestrator.requests import Body, Peek, affinity, peek, stored_prompt
 from orchestrator.runs import Run
 from orchestrator.selfies import peek_form, photo_needs, selfie_texts
 from orchestrator.tracing import Tracing
+from orchestrator.usage_stream import wanted_of, with_ask
 from orchestrator.workers import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -144,12 +146,9 @@ class Gateway:
             photo = ability == "faces"
             needs = photo_needs(found) if photo else costs.most(ability, body.read, self._workers.context(found.model))
             entry = await self._quotas.enter(key, needs)
-            metered = Metered(send, entry, b"" if photo else body.read)
+            metered = Metered(send, entry)
             try:
                 await self._answer(scope, body, found, ability, replace(caller, entry=entry), metered)
-            except asyncio.CancelledError:
-                metered.left = "worker" in scope
-                raise
             finally:
                 entry.leave(metered.used(needs))
 
@@ -264,7 +263,7 @@ class Gateway:
         """Ask a worker; if it fails before the first byte, another one; then give up."""
         ask = Ask(
             *(found.model, ability, None, caller.key.tenant, caller.priority, caller.until),
-            cost=lambda: costs.drawing(scope[PICTURES]) if ability in BY_TENANT else costs.estimate(body.read),
+            cost=lambda: costs.drawing(scope[PICTURES]) if ability in BY_TENANT else costs.estimate(ability, body.read),
             affinity=lambda: affinity(found, body.read, caller.session),
             notes=scope,
         )
@@ -278,7 +277,7 @@ class Gateway:
                 run.worker = worker.id
             try:
                 with place:
-                    answered = await self._pass(worker, scope, body, found.model, ability, caller, send, accept)
+                    answered = await self._pass(worker, scope, body, found, ability, caller, send, accept, run)
                     if not answered.complete:
                         scope["broken"] = True
                     if answered.late:
@@ -301,38 +300,99 @@ class Gateway:
         worker: Worker,
         scope: ASGIScope,
         body: Body,
-        model: str | None,
+        found: Peek,
         ability: Ability,
         caller: Caller,
         send: Send,
         accept: Callable[[Answer], None],
+        run: Run | None,
     ) -> Sent:
-        """The request to one worker and its answer back."""
-        passage = Passage()
-        rewritten = worker.rewrites.get(model) if model else None
+        """The request to one worker and its answer back. A stream is asked for its usage; an engine that refuses such
+        a request is asked as the caller did, so that a refusal is of what the caller sent."""
+        model = found.model or ""
+        rewritten = worker.rewrites.get(model)
         sent = (body if rewritten is None else body.with_text("model", rewritten)).sent
-        headers = request_headers(scope["headers"], scope["request_id"], worker.key)
-        if ability in BY_TENANT:
-            headers.append((TENANT_HEADER, caller.key.tenant.encode()))
-        if caller.until != math.inf:
-            left = max(0.0, caller.until - asyncio.get_running_loop().time())
-            headers = [pair for pair in headers if pair[0] != TIMEOUT_HEADER]
-            headers.append((TIMEOUT_HEADER, b"%.3f" % left))
-        span = None if self._tracing is None else self._tracing.ask(scope, worker, ability, body.read)
+        answers = costs.answers(found.n, found.prompt) if ability in STREAMS else (1, 1)
+        call = _Call(worker, scope, body.read, caller, send, run, found.model, answers[0] * answers[1])
+        wanted = wanted_of(found, *answers) if ability in STREAMS else None
+        if wanted is None or wanted.everything:
+            return await self._once(call, sent, Reading(ability, len(sent), wanted), accept)
+
+        def accept_ask(answer: Answer) -> None:
+            if answer.status in ASK_REFUSED:
+                raise _AskRefusedError
+            accept(answer)
+
+        reading = Reading(ability, len(sent), wanted, cuts=True, fingerprint=worker.fingerprints.get(model))
+        asked = await aside(body.heavy, with_ask, sent, found)
+        try:
+            answered = await self._once(call, asked, reading, accept_ask)
+        except _AskRefusedError:
+            return await self._once(call, sent, Reading(ability, len(sent), wanted), accept)
+        if reading.fingerprint is not None:
+            worker.fingerprints[model] = reading.fingerprint
+        return answered
+
+    async def _once(self, call: "_Call", sent: bytes, reading: Reading, accept: Callable[[Answer], None]) -> Sent:
+        """These bytes to the worker, its answer back, and what it took to whoever counts."""
+        headers, until = self._headers(call, reading), call.caller.until
+        span = None if self._tracing is None else self._tracing.ask(call.scope, call.worker, reading.ability, call.read)
         if span is not None:
             headers = span.carried_by(headers)
+        error: BaseException | None = None
         try:
-            answered = await self._relay.forward(
-                *("POST", _target(worker.url, scope), headers, sent, send, accept),
-                until=caller.until,
-                limits=self._limits.get(caller.route),
-                passage=passage,
+            return await self._relay.forward(
+                *("POST", _target(call.worker.url, call.scope), headers, sent, call.send, accept),
+                until=until,
+                limits=self._limits.get(call.caller.route),
+                passage=reading,
             )
         except BaseException as exc:  # a client that leaves, too: what passed until then is counted
-            observed.count(ability, passage, span, exc)
+            error = exc
             raise
-        observed.count(ability, passage, span)
-        return answered
+        finally:
+            usage = reading.count(span, error, lambda seconds: self._unseen(call, reading.ability, seconds))
+            if usage is not None and usage.source == "engine" and reading.ability in WORDED:
+                call.worker.answered(usage.output / call.answers, reading.last - reading.began)
+            if call.caller.entry is not None:
+                call.caller.entry.usage = usage
+            if call.run is not None:
+                call.run.took(usage)
+
+    def _unseen(self, call: "_Call", ability: Ability, seconds: float) -> int:
+        """Tokens of an answer that a worker had so long for and nobody saw: by its pace, at most what was asked for."""
+        longest = costs.longest(ability, call.read, self._workers.context(call.model))
+        return min(int(seconds * call.worker.pace * call.answers), longest)
+
+    def _headers(self, call: "_Call", reading: Reading) -> list[tuple[bytes, bytes]]:
+        """What the worker is sent with the bytes."""
+        headers = request_headers(call.scope["headers"], call.scope["request_id"], call.worker.key)
+        if reading.ability in BY_TENANT:
+            headers.append((TENANT_HEADER, call.caller.key.tenant.encode()))
+        if reading.ability in WORDED:  # an answer that is packed could not be counted
+            headers = [pair for pair in headers if pair[0] != b"accept-encoding"]
+        if call.caller.until != math.inf:
+            left = max(0.0, call.caller.until - asyncio.get_running_loop().time())
+            headers = [pair for pair in headers if pair[0] != TIMEOUT_HEADER]
+            headers.append((TIMEOUT_HEADER, b"%.3f" % left))
+        return headers
+
+
+class _Call(NamedTuple):
+    """One worker asked for one request. `read`: its body as JSON to decide by; `answers`: how many it wants."""
+
+    worker: Worker
+    scope: ASGIScope
+    read: bytes
+    caller: Caller
+    send: Send
+    run: Run | None
+    model: str | None
+    answers: int
+
+
+class _AskRefusedError(Exception):
+    """The engine refused a request that asked for its usage."""
 
 
 def _target(base: URL, scope: ASGIScope) -> URL:

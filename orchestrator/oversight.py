@@ -23,9 +23,10 @@ from orchestrator.payments import Answer, PictureCount
 from orchestrator.policy import Decision
 from orchestrator.policy_floor import Subject, Surface
 from orchestrator.policy_store import Policies, PolicyUnavailableError, Standing
-from orchestrator.quotas import BYTES_PER_TOKEN, Entry, Quotas
+from orchestrator.quotas import Entry, Quotas
 from orchestrator.runs import Contents, Run, RunLog, new_run_id, now
 from orchestrator.texts import shows_somebody
+from orchestrator.usage import BYTES_PER_TOKEN, Usage
 
 log = logging.getLogger(__name__)
 
@@ -275,20 +276,12 @@ class Oversight:
             await caller.entry.reach(needs)
             yield answer
             return
-        left = False
-
-        def used() -> int:
-            """Of an answer that was left before it was there nobody knows it: a quarter of the most."""
-            if answer.paid:
-                return 0
-            reached = left and run.worker is not None
-            return run.tokens or (needs.tokens // BYTES_PER_TOKEN if reached else 0)
-
-        async with self._quotas.aside(caller.key, needs, used):
+        async with self._quotas.aside(caller.key, needs, lambda: 0 if answer.paid else run.tokens):
             try:
                 yield answer
             except (asyncio.CancelledError, UpstreamTimeout):
-                left = True
+                if run.worker is not None and run.usage_source is None:  # nobody knows it: a quarter of the most
+                    run.took(Usage(needs.tokens // BYTES_PER_TOKEN, source="estimate"))
                 raise
 
     @contextlib.asynccontextmanager

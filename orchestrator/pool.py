@@ -18,6 +18,9 @@ from orchestrator.admission import FairQueue, ServiceTime
 from orchestrator.health import Breaker
 from orchestrator.routing import AWAY, Ring, Strategy
 
+PACE_TOKENS = 8  # a shorter answer says more of its prompt than of its own pace
+PACE_SHARE = 0.2
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -61,6 +64,8 @@ class Worker:
     drained: bool = False  # an admin lets it finish what it has
     service: ServiceTime = field(default_factory=ServiceTime)
     breaker: Breaker = field(default_factory=Breaker)
+    pace: float = 0.0  # tokens that it answers with in a second, to one request; 0: not known
+    fingerprints: dict[str, bytes] = field(default_factory=dict)  # of its engines, by model, as streams last told
     seats: list[tuple["Pool", int]] = field(default_factory=list)  # where its load is noted
 
     def __post_init__(self) -> None:
@@ -76,6 +81,11 @@ class Worker:
             pool.elsewhere += told - self.elsewhere
         self.elsewhere = told
         self.reckon()
+
+    def answered(self, tokens: float, seconds: float) -> None:
+        """It took so long for one answer of so many tokens. The last few answers weigh most."""
+        if tokens >= PACE_TOKENS and seconds > 0:
+            self.pace += (tokens / seconds - self.pace) * (PACE_SHARE if self.pace else 1.0)
 
     def load(self) -> float:
         """What others asked of it makes it the later choice; full it is by our own requests alone: the word is old."""

@@ -7,7 +7,6 @@ request takes what it may need at most, and gives the rest back when its real us
 import asyncio
 import contextlib
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from orchestrator.auth import Key
 from orchestrator.limits import Limits, Measure, Needs, Quota, RateLimited, TooManyAtOnce
 from orchestrator.payments import PictureCount
 from orchestrator.slots import Slots
+from orchestrator.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +28,6 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 FLUSH_SECONDS = 10.0
 AWAY_SECONDS = 1.0
-_TAIL = 2048  # bytes of an answer that are kept to find its usage: it comes last, or nearly so
-_TOTAL = re.compile(rb'(?<!\\)"total_tokens":\s*(\d{1,12})')
-BYTES_PER_TOKEN = 4
 
 
 @dataclass
@@ -197,6 +194,8 @@ class Entry:
         self._key = key
         self._taken: dict[tuple[str, Quota], tuple[_Held, float, int]] = {}  # with the period's end, and how much
         self.running: list[str] = []
+        self.usage: Usage | None = None
+        """What the engine that was asked took, once that is known."""
         self._left = False
 
     async def reach(self, needs: Needs) -> None:
@@ -246,40 +245,20 @@ class Entry:
 
 
 class Metered:
-    """`send` that adds the limits' headers, and reads from an answer as it passes how many tokens it took."""
+    """`send` that adds the limits' headers, and says at the end what the request took."""
 
-    def __init__(self, send: Send, entry: Entry, body: bytes) -> None:
+    def __init__(self, send: Send, entry: Entry) -> None:
         self._send = send
         self._entry = entry
-        self._prompt_estimate = len(body) // BYTES_PER_TOKEN
-        self._tail = b""
-        self._events = 0
-        self._status = 0
-        self.left = False
-        """Its client went while an engine worked for it, and no answer had begun."""
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            self._status = message["status"]
             message["headers"] = [*message["headers"], *self._entry.headers()]
-        else:
-            chunk = message.get("body", b"")
-            self._events += chunk.count(b"data: {")
-            self._tail = (self._tail + chunk)[-_TAIL:]
         await self._send(message)
 
     def used(self, needs: Needs) -> Needs:
-        """By the usage that the answer states. A stream that states none, or was left before its end: an event is
-        taken for a token, and the prompt by its length. An answer that was left before it began: the prompt alone."""
-        if self.left and not self._status:
-            return Needs(needs.requests, min(self._prompt_estimate, needs.tokens))
-        if not 200 <= self._status < 400:
-            return Needs(needs.requests)
-        stated = _TOTAL.findall(self._tail)
-        if stated:
-            return Needs(needs.requests, int(stated[-1]), needs.images)
-        tokens = self._prompt_estimate + self._events if self._events else 0
-        return Needs(needs.requests, tokens, needs.images)
+        """Tokens as the engine stated them, or as estimated of its work, whatever came of it."""
+        return Needs(needs.requests, self._entry.usage.total if self._entry.usage else 0)
 
 
 def _owners(key: Key) -> list[tuple[str, str, Limits]]:

@@ -3,9 +3,10 @@
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+import openai
 
 from core.canonical import messages_sha256, sha256_of_any, sha256_of_fields
 from core.errors import Conflict, InvalidRequest, SoundstageError
@@ -15,18 +16,29 @@ from core.untrusted import storable
 from orchestrator import answers, costs, dialects, texts
 from orchestrator.engines import Engines
 from orchestrator.limits import Needs
+from orchestrator.observed import ASK_REFUSED, Reading
 from orchestrator.oversight import WORKER_HEADER, Caller, Marked, Oversight
 from orchestrator.payments import Answer
 from orchestrator.policy_floor import Subject, Surface
 from orchestrator.requests import StoredPrompt
 from orchestrator.runs import Contents, Run
 from orchestrator.texts import Texts, no_forged_turn
+from orchestrator.usage import Usage, estimated, read_whole
+from orchestrator.usage_stream import asking, wanted_by
 from prompts.registry import PRODUCTION, Registry
 from prompts.render import Message, Release
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 NOBODY = Subject()
+
+
+class _Way(NamedTuple):
+    """What an engine is asked, how its answer is read, and whether there is no other way left."""
+
+    fields: Mapping[str, Any]
+    reading: Reading
+    last: bool = True
 
 
 class RecipeRunner:
@@ -77,21 +89,36 @@ class RecipeRunner:
         speech = dialects.of_route(caller.route)
         ids_wanted = any(request.get(name) for name in speech.ids)
         marked = Marked(self.oversight, run, send)
+        ways = _ways(speech, messages, request)
+        reading = ways[0].reading
+        error: BaseException | None = None
         try:
             engine = self._engines.engine(model, speech.ability, caller.request_id, **caller.place)
-            async with engine as (client, name, worker):
+            async with engine as (client, name, worker), contextlib.AsyncExitStack() as stack:
                 run.worker, run.model = worker, name
-                async with speech.call(client, name, messages, request) as response:
-                    self.oversight.compare(run, response.headers.get(WORKER_HEADER))
-                    text = await answers.pass_on(
-                        response.http_response, run, marked, speech.reader, ids_wanted=ids_wanted
-                    )
-                    if contents is not None:
-                        contents.output = text
+                for way in ways:
+                    reading = way.reading
+                    try:
+                        call = speech.call(client, name, messages, way.fields)
+                        response = await stack.enter_async_context(call)
+                        break
+                    except openai.APIStatusError as exc:
+                        if way.last or exc.status_code not in ASK_REFUSED:
+                            raise
+                self.oversight.compare(run, response.headers.get(WORKER_HEADER))
+                raw = response.http_response
+                text = await answers.pass_on(raw, run, marked, speech.reader, reading, ids_wanted=ids_wanted)
+                if contents is not None:
+                    contents.output = text
         except BaseException as exc:  # a client that leaves, too: every run is recorded
-            marked.settle(exc, contents, days)
+            error = exc
             raise
-        marked.settle(None, contents, days)
+        finally:
+            usage = reading.count(error=error) if run.worker else None
+            run.took(usage)
+            if caller.entry is not None:
+                caller.entry.usage = usage
+            marked.settle(error, contents, days)
 
     async def has(self, recipe: str, caller: Caller) -> bool:
         """Whether the database has it, for a recipe that may be there and need not."""
@@ -126,6 +153,7 @@ class RecipeRunner:
                 response = await dialects.CHAT.whole(client, model, messages, release.sampling)
                 answer.repeated = REPEATED in response.headers
                 self.oversight.compare(run, response.headers.get(WORKER_HEADER))
+                run.took(_of_whole(messages, response.content))
                 contents.output = storable(dialects.CHAT.reader.read(response.content, run))
                 status = 200
         except SoundstageError as exc:
@@ -174,6 +202,7 @@ class RecipeRunner:
                 again.worker, again.model = worker, model
                 response = await speech.whole(client, model, messages, {**fields, "stream": False})
                 self.oversight.compare(again, response.headers.get(WORKER_HEADER))
+                again.took(_of_whole(messages, response.content))
                 output = speech.reader.read(response.content, again)
             status = 200
         except SoundstageError as exc:
@@ -274,3 +303,20 @@ def unrecorded(sampling: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[s
             value = fields[name]
         found[name] = value
     return found
+
+
+def _ways(speech: dialects.Dialect, messages: Any, request: Mapping[str, Any]) -> list[_Way]:
+    """As the caller asked; before that, of a stream, asking for its usage too."""
+    sent = len(msgspec.json.encode(messages))
+    options = request.get("stream_options")
+    answers_wanted = costs.whole(request.get("n")) or 1
+    wanted = wanted_by(request.get("stream"), options, answers_wanted) if speech.ability == "chat" else None
+    own = _Way(request, Reading(speech.ability, sent, wanted))
+    if wanted is None or wanted.everything:
+        return [own]
+    fields = {**request, "stream_options": asking(options)}
+    return [_Way(fields, Reading(speech.ability, sent, wanted, cuts=True), last=False), own]
+
+
+def _of_whole(messages: Any, answer: bytes) -> Usage:
+    return read_whole(answer) or estimated(msgspec.json.encode(messages), answer)

@@ -65,6 +65,9 @@ class Peek(msgspec.Struct):
     input: msgspec.Raw = msgspec.Raw()
     instructions: msgspec.Raw = msgspec.Raw()
     documents: msgspec.Raw = msgspec.Raw()
+    n: msgspec.Raw = msgspec.Raw()
+    stream: msgspec.Raw = msgspec.Raw()
+    stream_options: msgspec.Raw = msgspec.Raw()
     kv_transfer_params: None = None
     ec_transfer_params: None = None
 
@@ -161,25 +164,53 @@ def _leading(found: Peek) -> bytes:
 
 def with_field(body: bytes, name: str, value: str) -> bytes:
     """The same bytes with every top-level value of a field replaced; nothing else is touched."""
-    text = body.decode("latin-1")  # one character a byte, so positions agree; JSON's own characters are ASCII
-    try:
-        spans = [(start, end) for key, start, end in _top_level(text) if key == name]
-    except RecursionError as exc:
-        raise too_deep() from exc
-    for start, end in reversed(spans):
-        body = body[:start] + json.dumps(value).encode() + body[end:]
+    return with_value(body, name, json.dumps(value).encode())
+
+
+def with_value(body: bytes, name: str, value: bytes) -> bytes:
+    """The same with a value that is JSON already."""
+    for _, start, end in reversed(_spans(body, name)):
+        body = body[:start] + value + body[end:]
     return body
 
 
-def _top_level(text: str) -> list[tuple[str, int, int]]:
-    """(key, start, end) of each value of a JSON object that is known to be valid."""
+def with_member(body: bytes, name: str, value: bytes) -> bytes:
+    """The same object with one more member, the first. It had none of that name, and has others."""
+    at = body.index(b"{") + 1
+    return body[:at] + b'"%b":%b,' % (name.encode(), value) + body[at:]
+
+
+def split_at_field(body: bytes, name: str) -> tuple[bytes, bytes]:
+    """What stands before and what stands after a top-level member, without the comma between."""
+    spans = _spans(body, name)
+    if not spans:
+        return body, b""
+    start, _, end = spans[-1]
+    before, after = body[:start].rstrip(), body[end:].lstrip()
+    if before.endswith(b","):
+        return before[:-1], after
+    return before, after.removeprefix(b",").lstrip()
+
+
+def _spans(body: bytes, name: str) -> list[tuple[int, int, int]]:
+    """Where each top-level member of that name begins, where its value does and where it ends."""
+    text = body.decode("latin-1")  # one character a byte, so positions agree; JSON's own characters are ASCII
+    try:
+        return [(member, start, end) for key, member, start, end in _top_level(text) if key == name]
+    except RecursionError as exc:
+        raise too_deep() from exc
+
+
+def _top_level(text: str) -> list[tuple[str, int, int, int]]:
+    """(key, where it begins, start, end) of each value of a JSON object that is known to be valid."""
     found = []
     at = _skip(text, 0) + 1
     while text[at := _skip(text, at)] != "}":
+        member = at
         key, at = _decode_value(text, at)
         start = _skip(text, _skip(text, at) + 1)
         _, end = _decode_value(text, start)
-        found.append((key, start, end))
+        found.append((key, member, start, end))
         at = _skip(text, end)
         if text[at] == ",":
             at += 1

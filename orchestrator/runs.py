@@ -13,6 +13,7 @@ from core.db.errors import DATABASE_AWAY, is_refusal
 from core.db.pool import Pool
 from core.ids import new_id
 from orchestrator.contents import Vault
+from orchestrator.usage import Source, Usage
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +61,21 @@ class Run(msgspec.Struct, kw_only=True):
     status: int = 0
     milliseconds: float = 0.0
     began: float = 0.0  # on the performance counter; no column: the database leaves it out
-    tokens: int = 0  # as the engine counted them, prompt and answer together; no column either
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    usage_source: Source | None = None  # who counted: the engine, or an estimate of ours
     release_tier: int | None = None  # the highest of its release; no column: `tier` is the one in force
     policy_version: int | None = None  # its release's own; no column: `policy` names it
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and answer together."""
+        return (self.input_tokens or 0) + (self.output_tokens or 0)
+
+    def took(self, usage: Usage | None) -> None:
+        """So much was asked of an engine; None: nothing that counts."""
+        if usage is not None:
+            self.input_tokens, self.output_tokens, self.usage_source = usage
 
 
 class Contents(msgspec.Struct):

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Mapping, MutableMapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import httpx2
 import msgspec
@@ -50,10 +50,6 @@ class Feature(msgspec.Struct):
     source: str = ""
 
 
-class Usage(msgspec.Struct):
-    total_tokens: Annotated[int, msgspec.Meta(ge=0, le=untrusted.MAX_COUNT)] = 0
-
-
 class Seen(msgspec.Struct):
     """A selfie worker's answer. `face` and `warnings` are passed on as they are."""
 
@@ -63,7 +59,7 @@ class Seen(msgspec.Struct):
     apparent_age: Literal["minor", "ambiguous", "adult", "unknown"] = "unknown"
     vision_model: str | None = None
     portrait: str | None = None
-    usage: Usage | None = None
+    usage: msgspec.Raw = msgspec.Raw()  # of its vision model, all questions together
     messages_sha256: str | None = None
 
 

@@ -19,6 +19,7 @@ from core.json_text import NOT_JSON
 from core.relay import Passage
 from core.wire.workers import Ability
 from orchestrator.pool import Worker
+from orchestrator.usage import Usage
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -68,9 +69,11 @@ class Span:
         """The headers with this span as the parent of whatever the worker traces."""
         return _with(headers, self._carrier)
 
-    def ended(self, passage: Passage, usage: Mapping[str, int], error: BaseException | None) -> None:
+    def ended(self, passage: Passage, usage: Usage | None, error: BaseException | None) -> None:
         """With what passed. Of an answer that did not come or broke off, the error's type."""
-        told: dict[str, Any] = {f"gen_ai.usage.{name}_tokens": number for name, number in usage.items()}
+        told: dict[str, Any] = {}
+        if usage is not None and usage.source == "engine":
+            told = {"gen_ai.usage.input_tokens": usage.input, "gen_ai.usage.output_tokens": usage.output}
         if passage.status:
             told["http.response.status_code"] = passage.status
         if passage.first:

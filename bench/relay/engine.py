@@ -1,7 +1,8 @@
 """A stand-in engine that costs next to nothing: `python -m bench.relay.engine PORT`.
 
 It answers any POST with one fixed chat completion, or, where the body asks for a stream, with fixed events, each
-written by itself. Anything else is answered 200 with an empty object, so that whoever probes it finds it healthy.
+written by itself, and with its usage in each where that is asked for. Anything else is answered 200 with an empty
+object, so that whoever probes it finds it healthy.
 """
 
 import asyncio
@@ -20,7 +21,14 @@ def _whole(body: bytes) -> bytes:
 
 _JSON, _HEALTHY = _whole(completion()), _whole(b"{}")
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
-_WRITES = (_HEAD, *(b"%x\r\n%b\r\n" % (len(event), event) for event in events()), b"0\r\n\r\n")
+
+
+def _writes(*, usage: bool) -> tuple[bytes, ...]:
+    chunks = [b"%x\r\n%b\r\n" % (len(event), event) for event in events(usage=usage)]
+    return (_HEAD, *chunks, b"0\r\n\r\n")
+
+
+_WRITES = {usage: _writes(usage=usage) for usage in (False, True)}
 _PACED = b'"%b"' % PACED_MODEL.encode()
 
 
@@ -43,7 +51,9 @@ class Engine(asyncio.Protocol):
         if not head.startswith(b"POST"):
             self._transport.write(_HEALTHY)
         elif b'"stream":true' in body.replace(b" ", b""):
-            self._write_next(iter(_WRITES), GAP_SECONDS if _PACED in body else 0.0)
+            self._write_next(
+                iter(_WRITES[b'"continuous_usage_stats":true' in body]), GAP_SECONDS if _PACED in body else 0.0
+            )
         else:
             self._transport.write(_JSON)
 

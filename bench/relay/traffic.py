@@ -35,11 +35,19 @@ def completion() -> bytes:
     return json.dumps({**_ENVELOPE, "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
 
 
-def events() -> list[bytes]:
-    """The engine's stream: EVENTS events, the last two the finish reason and [DONE]."""
+def events(*, usage: bool = False) -> list[bytes]:
+    """The engine's stream as vLLM writes it: EVENTS events, the last two the finish reason and [DONE]. With `usage`
+    each states it, and one more all of it."""
     words = _SENTENCE.split(" ")[: EVENTS - 2]
     assert len(words) == EVENTS - 2
     deltas: list[tuple[dict[str, str], str | None]] = [({"content": f"{word} "}, None) for word in words]
     choices = [{"index": 0, "delta": d, "finish_reason": why} for d, why in [*deltas, ({}, "stop")]]
-    chunks = [json.dumps({**_ENVELOPE, "object": "chat.completion.chunk", "choices": [c]}) for c in choices]
-    return [f"data: {chunk}\n\n".encode() for chunk in [*chunks, "[DONE]"]]
+    envelope = {**_ENVELOPE, "object": "chat.completion.chunk"}
+    chunks = [{**envelope, "choices": [c], **(_usage(n) if usage else {})} for n, c in enumerate(choices, 1)]
+    last = [{**envelope, "choices": [], **_usage(len(choices))}] if usage else []
+    written = [json.dumps(chunk, separators=(",", ":")) for chunk in [*chunks, *last]]
+    return [f"data: {chunk}\n\n".encode() for chunk in [*written, "[DONE]"]]
+
+
+def _usage(answered: int) -> dict[str, dict[str, int]]:
+    return {"usage": {"prompt_tokens": 41, "total_tokens": 41 + answered, "completion_tokens": answered}}

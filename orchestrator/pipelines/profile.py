@@ -19,6 +19,7 @@ from orchestrator.pipelines.flow import Flow
 from orchestrator.policy_floor import Subject
 from orchestrator.runs import Run
 from orchestrator.selfies import Question, Seen, Selfie
+from orchestrator.usage import stated
 
 NAME, PATH, ROLE = "profile", "/v1/profile/create", "profile"
 FORM = True
@@ -137,7 +138,7 @@ async def look(studio: Studio, selfie: Selfie, caller: Caller, *, portrait: bool
     question = Question(messages, schema, sampling, repair[-1]["content"])
     async with studio.recipes.oversight.within_limits(run, caller, question.needs):
         seen = await selfies.analyze(studio.engines, selfie, question, caller, run, portrait=portrait)
-        run.tokens = seen.usage.total_tokens if seen.usage else 0
+        run.took(stated(bytes(seen.usage)))
     if seen.vision_model is None:
         return seen, None
     run.model, run.sampling = seen.vision_model, sampling

@@ -157,7 +157,10 @@ async def test_a_relayed_prompts_tokens_are_proved_where_the_caller_asks(studio:
         assert answer.headers["x-messages-sha256"] == digest(messages)
         assert answer.headers["x-proof"] == "verified"
         assert not {"token_ids", "put_messages"} & set(answer.text.replace('"', " ").split())
-        own = {"return_token_ids": True} if "messages" in body else {"enable_response_messages": True}
+        own: dict[str, Any] = {"enable_response_messages": True}
+        if "messages" in body:
+            usage = {"include_usage": True, "continuous_usage_stats": True}
+            own = {"return_token_ids": True} | ({"stream_options": usage} if stream else {})
         assert worker.received[-1] == {**sent, **own}
         run = (await studio.get(f"/v1/runs/{answer.headers['x-run-id']}")).json()
         assert (run["prompt_tokens_sha256"], run["recipe"], run["status"]) == (found, None, 200)
