@@ -212,7 +212,7 @@ async def _generate(engine: FakeEngine, request: Request) -> Response:
     if engine.behaviour.fail_with:
         return _error(engine.behaviour.fail_with, "set to fail")
     try:
-        engine.answer_words(body), _usage(body, [])
+        engine.answer_words(body), _usage(body, 0), _answers(body)
     except WRONG_SHAPES as exc:
         return _error(400, str(exc)[:200])
     if body.get("stream"):
