@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core import commands, core_files, logs
+from core import commands, core_files, logs, telemetry
 from core.serving import serve
 from core.settings import SettingsError
 from image import encode, signing
@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(settings: ImageSettings) -> None:
     core_files.none_left()
+    telemetry.off()
     logs.configure(settings.log_level, settings.log_format)
     loads: dict[str, Load] = {id: partial(load, settings, id, folder) for id, folder in settings.checkpoints.items()}
     try:

@@ -6,7 +6,7 @@ VISION_VLM_URL names a vision model that it may ask as well.
 import argparse
 import sys
 
-from core import commands, core_files, logs
+from core import commands, core_files, logs, telemetry
 from core.pictures.decode import Limits
 from core.pictures.processes import DecodingProcesses
 from core.serving import serve
@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     core_files.none_left()
+    telemetry.off()
     try:
         settings = VisionSettings.load()
         if given.command == "settings":
