@@ -110,7 +110,9 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
 
     `tracing`: makes spans of relayed requests, and is closed at the end.
     """
-    pool, access_pool = make_pool(dsn), make_pool(dsn, size=ACCESS_CONNECTIONS)
+    seconds = settings.database_seconds
+    pool = make_pool(dsn, statement_seconds=seconds)
+    access_pool = make_pool(dsn, size=ACCESS_CONNECTIONS, statement_seconds=seconds)
     key, local_key = _worker_key(settings), read_or_make(settings.data_dir.resolve() / "keys" / "local_api_key")
     timeouts = settings.timeouts()
     keys, registry, relay = Keys(access_pool), Registry(pool), Relay(timeouts)

@@ -10,7 +10,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from core.db.errors import DATABASE_AWAY
-from core.db.pool import Pool
+from core.db.pool import Pool, patiently
 from core.errors import SoundstageError
 from core.keys import read_or_make_bytes
 
@@ -54,14 +54,14 @@ class Vault:
     async def erase(self, *, run: str | None = None, tenant: str | None = None) -> int:
         """Erase one run's contents, or all of a tenant's. The records stay: they hold hashes only."""
         query = "delete from run_contents where run = %s" if run else "delete from run_contents where tenant = %s"
-        async with self._pool.connection() as connection:
+        async with patiently(self._pool) as connection:
             return (await connection.execute(query, (run or tenant,))).rowcount
 
     async def purge(self) -> None:
         """Erase what is past its time, now and then; until cancelled."""
         while True:
             try:
-                async with self._pool.connection() as connection:
+                async with patiently(self._pool) as connection:
                     await connection.execute("delete from run_contents where expires_at <= now()")
             except DATABASE_AWAY as exc:
                 log.warning("contents not purged; trying again", extra={"reason": str(exc)})

@@ -15,7 +15,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from core.db.errors import DATABASE_AWAY
-from core.db.pool import Pool
+from core.db.pool import Pool, patiently
 from core.errors import NotFound, Overloaded, Unavailable
 from orchestrator.jobs.plain import plain
 from prompts.render import Message
@@ -190,7 +190,12 @@ class Conversations:
     async def purge(self) -> None:
         """Forget what has expired, now and then; until cancelled."""
         while True:
-            await self._quietly("delete from conversations where expires_at < now() and busy_until < now()", ())
+            over = "delete from conversations where expires_at < now() and busy_until < now()"
+            try:
+                async with patiently(self._pool) as connection:
+                    await connection.execute(over)
+            except (psycopg.Error, *DATABASE_AWAY) as exc:
+                log.warning("conversations not purged; trying again", extra={"reason": str(exc)})
             await asyncio.sleep(PURGE_SECONDS)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import psycopg
 
+from core.db.connection import listener
 from core.db.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Epoch:
     async def _listen(self) -> None:
         while True:
             with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
-                async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
+                async with await listener(self._dsn) as connection:
                     await connection.execute(f"listen {CHANNEL}".encode())
                     async for _ in connection.notifies():
                         await self.read()

@@ -10,7 +10,7 @@ import msgspec
 from prometheus_client import Counter, Gauge
 
 from core.db.errors import DATABASE_AWAY, is_refusal
-from core.db.pool import Pool
+from core.db.pool import Pool, patiently
 from core.ids import new_id
 from orchestrator.contents import Vault
 from orchestrator.usage import Source, Usage
@@ -185,7 +185,7 @@ class RunLog:
         so. One process does it at a time; to another there is nothing to do."""
         gone = 0
         while True:
-            async with self._pool.connection() as connection, connection.transaction():
+            async with patiently(self._pool) as connection, connection.transaction():
                 query = "select pg_try_advisory_xact_lock(%s) as mine, set_config('soundstage.purge_runs', 'yes', true)"
                 row = await (await connection.execute(query, (_PURGE_LOCK,))).fetchone()
                 if row is None or not row["mine"]:

@@ -82,6 +82,11 @@ class OrchestratorSettings(Settings):
     proof_mismatch: Literal["refuse", "mark"] = Field(
         "refuse", description="What becomes of an answer whose worker ran other messages than were sent."
     )
+    database_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="Longest wait for the database to answer a statement. What needs one that hangs gets a 503.",
+    )
     policy_stale_seconds: float = Field(
         900.0, gt=0, description="With the database away longer than this, the policy that is known holds no more: 422."
     )

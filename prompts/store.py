@@ -10,6 +10,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
+from core.db.connection import patient
 from core.db.pool import Pool
 from core.errors import Conflict, InvalidRequest
 from prompts import contract, includes
@@ -70,7 +71,8 @@ async def import_recipes(pool: Pool, recipes: Iterable[RecipeSource], *, author:
     writer = Writer(author)
     for recipe in await _unknown(pool, list(recipes), writer):
         async with changing(pool, writer) as connection:
-            await connection.execute("select pg_advisory_xact_lock(%s)", (IMPORT_LOCK,))
+            with patient(connection):
+                await connection.execute("select pg_advisory_xact_lock(%s)", (IMPORT_LOCK,))
             if not await _known(connection, recipe, writer):
                 contract.check(recipe)
                 saved = await _save(connection, recipe, writer)

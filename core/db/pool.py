@@ -1,4 +1,4 @@
-"""The connection pool."""
+"""The connection pool. Whoever asks it has a connection, an answer or an error within a stated time."""
 
 import select
 from collections.abc import AsyncIterator
@@ -9,25 +9,51 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
+from core.db.connection import CONNECT_SECONDS, STATEMENT_SECONDS, Connection, patient
+
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
 WAIT_SECONDS = 5.0
 MAX_WAITING = 256
+RECONNECT_SECONDS = 10.0
+"""For tries with growing pauses, so these stay short: one that gave up begins anew when somebody asks."""
 
 
 @asynccontextmanager
-async def open_pool(dsn: str, *, size: int = 8, wait_seconds: float = WAIT_SECONDS) -> AsyncIterator[Pool]:
-    """A pool of autocommit connections with rows as dicts. A wait for one is bounded in time and in number."""
-    async with opened(make_pool(dsn, size=size, wait_seconds=wait_seconds)) as pool:
+async def open_pool(
+    dsn: str,
+    *,
+    size: int = 8,
+    wait_seconds: float = WAIT_SECONDS,
+    statement_seconds: float = STATEMENT_SECONDS,
+) -> AsyncIterator[Pool]:
+    """A pool of autocommit connections with rows as dicts. A wait for one is bounded in time and in number, and so is a
+    wait for the server's answer on it."""
+    made = make_pool(dsn, size=size, wait_seconds=wait_seconds, statement_seconds=statement_seconds)
+    async with opened(made) as pool:
         yield pool
 
 
-def make_pool(dsn: str, *, size: int = 8, wait_seconds: float = WAIT_SECONDS) -> Pool:
+def make_pool(
+    dsn: str,
+    *,
+    size: int = 8,
+    wait_seconds: float = WAIT_SECONDS,
+    statement_seconds: float = STATEMENT_SECONDS,
+) -> Pool:
     """The same pool, not yet open."""
-    options: dict[str, Any] = {"autocommit": True, "row_factory": dict_row}
+    options: dict[str, Any] = {"autocommit": True, "row_factory": dict_row, "connect_timeout": CONNECT_SECONDS}
+
+    async def configure(connection: AsyncConnection[Any]) -> None:
+        assert isinstance(connection, Connection)
+        connection.statement_seconds = statement_seconds
+
     return AsyncConnectionPool(
         dsn,
+        connection_class=Connection,
         kwargs=options,
+        configure=configure,
+        reconnect_timeout=RECONNECT_SECONDS,
         min_size=1,
         max_size=size,
         timeout=wait_seconds,
@@ -35,6 +61,14 @@ def make_pool(dsn: str, *, size: int = 8, wait_seconds: float = WAIT_SECONDS) ->
         open=False,
         check=_check,
     )
+
+
+@asynccontextmanager
+async def patiently(pool: Pool) -> AsyncIterator[AsyncConnection[DictRow]]:
+    """A connection whose statements may take long: they purge, and nobody waits for them."""
+    async with pool.connection() as connection:
+        with patient(connection):
+            yield connection
 
 
 async def _check(connection: AsyncConnection[Any]) -> None:

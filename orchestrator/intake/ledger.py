@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from psycopg.types.json import Jsonb
 
-from core.db.pool import Pool
+from core.db.pool import Pool, patiently
 from orchestrator.jobs.plain import plain
 
 KEPT_DAYS = 7
@@ -67,5 +67,5 @@ class Ledger:
     async def purge(self) -> None:
         """Forget jobs that ended long ago: longer than any queue delivers one twice."""
         query = "delete from queue_jobs where ended_at < now() - make_interval(days => %s)"
-        async with self._pool.connection() as connection:
+        async with patiently(self._pool) as connection:
             await connection.execute(query, (KEPT_DAYS,))

@@ -15,6 +15,7 @@ import psycopg
 from prometheus_client import Counter
 from psycopg.types.json import Json
 
+from core.db.connection import connect, listener
 from core.db.errors import DATABASE_AWAY, is_refusal
 from core.errors import SoundstageError, internal
 from orchestrator.jobs.store import EVENTS, JobStore
@@ -75,7 +76,7 @@ class Teller:
         """Until cancelled."""
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
+                async with await connect(self._dsn) as connection:
                     while True:
                         await self._wake.wait()
                         self._wake.clear()
@@ -113,9 +114,9 @@ class Teller:
 
     async def _insert(self, connection: psycopg.AsyncConnection[Any], events: list[Told]) -> list[int | None]:
         sent = Json([one.sent() for one in events])
-        row = await (await connection.execute("select keep_events(%s::json)", (sent,))).fetchone()
+        row = await (await connection.execute("select keep_events(%s::json) as numbers", (sent,))).fetchone()
         assert row is not None
-        return list(row[0])
+        return list(row["numbers"])
 
     async def _insert_alone(
         self, connection: psycopg.AsyncConnection[Any], event: Told
@@ -145,7 +146,7 @@ class Ear:
         """Until cancelled. While the connection is broken, who follows looks by themselves."""
         while True:
             with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
-                async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
+                async with await listener(self._dsn) as connection:
                     await connection.execute("listen soundstage_jobs")
                     self._hub.wake_all()  # what happened before was not heard
                     async for heard in connection.notifies():

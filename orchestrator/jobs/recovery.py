@@ -20,9 +20,9 @@ from typing import Any
 import psycopg
 from dbos import DBOS
 from prometheus_client import Counter
-from psycopg.rows import dict_row
 from sqlalchemy.exc import DBAPIError
 
+from core.db.connection import connect
 from core.errors import Unavailable
 from orchestrator.jobs.plain import kept_error
 from orchestrator.jobs.runs import VERSION, Runs, queued
@@ -92,7 +92,7 @@ class Reaper:
 
     async def hold(self) -> Held:
         """A connection that holds both locks for as long as it lives."""
-        connection = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True, row_factory=dict_row)
+        connection = await connect(self._dsn)
         async with contextlib.AsyncExitStack() as unless_held:
             unless_held.push_async_callback(connection.close)
             await connection.execute(KEEPALIVE)

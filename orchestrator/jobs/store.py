@@ -9,7 +9,7 @@ import psycopg
 from psycopg.types.json import Json, Jsonb
 
 from core import idempotency
-from core.db.pool import Pool
+from core.db.pool import Pool, patiently
 from core.errors import Conflict, NotFound, Overloaded, Unavailable
 from orchestrator.jobs.plain import told_error
 from orchestrator.jobs.values import Added, By, End, Queue, State, Taken, Wanted, kept_caller
@@ -207,7 +207,7 @@ class JobStore:
 
     async def forget(self, job_ids: Sequence[str]) -> None:
         """Let go of runs, with their texts and events."""
-        async with self._pool.connection() as connection:
+        async with patiently(self._pool) as connection:
             await connection.execute("delete from jobs where id = any(%s)", (list(job_ids),))
 
     async def followed(self, job_id: str, more: int) -> None:
