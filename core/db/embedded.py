@@ -7,19 +7,28 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import select
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from core import log_file
 
+log = logging.getLogger(__name__)
+
 START_SECONDS = 60.0
+LOOK_SECONDS = 0.5  # for a server that was killed
+RETRY_SECONDS = 1.0
 LOG_BYTES, LOG_LOOK_SECONDS = 16 << 20, 60.0  # Postgres' own log, which is copied aside and emptied where it is larger
 
 
@@ -29,8 +38,33 @@ class DatabaseError(RuntimeError):
 
 @asynccontextmanager
 async def embedded_postgres(directory: Path) -> AsyncIterator[str]:
-    """A running server's DSN, for as long as the block runs. Raises DatabaseError."""
+    """A running server's DSN, for as long as the block runs. A server that is killed is started again, and so is the
+    process that keeps it. Raises DatabaseError where it does not start at first."""
     directory.parent.mkdir(parents=True, exist_ok=True)
+    keeper, dsn = await _start(directory)
+    keepers = [keeper]
+    keeping = asyncio.create_task(_keep_keeper(directory, keepers))
+    try:
+        yield dsn
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await _end(keepers[-1])
+
+
+async def _keep_keeper(directory: Path, keepers: list[asyncio.subprocess.Process]) -> None:
+    """Until cancelled. Its server runs on without it, and the next one finds it."""
+    while True:
+        status = await keepers[-1].wait()
+        log.error("the process that keeps Postgres has ended; starting it again", extra={"exit": status})
+        try:
+            keepers.append((await _start(directory))[0])
+        except (DatabaseError, OSError) as exc:
+            log.error("Postgres does not start; trying again", extra={"reason": str(exc)[-500:]})
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _start(directory: Path) -> tuple[asyncio.subprocess.Process, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -41,9 +75,9 @@ async def embedded_postgres(directory: Path) -> AsyncIterator[str]:
         stderr=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C at the terminal must not reach it before its users are done
     )
-    assert process.stdin
     assert process.stdout
-    try:
+    async with contextlib.AsyncExitStack() as unless_started:
+        unless_started.push_async_callback(_end, process)
         try:
             line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
         except TimeoutError:
@@ -51,11 +85,15 @@ async def embedded_postgres(directory: Path) -> AsyncIterator[str]:
         if not line:
             _, complaint = await process.communicate()
             raise DatabaseError(f"The embedded Postgres did not start: {complaint.decode(errors='replace')[-2000:]}")
-        yield json.loads(line)["dsn"]
-    finally:
-        process.stdin.close()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), 20)
+        unless_started.pop_all()
+    return process, json.loads(line)["dsn"]
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    assert process.stdin
+    process.stdin.close()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), 20)
 
 
 def _keep(directory: Path) -> None:
@@ -65,13 +103,42 @@ def _keep(directory: Path) -> None:
     server = get_server(directory, cleanup_mode=None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os.close(0))
+    looked = 0.0
     try:
         print(json.dumps({"dsn": server.get_uri()}), flush=True)
         with contextlib.suppress(OSError):
-            while not _input_ended(LOG_LOOK_SECONDS):
-                log_file.copy_aside(str(directory / "log"), LOG_BYTES)
+            while not _input_ended(LOOK_SECONDS):
+                if not _lives(server.get_postmaster_info().process):
+                    _start_again(server)
+                if time.monotonic() - looked > LOG_LOOK_SECONDS:
+                    looked = time.monotonic()
+                    log_file.copy_aside(str(directory / "log"), LOG_BYTES)
     finally:
         server.stop()
+
+
+def _lives(process: "psutil.Process | None") -> bool:
+    """A zombie whose parent does not look after it is no server."""
+    try:
+        return process is not None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _start_again(server: Any) -> None:
+    """Tried until it succeeds: what the dead server's processes still hold, Postgres itself finds out, and refuses."""
+    file = server.pgdata / "postmaster.pid"
+    if file.exists() and not _lives(_process(int(file.read_text().split()[0]))):
+        file.unlink(missing_ok=True)  # to Postgres a zombie is a process
+    with contextlib.suppress(subprocess.SubprocessError, OSError, AssertionError):
+        server.ensure_postgres_running()
+
+
+def _process(pid: int) -> "psutil.Process | None":
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _input_ended(wait: float) -> bool:

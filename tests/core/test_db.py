@@ -4,15 +4,15 @@ import asyncio
 import sys
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped,unused-ignore]
+import psutil
 import psycopg
 import pytest
 from psycopg_pool import PoolTimeout
 
 from core.db.embedded import DatabaseError, embedded_postgres
 from core.db.migrate import Migration, MigrationError, bundled, migrate
-from core.db.pool import open_pool
-from tests.fakes.wait import eventually, soon
+from core.db.pool import Pool, open_pool
+from tests.fakes.wait import answers, eventually, soon
 
 ONE = Migration("0001", "0001_one", "create table one (n int); insert into one values (1); insert into one values (2);")
 TWO = Migration("0002", "0002_two", "-- 100 %s of %(it)s\ncreate view two as select n from one where 'a%' like '%a';")
@@ -153,3 +153,64 @@ async def test_a_server_that_cannot_start_says_why(postgres_directory: Path) -> 
     with pytest.raises(DatabaseError, match="did not start"):
         async with embedded_postgres(postgres_directory):
             pass
+
+
+async def serves(dsn: str) -> bool:
+    try:
+        return await query(dsn, "select count(*) from one") == [(2,)]
+    except psycopg.OperationalError:
+        return False
+
+
+@pytest.mark.slow
+async def test_an_embedded_server_that_is_killed_comes_back_under_the_same_address(postgres_directory: Path) -> None:
+    async with embedded_postgres(postgres_directory) as dsn:
+        await migrate(dsn, [ONE])
+        async with open_pool(dsn, size=2) as pool:
+            async with pool.connection() as connection:
+                await connection.execute("select 1")
+            for _ in range(2):
+                killed = postmaster(postgres_directory)
+                psutil.Process(killed).kill()
+                await eventually(lambda pid=killed: not alive(pid), "the server's end")  # type: ignore[misc]
+                await answers(lambda: serves(dsn), "a server")
+                assert postmaster(postgres_directory) != killed
+            await answers(lambda: borrowed(pool), "a connection of the pool")
+        pid = postmaster(postgres_directory)
+    await eventually(lambda: not alive(pid), "the server's end")
+
+
+@pytest.mark.slow
+async def test_a_keeper_that_is_killed_is_started_again_and_ends_the_server_at_the_end(
+    postgres_directory: Path,
+) -> None:
+    async with embedded_postgres(postgres_directory) as dsn:
+        await migrate(dsn, [ONE])
+        killed = keeper(postgres_directory)
+        killed.kill()
+        await eventually(lambda: keeper_lives(postgres_directory, killed.pid), "another keeper")
+        pid = postmaster(postgres_directory)
+        psutil.Process(pid).kill()
+        await eventually(lambda: not alive(pid), "the server's end")
+        await answers(lambda: serves(dsn), "a server")
+        last = postmaster(postgres_directory)
+    await eventually(lambda: not alive(last), "the server's end")
+
+
+async def borrowed(pool: Pool) -> bool:
+    try:
+        async with pool.connection() as connection:
+            await connection.execute("select 1")
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def keeper(directory: Path) -> psutil.Process:
+    found = [p for p in psutil.Process().children() if str(directory) in p.cmdline()]
+    return found[-1]
+
+
+def keeper_lives(directory: Path, before: int) -> bool:
+    found = [p.pid for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    return any(pid != before and str(directory) in psutil.Process(pid).cmdline() for pid in found)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
-import psutil  # type: ignore[import-untyped,unused-ignore]
+import psutil
 import pytest
 
 from core.db.embedded import embedded_postgres
