@@ -45,6 +45,11 @@ def test_a_compose_file_fits_the_specification(name: str) -> None:
     assert set(PyCompose.from_yaml(interpolated(name)).service_names()) == SERVICES
 
 
+def test_whatever_ends_is_started_again() -> None:
+    found = yaml.safe_load(interpolated("services.yaml"))["services"]
+    assert {name: found[name]["restart"] for name in FOLDERS} == dict.fromkeys(FOLDERS, "unless-stopped")
+
+
 def test_the_specification_sees_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="imagee"):
         PyCompose.from_yaml("services:\n  a:\n    imagee: x\n")
