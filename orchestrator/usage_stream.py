@@ -25,6 +25,7 @@ _EACH = re.compile(  # as vLLM writes it, after the choices
     rb'\],"usage":\{"prompt_tokens":(\d++),"total_tokens":\d++,"completion_tokens":(\d++)'
     rb'(?:,"(?:prompt|completion)_tokens_details":(?:null|\{[^{}]*+\}))*+\}'
 )
+_AFTER_CHOICES = b'],"usage":{'
 _LINES = re.compile(rb"[^\n]*\n").findall
 
 
@@ -148,18 +149,34 @@ class UsageStream:
         return Usage(sum(prompts.values()), answers, "engine" if whole else "estimate")
 
     def _passed(self, lines: bytes) -> bytes:
-        """Most pieces are events as vLLM writes them while it answers: those are read all at once."""
+        """Most events are as vLLM writes them while it answers: those are read all at once, the last few one by one."""
         plain = not self._held and not self._skips_blank
-        stating = lines.count(_USAGE)
-        if not stating and plain:
+        if plain and _USAGE not in lines:
             self.events += lines.count(_DATA) - lines.count(b"data: [DONE]")
             return lines
-        if self._single and plain and _ENDS not in lines and _NO_CHOICE not in lines:
-            passed, found = _EACH.subn(b"]", lines)
-            if found == stating:
-                self._last = lines
-                return passed
-        return b"".join([self._one(line) for line in _LINES(lines)])
+        if not self._single or not plain:
+            return b"".join([self._one(line) for line in _LINES(lines)])
+        end = _line_of(_ENDS, lines, _line_of(_NO_CHOICE, lines, len(lines)))
+        first, rest = (lines, b"") if end == len(lines) else (lines[:end], lines[end:])
+        passed = self._all(first) if first else b""
+        if passed is None:
+            passed, rest = b"", lines
+        return passed + b"".join([self._one(line) for line in _LINES(rest)]) if rest else passed
+
+    def _all(self, lines: bytes) -> bytes | None:
+        """Events that are all as vLLM writes them, without their usage; None where one is not."""
+        at = lines.find(_AFTER_CHOICES)
+        found = _EACH.match(lines, at) if at >= 0 else None
+        if found is None:
+            return None
+        passed, stating = lines[: at + 1] + lines[found.end() :], 1
+        if _USAGE in passed:
+            passed, stating = _EACH.subn(b"]", lines)
+            if stating != lines.count(_USAGE):
+                return None
+        self.events += lines.count(_DATA) - stating
+        self._last = lines
+        return passed
 
     def _one(self, line: bytes) -> bytes:
         if self._skips_blank:
@@ -225,3 +242,9 @@ def _cut(line: bytes) -> tuple[bytes, bytes]:
     at = line.index(b"{")
     before, after = split_at_field(line[at:], "usage")
     return line[:at] + before, after
+
+
+def _line_of(mark: bytes, lines: bytes, otherwise: int) -> int:
+    """Where the first line begins that holds this, before `otherwise`."""
+    at = lines.find(mark, 0, otherwise)
+    return lines.rfind(b"\n", 0, at) + 1 if at >= 0 else otherwise
