@@ -41,7 +41,7 @@ async def test_known_keys_go_on_and_others_are_told_within_the_time(postgres_dir
         await migrate(dsn)
         async with open_pool(dsn, size=1) as pool:
             stranger = await create_key(pool, "not seen before", ["chat"])
-        async with studio_over(dsn, tmp_path, lease_seconds=600, database_seconds=1) as studio:
+        async with studio_over(dsn, tmp_path, lease_seconds=600, database_seconds=3) as studio:
             await studio.chat_worker()
             await answers(lambda: _is(studio, studio.key, 200), "an answer")
             with frozen(postgres_directory):
