@@ -1,20 +1,26 @@
 """Strings that chat models read as structure. In somebody's text they would end a turn and begin another.
 
 A chat worker announces those of each model it serves; what is said to that model is scanned for them. For a worker that
-announces none, a pattern of the forms that are common among chat models stands in.
+announces none, a pattern of the forms that are common among chat models stands in. Both are found in time linear in the
+text: by Aho-Corasick and by RE2, which cannot backtrack.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import re2
+from ahocorasick_rs import AhoCorasick, MatchKind
 
 MAX_TOKENS = 2048  # of one model; those of today have at most some hundreds
 MAX_LENGTH = 100  # characters of one
 
-_COMMON = (
-    r"<\|[\w\-. ]{1,64}\|>|<｜[^｜\n]{1,64}｜>|\[/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT)\]"
+_FORMS = (
+    r"<\|[\w\-. \x{80}-\x{10FFFF}]{1,64}\|>|<｜[^｜\n]{1,64}｜>"
+    r"|\[/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT)\]"
     r"|<<?/?SYS>>?|</?s>|<(?:start|end)_of_(?:turn|image)>|<(?:bos|eos|pad|unk)>"
 )
+_COMMON = re2.compile(_FORMS)
+_AT_ONCE = 65_536  # characters looked through for the first token
 _MOST_OPENINGS = 4  # first characters worth looking for before the pattern is tried
 
 
@@ -27,8 +33,7 @@ class Tokens:
         usable = {token for token in tokens if len(token) > 1 and token == token.strip()}
         found = sorted(usable, key=lambda token: (-len(token), token))
         self.announced = frozenset(found)
-        forms = [*map(re.escape, found), *((_COMMON,) if common else ())]
-        self._pattern = re.compile("|".join(forms) or r"(?!)")
+        self._announced = AhoCorasick(found, matchkind=MatchKind.LeftmostLongest) if found else None
         openings = "".join(sorted({token[0] for token in found} | set("<[" if common else "")))
         self._openings = openings if len(openings) <= _MOST_OPENINGS else None
 
@@ -47,11 +52,28 @@ class Tokens:
                     break
             else:
                 return None
-        found = self._pattern.search(text)
-        return found[0] if found else None
+        text = _encodable(text)
+        for start in range(0, len(text), _AT_ONCE) if self._announced else ():
+            for first, end in self._spans(text[start : start + _AT_ONCE + MAX_LENGTH]):
+                return text[start + first : start + end]
+        found = _COMMON.search(text) if self.common else None
+        return found.group() if found else None
 
     def find_all(self, text: str) -> list[str]:
-        return [match[0] for match in self._pattern.finditer(text)]
+        text = _encodable(text)
+        common = _COMMON.finditer(text) if self.common else ()
+        found = [text[start:end] for start, end in self._spans(text)] + [match.group() for match in common]
+        return list(dict.fromkeys(found))
+
+    def _spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where announced tokens stand, the longest at each place."""
+        found = self._announced.find_matches_as_indexes(text) if self._announced else ()
+        return ((start, end) for _, start, end in found)
+
+    def _set_apart(self, text: str) -> str:
+        """The text with every token set apart: those that were announced, then the common ones."""
+        text = _replaced(_encodable(text), self._spans)
+        return _replaced(text, lambda whole: (m.span() for m in _COMMON.finditer(whole))) if self.common else text
 
     def find(self, value: Any) -> str | None:
         """The first control token inside any string of a JSON value, or made by the parts of a message together."""
@@ -68,7 +90,7 @@ class Tokens:
             while self.find_in_text(value):
                 if seen is not None:
                     seen.update(self.find_all(value))
-                value = self._pattern.sub(_apart, value)
+                value = self._set_apart(value)
             return value
         if isinstance(value, Mapping):
             return {self.neutralised(key, seen): self.neutralised(inner, seen) for key, inner in value.items()}
@@ -82,9 +104,25 @@ class Tokens:
         return made
 
 
-def _apart(found: re.Match[str]) -> str:
+def _replaced(text: str, spans: Callable[[str], Iterable[tuple[int, int]]]) -> str:
+    pieces, end = [], 0
+    for start, stop in spans(text):
+        pieces += [text[end:start], _apart(text[start:stop])]
+        end = stop
+    return "".join((*pieces, text[end:]))
+
+
+def _encodable(text: str) -> str:
+    """The text without lone surrogates, which no engine takes; as long as it was."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
+
+
+def _apart(token: str) -> str:
     """A token that begins with a bracket keeps its bracket; another one its first character."""
-    token = found[0]
     opening = len(token) - len(token.lstrip("<[")) or 1
     return "".join(f"{character} " for character in token[:opening]) + token[opening:]
 

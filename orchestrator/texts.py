@@ -70,7 +70,7 @@ _SHOWN_AS_DIGITS = frozenset(
 _OF_OWN_NAMES = frozenset(("properties", "variables"))
 """Of a schema, and of a recipe: what is directly below has names of its own, which stand for no pictures."""
 
-_MEDIA = re.compile(r"\s*data:\s*(?:image|video|audio)/", re.IGNORECASE)
+_MEDIA = re.compile(r"data:\s*(?:image|video|audio)/", re.IGNORECASE)
 _MEDIA_ALONE = re.compile(r"\s*data:(?:image|video|audio)/[\w.+-]+(?:;[\w.+=-]+)*,[A-Za-z0-9+/=_-]*\s*", re.IGNORECASE)
 _DATA = re.compile(r"\s*data:([^,]*),", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{256,}={0,2}")
@@ -87,6 +87,7 @@ class Texts:
     strings: list[str] = field(default_factory=list)
     pictured: bool = False
     unread: str | None = None
+    beside: list[str] = field(default_factory=list)  # while it is walked: names and the like, which come after the rest
 
     def __add__(self, other: "Texts") -> "Texts":
         return Texts(self.strings + other.strings, self.pictured or other.pictured, self.unread or other.unread)
@@ -104,6 +105,9 @@ def of(value: Any, name: str = "") -> Texts:
     """
     found = Texts()
     _see(found, value, name, 0, name in _TEXT_NAMES)
+    # What messages and their parts say stands together, so that a word which is split over them can be put together.
+    found.strings += found.beside
+    found.beside = []
     return found
 
 
@@ -149,7 +153,7 @@ def _see_object(found: Texts, value: dict[str, Any], name: str, depth: int, read
         found.pictured = found.pictured or _is_picture(value)
     for inner_name, inner in value.items():
         if inner_name not in _USUAL_NAMES and inner_name not in _PICTURE_NAMES:
-            found.strings.append(inner_name)
+            found.beside.append(inner_name)
         if isinstance(inner, _HOLDING):
             below = (read or inner_name in _TEXT_NAMES) and inner_name not in _SHOWN_AS_DIGITS
             _see(found, inner, inner_name, depth + 1, below)
@@ -174,7 +178,7 @@ def _see_text(found: Texts, text: str, name: str) -> None:
         return
     if name in _CONTENT_NAMES and _see_file(found, text, name):
         return
-    found.strings.append(text)
+    (found.strings if name in _TEXT_NAMES else found.beside).append(text)
     if shows_somebody(text) or (text.startswith(_BEGINS_AS_PICTURE) and _BASE64.match(text)):
         found.pictured = True
 
@@ -188,7 +192,7 @@ def _see_file(found: Texts, text: str, name: str) -> bool:
         content = _content(given[1], text[given.end() :])
         if content is not None:
             found.strings.append(content)
-        elif not _MEDIA.match(text):
+        elif not _MEDIA.match(text.lstrip()):
             found.unread = found.unread or name
         return False
     if _BASE64.fullmatch(text):

@@ -9,7 +9,8 @@ from collections import Counter
 MOST_WORDS = 25
 LEAST_KEPT = 0.5  # the share of a shortened message's content words that must be the message's own
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_CLAUSES = re.compile(r"(?<=[.!?;:\n])\s+|,\s+|\s+(?:[-–—]|because|but)\s+", re.IGNORECASE)
+_CLAUSES = re.compile(r"(?<=[.!?;:\n]) |, | (?:[-–—]|because|but) ", re.IGNORECASE)  # in text with single spaces
+_SPACES = re.compile(r"\s+")
 _ASKING = frozenset(
     (
         *("can", "could", "please", "want", "wish", "like", "show", "see", "send", "make", "draw", "paint", "imagine"),
@@ -32,6 +33,11 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
+def _with_single_spaces(text: str) -> str:
+    """The text with one space for each run of them; one with a line's end in it ends a clause."""
+    return _SPACES.sub(lambda run: "\n " if "\n" in run[0] else " ", text)
+
+
 def is_long(message: str) -> bool:
     return len(message.split()) > MOST_WORDS
 
@@ -50,7 +56,7 @@ def shortened(message: str) -> str:
     in at most 25 words."""
     if not is_long(message):
         return message
-    clauses = [clause.strip(" ,") for clause in _CLAUSES.split(message) if words(clause)]
+    clauses = [clause.strip(" ,") for clause in _CLAUSES.split(_with_single_spaces(message)) if words(clause)]
     weights = Counter(_content(message))
     room, chosen = MOST_WORDS, set[int]()
     for at in sorted(range(len(clauses)), key=lambda at: (-_worth(clauses[at], weights), at)):

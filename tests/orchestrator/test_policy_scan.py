@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -11,8 +12,11 @@ import pytest
 
 import orchestrator
 from bench.policy import shapes
-from orchestrator import policy_floor, policy_pieces
+from core import control_tokens
+from core.control_tokens import Tokens
+from orchestrator import policy_floor, policy_pieces, texts
 from orchestrator.oversight import in_turns
+from orchestrator.pipelines.shortening import shortened
 from orchestrator.policy import compile_rules, decide, deciding
 from orchestrator.policy_pieces import PIECE, pieces
 from tests.orchestrator.age_cases import NEIGHBOURS, UNDER_EIGHTEEN
@@ -75,11 +79,47 @@ def test_no_turn_has_more_than_a_piece(name: str) -> None:
     assert sum(1 for _ in deciding([text], tier=1, surface="text", rules=RULES)) >= 9
 
 
-def test_a_million_tiny_texts_are_scanned_in_few_scans() -> None:
-    texts = [f"t{at}" for at in range(20_000)]
-    cut = list(pieces(texts))
+def test_many_tiny_texts_are_scanned_in_few_scans() -> None:
+    tiny = [f"t{at}" for at in range(20_000)]
+    cut = list(pieces(tiny))
     assert len(cut) < 200
-    assert sum(len(piece.text) for piece in cut) < 20 * sum(map(len, texts))
+    assert sum(len(piece.text) for piece in cut) < 20 * sum(map(len, tiny))
+
+
+MEGABYTE_OF_SPACES = " " * 1_000_000
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda text: texts.shows_somebody("data:" + text),
+        lambda text: texts.of({"content": "data:" + text}),
+        lambda text: shortened("word " * 30 + text + "word"),
+        lambda text: Tokens(("<|end|>", "   ."), common=True).find_in_text("<" + text),
+        lambda text: decide(["age" + text + "x"], tier=1, surface="text", rules=RULES),
+    ],
+    ids=["shows_somebody", "texts", "shortened", "control tokens", "policy"],
+)
+def test_what_reads_callers_texts_comes_to_an_end(read: Callable[[str], object]) -> None:
+    """A pattern that backtracks would be busy with a megabyte of spaces for hours."""
+    read(MEGABYTE_OF_SPACES)
+
+
+def test_control_tokens_of_a_large_vocabulary_are_found_by_engines_that_cannot_backtrack() -> None:
+    tokens = Tokens([f"<|reserved_{at}|>" for at in range(300)], common=True)
+    text = "<|" * 100_000 + "<|reserved_7|> and <|im_end|>"
+    assert tokens.find_in_text(text) == "<|reserved_7|>"
+    assert tokens.find_all("<|reserved_17|> <s>") == ["<|reserved_17|>", "<s>"]
+    apart = tokens.neutralised(text)
+    assert tokens.find_in_text(apart) is None
+    assert "import re\n" not in Path(str(control_tokens.__file__)).read_text()
+
+
+def test_a_word_split_over_parts_is_put_together_whatever_stands_beside_them() -> None:
+    parts = [{"type": "text", "text": "zzexpl", "made_up": "a b"}, {"type": "text", "text": "icit", "name": "c"}]
+    body = {"messages": [{"role": "user", "name": "d", "content": parts}]}
+    found = texts.of_body(body)
+    assert decide(found.strings, tier=1, surface="text", rules=RULES).category == "sexual/explicit"
 
 
 async def test_others_have_their_turn_while_a_large_text_is_scanned() -> None:
@@ -115,8 +155,8 @@ def test_nothing_that_judges_uses_an_engine_that_can_backtrack() -> None:
         assert not names & {"re", "regex"}, path.name
 
 
-def _at_tier_2(texts: list[str]) -> str:
-    return decide(texts, tier=2, surface="image", rules=compile_rules("none", {})).action
+def _at_tier_2(said: list[str]) -> str:
+    return decide(said, tier=2, surface="image", rules=compile_rules("none", {})).action
 
 
 def test_the_tables_of_ages_are_long_enough() -> None:
@@ -140,7 +180,7 @@ def test_no_harmless_neighbour_is_taken_for_a_minors_age() -> None:
 
 
 @pytest.mark.parametrize(
-    "texts",
+    "said",
     [
         ["zzexpl", "icit"],
         ["a zzexpl", "icit picture"],
@@ -156,15 +196,15 @@ def test_no_harmless_neighbour_is_taken_for_a_minors_age() -> None:
         ["hello", "zz", "expl", "icit", "there"],
         [*["hello"] * 100, "zz", "ex", "pl", "icit", *["there"] * 100],
     ],
-    ids=lambda texts: f"{len(texts)}-{texts[0][:12].encode('ascii', 'replace')!r}",
+    ids=lambda said: f"{len(said)}-{said[0][:12].encode('ascii', 'replace')!r}",
 )
-def test_a_word_that_is_split_over_texts_is_put_together(texts: list[str]) -> None:
-    found = decide(texts, tier=1, surface="text", rules=RULES)
+def test_a_word_that_is_split_over_texts_is_put_together(said: list[str]) -> None:
+    found = decide(said, tier=1, surface="text", rules=RULES)
     assert found.category == "sexual/explicit"
 
 
 @pytest.mark.parametrize(
-    "texts",
+    "said",
     [
         ["she is", "16 years old"],
         ["16 ye", "ars old"],
@@ -174,12 +214,12 @@ def test_a_word_that_is_split_over_texts_is_put_together(texts: list[str]) -> No
     ],
     ids=str,
 )
-def test_an_age_that_is_split_over_texts_is_put_together(texts: list[str]) -> None:
-    assert _at_tier_2(["zznudity.", *texts]) == "refuse"
+def test_an_age_that_is_split_over_texts_is_put_together(said: list[str]) -> None:
+    assert _at_tier_2(["zznudity.", *said]) == "refuse"
 
 
 @pytest.mark.parametrize(
-    "texts",
+    "said",
     [
         ["Is the se", "xtant old?"],
         ["below 10 degrees", "a nice day"],
@@ -187,17 +227,17 @@ def test_an_age_that_is_split_over_texts_is_put_together(texts: list[str]) -> No
         ["seen with the naked eye. " * 4_000],
         ["the quick brown fox " * 4_000 + "naked eye"],
     ],
-    ids=lambda texts: texts[0][:20],
+    ids=lambda said: said[0][:20],
 )
-def test_what_is_harmless_together_is_harmless_split(texts: list[str]) -> None:
-    assert decide(texts, tier=0, surface="image", rules=compile_rules("none", {})).action == "allow"
+def test_what_is_harmless_together_is_harmless_split(said: list[str]) -> None:
+    assert decide(said, tier=0, surface="image", rules=compile_rules("none", {})).action == "allow"
 
 
 def test_a_term_of_a_policy_is_found_split_and_disguised_and_only_as_a_word() -> None:
     rules = compile_rules("t", {"hard": [{"category": "brand", "terms": ["acmeli", "c++", "слово", "文字", "lon"]}]})
 
-    def found(*texts: str) -> str | None:
-        return decide(texts, tier=0, surface="text", rules=rules).category
+    def found(*said: str) -> str | None:
+        return decide(said, tier=0, surface="text", rules=rules).category
 
     for text in (
         "acmeli",
