@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 PIECE, OVERLAP = 8_000, 400  # characters: long texts are asked about in pieces that any guard's context holds
 AT_ONCE = 4
+IN_ONE_CALL = 32  # pieces of which moderations are asked together: a body of any length is written in short turns
 OPINIONS = Counter("soundstage_guard_opinions_total", "What the guard model said.", ["outcome"])
 ADULT = frozenset({"sexual"})
 """What a guard may find at tier 2, which is for it."""
@@ -106,10 +107,14 @@ class Guard:
 
     async def _moderated(self, model: str, texts: Sequence[str], tier: int, asker: "_Asker") -> set[str]:
         engine = self._engines.engine(model, "moderations", asker.request_id, trace=asker.trace)
+        found: set[str] = set()
         async with engine as (client, name, _):
-            body = {"model": name, "input": list(texts)}
-            answer = await client.post("/moderations", body=body, cast_to=httpx2.Response)
-        return by_moderations(untrusted.decoded(answer.content), len(texts), tier)
+            for start in range(0, len(texts), IN_ONE_CALL):
+                some = list(texts[start : start + IN_ONE_CALL])
+                body = {"model": name, "input": some}
+                answer = await client.post("/moderations", body=body, cast_to=httpx2.Response)
+                found |= by_moderations(untrusted.decoded(answer.content), len(some), tier)
+        return found
 
     async def _asked(self, text: str, tier: int, asker: "_Asker") -> set[str]:
         release = await self._registry.resolve(self._settings.recipe, tenant=asker.tenant)

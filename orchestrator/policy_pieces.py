@@ -35,8 +35,16 @@ def pieces(texts: Sequence[str]) -> Iterator[Piece]:
     if len(texts) == 1 and len(texts[0]) <= PIECE:
         yield Piece(texts[0])
         return
-    yield from _packed(Piece(part) for text in texts for part in _cut(text))
-    parts = [part for text in texts if text not in _SPOKEN_BY_PROTOCOL for part in _cut(text)]
+    parts: list[str] = []
+
+    def each() -> Iterator[Piece]:
+        for text in texts:
+            for part in _cut(text):
+                yield Piece(part)
+                if text not in _SPOKEN_BY_PROTOCOL:
+                    parts.append(part)
+
+    yield from _packed(each())
     yield from _packed(_over_seams(parts))
 
 

@@ -1,6 +1,7 @@
 """The lists of a policy: terms of its document, compiled into the engine that the floor's words are found by. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from core.errors import InvalidRequest
 from orchestrator import policy_text
 from orchestrator.policy_text import Reading
 
-MAX_RULES, MAX_TERMS, MAX_CHARACTERS = 100, 20_000, 200
+MAX_RULES, MAX_TERMS, MAX_CHARACTERS, MAX_NESTED = 100, 20_000, 200, 16
 _ALNUM = frozenset(policy_text.LETTERS + b"0123456789")
 
 
@@ -40,7 +41,7 @@ class Terms:
                 raw = term.encode()
                 plain = _ALNUM.issuperset(raw.replace(b" ", b""))
                 (words if plain else others).setdefault(b" %b " % raw if plain else raw, set()).add(rule)
-        automata = [BytesAhoCorasick(group) for group in (words, others)]
+        automata = [_automaton(group) for group in (words, others)]
         owners = [tuple(map(frozenset, group.values())) for group in (words, others)]
         return cls(automata[0], owners[0], automata[1], owners[1])
 
@@ -64,6 +65,16 @@ class Terms:
             if not before and not after:
                 found |= self.others_of[pattern]
         return found
+
+
+def _automaton(terms: Collection[bytes]) -> BytesAhoCorasick:
+    """Raises InvalidRequest where one place of a text could be the end of very many terms."""
+    automaton = BytesAhoCorasick(terms)
+    for term in terms:
+        ends = Counter(end for _, _, end in automaton.find_matches_as_indexes(term, overlapping=True))
+        if max(ends.values()) > MAX_NESTED:
+            raise invalid(f"at most {MAX_NESTED} terms may end alike")
+    return automaton
 
 
 def read_rules(listed: Any, tiers: tuple[int, ...]) -> dict[Rule, list[str]]:

@@ -1,5 +1,6 @@
 """The policies in force, from the database: compiled once for each epoch. Unreadable, they allow nothing."""
 
+import asyncio
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -75,7 +76,8 @@ class Policies:
             return Rules()
         if version not in self._pinned:
             try:
-                self._pinned[version] = compile_rules(f"policy@{version}", await self._document(version))
+                document = await self._document(version)
+                self._pinned[version] = await asyncio.to_thread(compile_rules, f"policy@{version}", document)
             except (*DATABASE_AWAY, SoundstageError) as exc:
                 raise PolicyUnavailableError from exc
         return self._pinned[version]
@@ -96,7 +98,7 @@ class Policies:
         rules = Rules()
         for row in rows:
             name = f"policy@{row['version']}" if row["tenant"] is None else f"{tenant}/policy@{row['version']}"
-            rules = rules + compile_rules(name, row["document"])
+            rules = rules + await asyncio.to_thread(compile_rules, name, row["document"])
         if limits is None or not rows:
             raise NotFound("No policy is in force.", code="policy_not_found")
         return Standing(rules, limits["max_tier"], limits["store_contents"], limits["contents_days"])
@@ -104,7 +106,7 @@ class Policies:
 
 async def save_policy(pool: Pool, document: dict[str, Any], writer: Writer, *, note: str = "") -> tuple[int, bool]:
     """Keep a policy as a new version: (version, whether it is new). It is not in force before put_in_force."""
-    compile_rules("new", document)
+    await asyncio.to_thread(compile_rules, "new", document)
     async with changing(pool, writer) as connection:
         return await _save(connection, document, writer, note)
 

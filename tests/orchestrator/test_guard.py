@@ -112,8 +112,13 @@ async def test_a_guard_refuses_what_the_lists_allow(migrated_dsn: str, tmp_path:
         assert len(model.asked) == asked, "what is refused already is not asked about"
         found = (await studio.post("/v1/moderations", {"input": ["a lake", f"a {BAD}"]})).json()["results"]
         assert [result["flagged"] for result in found] == [False, True]
-        long = await said(studio, "fine words. " * 2000 + BAD)
-        assert long.status_code == 422
+        calls, words = len(model.traces), "fine words. " * 22_000
+        assert (await said(studio, words + BAD)).status_code == 422
+        number = len(pieces(words))
+        assert number > guard.IN_ONE_CALL
+        assert len(model.traces) - calls == (2 if setting == "guard_model" else number), (
+            "long texts go in several calls"
+        )
 
 
 async def test_a_guard_that_fails_is_a_refusal(migrated_dsn: str, tmp_path: Path) -> None:
