@@ -79,7 +79,8 @@ def storable_json(body: bytes) -> None:
     while waiting:
         value = waiting.pop()
         if isinstance(value, str):
-            storable(value)
+            if "\0" in value:
+                raise Upstream("The answer holds a NUL character.", code="bad_upstream_answer")
         elif isinstance(value, dict):
             waiting += [*value, *value.values()]
         elif isinstance(value, list):
@@ -87,7 +88,5 @@ def storable_json(body: bytes) -> None:
 
 
 def storable(text: str) -> str:
-    """The text, where the database can hold it. Raises Upstream: Postgres keeps no NUL."""
-    if "\0" in text:
-        raise Upstream("The answer holds a NUL character.", code="bad_upstream_answer")
-    return text
+    """A model's text as the database can hold it: a model may write NUL, and Postgres keeps none."""
+    return text.replace("\0", "")

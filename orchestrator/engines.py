@@ -54,9 +54,9 @@ class _Detokenized(msgspec.Struct):
 
 
 class _Holding(msgspec.Struct):
-    """Whether an image worker has what an idempotency key stands for."""
+    """What an image worker has of what an idempotency key stands for: `running`, `finished` or nothing."""
 
-    found: bool
+    found: str | None
 
 
 class Engines:
@@ -148,7 +148,7 @@ class Engines:
             sent = {**headers, "authorization": f"Bearer {worker.key or NO_KEY}"}
             try:
                 answer = await self._http.post(url, headers=sent, timeout=ASIDE_SECONDS)
-                return answer.is_success and untrusted.decoded(answer.content, _Holding).found
+                return answer.is_success and untrusted.decoded(answer.content, _Holding).found is not None
             except (httpx2.HTTPError, Upstream):
                 return False  # it is away, or no worker of ours
 

@@ -247,9 +247,9 @@ async def test_a_wrong_form_is_named(studio: Studio) -> None:
         told = answer.json()
         assert (answer.status_code, told["error"]["param"], told["success"]) == (status, param, False), (name, told)
     assert await worker.received() == []
-    for odd in ("a%00b", "a%20b"):
+    for odd, param in (("a%00b", "path"), ("a%20b", "conversation_id")):
         answer = await studio.http.delete(f"/chat/{odd}", headers={"authorization": f"Bearer {studio.key}"})
-        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "conversation_id")
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
 async def test_a_model_that_says_what_cannot_be_kept(studio: Studio) -> None:
