@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from core.db.pool import Pool
 from core.errors import InvalidRequest, NotFound
 from core.wire.workers import Name
+from orchestrator.paging import unknown_after
 from prompts.store import Writer, changing
 
 MAX_ALIASES = 1000  # of one tenant, or of everyone
@@ -22,15 +23,24 @@ class AliasTarget(BaseModel):
     tenant: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="None: everyone.")
 
 
-async def listed(pool: Pool, tenant: str | None = None) -> list[dict[str, Any]]:
-    """Those of this tenant and those of everyone; of all tenants where none is named."""
+async def listed(
+    pool: Pool, tenant: str | None = None, *, after: str | None = None, limit: int
+) -> list[dict[str, Any]]:
+    """Those of this tenant and those of everyone; of all tenants where none is named. An alias's id is its tenant, a
+    slash, and its name. Raises InvalidRequest where `after` is none."""
+    of, _, name = (after or "").partition("/")
     query = (
-        "select tenant, name, model from model_aliases"
-        " where %(tenant)s::text is null or tenant is null or tenant = %(tenant)s"
-        " order by tenant nulls first, name limit 10000"
+        "select coalesce(tenant, '') || '/' || name as id, tenant, name, model from model_aliases"
+        " where (%(tenant)s::text is null or tenant is null or tenant = %(tenant)s)"
+        " and (%(after)s::text is null or (coalesce(tenant, ''), name) > (%(of)s, %(name)s))"
+        " order by coalesce(tenant, ''), name limit %(limit)s"
     )
+    given = {"tenant": tenant, "after": after, "of": of, "name": name, "limit": limit}
+    known = "select from model_aliases where coalesce(tenant, '') = %(of)s and name = %(name)s"
     async with pool.connection() as connection:
-        return await (await connection.execute(query, {"tenant": tenant})).fetchall()
+        if after is not None and not (await connection.execute(known, given)).rowcount:
+            raise unknown_after(after)
+        return await (await connection.execute(query, given)).fetchall()
 
 
 async def put(pool: Pool, name: str, target: AliasTarget, writer: Writer) -> dict[str, Any]:

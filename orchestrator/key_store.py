@@ -1,7 +1,7 @@
 """API keys in the database: made, listed, changed, rotated, revoked. A secret is shown once, when it is made."""
 
 import secrets
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -10,11 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from core.db.pool import Pool
 from core.errors import Conflict, InvalidRequest, NotFound
 from core.keys import new_key
+from core.wire.times import Moment
 from orchestrator.auth import Scope, hashed
 from orchestrator.limits import NO_LIMITS, Limits
+from orchestrator.paging import unknown_after
 from prompts.store import Writer, changing
 
-MAX_LISTED = 1000
 MOST_GRACE = 2_592_000  # seconds: 30 days
 MOST_SECRETS = 8  # old ones of a key that still work
 _SHOWN = (
@@ -23,6 +24,13 @@ _SHOWN = (
     " (select max(s.expires_at) from key_secrets s where s.key_id = k.id and s.expires_at > now()) as old_secrets_until"
 )
 _FROM = " from api_keys k left join key_uses u on u.key_id = k.id"
+_LISTED = f"""
+select {_SHOWN}{_FROM}
+ where (%(tenant)s::text is null or k.tenant = %(tenant)s) and (%(revoked)s or k.revoked_at is null)
+   and (%(after)s::text is null
+        or (k.created_at, k.id) < (select created_at, id from api_keys where id = %(after)s))
+ order by k.created_at desc, k.id desc limit %(most)s
+"""  # noqa: S608 - constants only
 
 
 class NewKey(BaseModel):
@@ -35,7 +43,7 @@ class NewKey(BaseModel):
     tenant: str = Field("default", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     max_tier: int = Field(1, ge=0, le=2)
     age_assured: bool = False
-    expires_at: datetime | None = None
+    expires_at: Moment | None = None
     limits: Limits = NO_LIMITS
 
 
@@ -46,7 +54,7 @@ class KeyChange(BaseModel):
 
     name: str | None = Field(None, min_length=1, max_length=200)
     limits: Limits | None = None
-    expires_at: datetime | None = None
+    expires_at: Moment | None = None
 
 
 class Rotation(BaseModel):
@@ -80,15 +88,17 @@ async def make(pool: Pool, wanted: NewKey, writer: Writer) -> dict[str, Any]:
     return {**await one(pool, key_id), "secret": secret}
 
 
-async def listed(pool: Pool, tenant: str | None = None, *, revoked: bool = False) -> list[dict[str, Any]]:
-    """The newest first, without those that are revoked unless they are asked for."""
-    query = (
-        f"select {_SHOWN}{_FROM} where (%(tenant)s::text is null or k.tenant = %(tenant)s)"
-        " and (%(revoked)s or k.revoked_at is null) order by k.created_at desc, k.id limit %(most)s"
-    )
+async def listed(
+    pool: Pool, tenant: str | None = None, *, revoked: bool = False, after: str | None = None, limit: int
+) -> list[dict[str, Any]]:
+    """The newest first, without those that are revoked unless they are asked for, from the one `after` on. Raises
+    InvalidRequest where that is no key."""
+    given = {"tenant": tenant, "revoked": revoked, "after": after, "most": limit}
     async with pool.connection() as connection:
-        cursor = await connection.execute(query, {"tenant": tenant, "revoked": revoked, "most": MAX_LISTED})
-        return await cursor.fetchall()
+        there = await connection.execute("select from api_keys where id = %s", (after,))
+        if after is not None and not there.rowcount:
+            raise unknown_after(after)
+        return await (await connection.execute(_LISTED.encode(), given)).fetchall()
 
 
 async def one(pool: Pool, key_id: str) -> dict[str, Any]:

@@ -70,11 +70,15 @@ def told(
         headers = {"authorization": f"Bearer {given.key or local_key(settings)}"}
         with httpx2.Client(headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False) as client:
             answer = ask(client, url, given)
+            found = answer.json()
+            while found.get("has_more"):  # a list is shown whole
+                on = answer.request.url.copy_merge_params({"after": found["data"][-1]["id"]})
+                more = client.get(on).raise_for_status().json()
+                found = {**more, "data": [*found["data"], *more["data"]]}
     except KeyError as exc:
         return _fail(f"There is no variable {exc} in the environment.")
     except (httpx2.HTTPError, OSError) as exc:
         return _fail(f"No orchestrator answers at {url}: {exc}")
-    found = answer.json()
     if answer.is_error:
         return _fail(found["error"]["message"])
     shown = json.dumps(found, indent=2) if given.json else _table(found.get("data", found), columns)

@@ -132,7 +132,8 @@ async def _save(connection: Connection, document: dict[str, Any], writer: Writer
 async def put_in_force(pool: Pool, version: int, writer: Writer, *, revision: int | None = None) -> dict[str, Any]:
     """Make a version the one in force. Raises Conflict where `revision` is not the one that stands."""
     query = (
-        "insert into policies_in_force (tenant, version) values (%(t)s, %(v)s)"
+        "insert into policies_in_force (tenant, version) select %(t)s, %(v)s where coalesce(%(r)s, 0) = 0"
+        " or exists (select from policies_in_force where tenant is not distinct from %(t)s)"
         " on conflict (tenant) do update set version = excluded.version, revision = policies_in_force.revision + 1,"
         " updated_at = now() where policies_in_force.revision = coalesce(%(r)s, policies_in_force.revision)"
         " returning tenant, version, revision"

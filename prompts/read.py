@@ -39,15 +39,29 @@ async def recipes(pool: Pool, *, tenant: str | None = None, after: str = "", lim
         return await (await connection.execute(_LIST, {"tenant": tenant, "after": after, "limit": limit})).fetchall()
 
 
-async def releases(pool: Pool, recipe: str, *, tenant: str | None = None) -> list[dict[str, Any]]:
-    """The releases of a recipe, the newest first. Raises NotFound."""
+async def knows(pool: Pool, recipe: str, version: int | None = None, *, tenant: str | None = None) -> bool:
+    """Whether there is such a release, or one of any version, for this tenant."""
+    query = (
+        "select from releases where recipe = %(recipe)s and version = coalesce(%(version)s, version)"
+        " and (tenant is null or tenant = %(tenant)s) limit 1"
+    )
+    given = {"recipe": recipe, "version": version, "tenant": tenant}
+    async with pool.connection() as connection:
+        return (await connection.execute(query, given)).rowcount > 0
+
+
+async def releases(
+    pool: Pool, recipe: str, *, tenant: str | None = None, after: int | None = None, limit: int = 1000
+) -> list[dict[str, Any]]:
+    """The releases of a recipe, the newest first; `after` is the last version of the page before. Raises NotFound."""
     query = (
         "select version, model, tier, control_tokens, author, note, sha256, tenant, created_at from releases"
-        " where recipe = %s and (tenant is null or tenant = %s) order by version desc limit 1000"
+        " where recipe = %s and (tenant is null or tenant = %s) and version < coalesce(%s, 2147483647)"
+        " order by version desc limit %s"
     )
     async with pool.connection() as connection:
-        rows = await (await connection.execute(query, (recipe, tenant))).fetchall()
-    if not rows:
+        rows = await (await connection.execute(query, (recipe, tenant, after, limit))).fetchall()
+    if not rows and after is None:
         raise _missing(recipe)
     return rows
 

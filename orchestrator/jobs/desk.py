@@ -93,7 +93,7 @@ class JobDesk:
         if wanted.way == "background":
             return await self._accepted(http, job_id, wanted.caller)
         if wanted.way == "stream":
-            return self._events(http, await self._row(job_id, wanted), last_seen(http))
+            return self._events(http, await self._row(job_id, wanted), last_seen(http) or 0)
         return await self._waited(http, job_id, wanted)
 
     def _wanted(self, http: Request, name: str, asked: Asked, caller: Caller) -> Wanted:
@@ -238,9 +238,11 @@ def _named(job_id: str) -> dict[str, str]:
     return {"x-job-id": job_id}
 
 
-def last_seen(http: Request) -> int:
-    """From `Last-Event-ID`, as a browser sends it when it connects again."""
-    given = http.headers.get("last-event-id", "0")
+def last_seen(http: Request) -> int | None:
+    """From `Last-Event-ID`, as a browser sends it when it connects again; None where there is none."""
+    given = http.headers.get("last-event-id")
+    if given is None:
+        return None
     if not (given.isascii() and given.isdigit() and len(given) < 10):
         raise InvalidRequest("Last-Event-ID is the id of an event.", param="Last-Event-ID", code="invalid_event_id")
     return int(given)

@@ -13,6 +13,7 @@ from core.db.pool import Pool, patiently
 from core.errors import Conflict, NotFound, Overloaded, Unavailable
 from orchestrator.jobs.plain import told_error
 from orchestrator.jobs.values import Added, By, End, Queue, State, Taken, Wanted, kept_caller
+from orchestrator.paging import unknown_after
 from orchestrator.pipelines.flow import COMPLETED
 
 EVENTS = 200  # read at once
@@ -180,14 +181,18 @@ class JobStore:
     async def listed(
         self, key_id: str, *, state: State | None, pipeline: str | None, after: str | None, limit: int
     ) -> list[dict[str, Any]]:
-        """The newest first, without their answers; `after` is the last id of the page before."""
+        """The newest first, without their answers; `after` is the last id of the page before. Raises InvalidRequest
+        where that is no job of this key's."""
         filters = " and state = %(state)s" if state else ""
         filters += " and pipeline = %(pipeline)s" if pipeline else ""
         if after:
             filters += " and (created_at, id) < (select created_at, id from jobs where id = %(after)s)"
         query = _LIST.format(shown=_SHOWN.replace(" request, answer,", ""), filters=filters)
         given = {"key": key_id, "state": state, "pipeline": pipeline, "after": after, "limit": limit}
+        known = "select from jobs where id = %(after)s and key_id = %(key)s"
         async with connected(self._pool) as connection:
+            if after is not None and not (await connection.execute(known, given)).rowcount:
+                raise unknown_after(after)
             rows = await (await connection.execute(query.encode(), given)).fetchall()
         return [dict(row) for row in rows]
 

@@ -8,6 +8,7 @@ from core.db.pool import Pool
 from orchestrator import aliases
 from orchestrator.aliases import AliasTarget
 from orchestrator.auth import Key, Keys
+from orchestrator.paging import MOST, After, Limit, page
 from orchestrator.routes.access import needs
 from prompts.store import Writer
 
@@ -17,9 +18,11 @@ def router(keys: Keys, pool: Pool) -> APIRouter:
     admin_key = Annotated[Key, Depends(needs(keys, "admin"))]
 
     @api.get("")
-    async def listed(_: admin_key, tenant: str | None = None) -> dict[str, Any]:
-        """Of everyone, and of this tenant; of all where none is named."""
-        return {"object": "list", "data": await aliases.listed(pool, tenant)}
+    async def listed(
+        _: admin_key, tenant: str | None = None, after: After = None, limit: Limit = MOST
+    ) -> dict[str, Any]:
+        """Of everyone, and of this tenant; of all where none is named. `after` is the last id of the page before."""
+        return page(await aliases.listed(pool, tenant, after=after, limit=limit + 1), limit)
 
     @api.put("/{name:path}")
     async def put(name: str, body: AliasTarget, admin: admin_key) -> dict[str, Any]:

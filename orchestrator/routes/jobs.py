@@ -13,6 +13,7 @@ from orchestrator.jobs.runs import Runs
 from orchestrator.jobs.store import JobStore, shown
 from orchestrator.jobs.values import End, State
 from orchestrator.jobs.webhooks import Webhooks
+from orchestrator.paging import page
 from orchestrator.routes.access import needs
 
 
@@ -33,7 +34,7 @@ def router(keys: Keys, desk: JobDesk, jobs: JobStore, runs: Runs, webhooks: Webh
     ) -> dict[str, Any]:
         """The key's own jobs, the newest first; `after` is the last id of the page before."""
         rows = await jobs.listed(key.id, state=state, pipeline=pipeline, after=after, limit=limit + 1)
-        return {"object": "list", "data": [shown(row) for row in rows[:limit]], "has_more": len(rows) > limit}
+        return page([shown(row) for row in rows], limit)
 
     @api.get("/webhook-secret")
     async def secret(key: pipelines_key) -> dict[str, str]:
@@ -53,9 +54,11 @@ def router(keys: Keys, desk: JobDesk, jobs: JobStore, runs: Runs, webhooks: Webh
         starting_after: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
     ) -> Response | dict[str, Any]:
         """The events after a number: as server-sent events up to the last one where the caller accepts those, which
-        `Last-Event-ID` takes up again; else those that are there, as JSON."""
+        `Last-Event-ID` takes up again; else those that are there, as JSON. The header goes before `starting_after`: a
+        client that connects again sends the address that it began with."""
         row = await jobs.one(job_id, owner(key))
-        after = last_seen(request) if starting_after is None else starting_after
+        seen = last_seen(request)
+        after = (starting_after or 0) if seen is None else seen
         if "text/event-stream" in request.headers.get("accept", ""):
             return await desk.stream(request, row, after)
         return await desk.page(request, row, after)

@@ -10,6 +10,7 @@ from core.errors import InvalidRequest
 from orchestrator import key_store
 from orchestrator.auth import Key, Keys
 from orchestrator.key_store import KeyChange, NewKey, Nothing, Rotation
+from orchestrator.paging import MOST, After, Limit, page
 from orchestrator.routes.access import needs
 from prompts.store import Writer
 
@@ -24,8 +25,12 @@ def router(keys: Keys, pool: Pool) -> APIRouter:
         return await key_store.make(pool, body, Writer(admin.id))
 
     @api.get("")
-    async def listed(_: admin_key, tenant: str | None = None, revoked: bool = False) -> dict[str, Any]:
-        return {"object": "list", "data": await key_store.listed(pool, tenant, revoked=revoked)}
+    async def listed(
+        _: admin_key, tenant: str | None = None, revoked: bool = False, after: After = None, limit: Limit = MOST
+    ) -> dict[str, Any]:
+        """The newest first; `after` is the last id of the page before."""
+        rows = await key_store.listed(pool, tenant, revoked=revoked, after=after, limit=limit + 1)
+        return page(rows, limit)
 
     @api.get("/{key_id}")
     async def one(key_id: str, _: admin_key) -> dict[str, Any]:

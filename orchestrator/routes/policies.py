@@ -9,6 +9,7 @@ from core.db.pool import Pool
 from core.errors import NotFound
 from orchestrator import policy_floor
 from orchestrator.auth import Key, Keys
+from orchestrator.paging import MOST, AfterNumber, Limit, page, unknown_after
 from orchestrator.policy_store import put_in_force, save_policy
 from orchestrator.routes.access import needs
 from prompts.store import Writer
@@ -41,16 +42,23 @@ def router(keys: Keys, pool: Pool) -> APIRouter:
         return {"tenant": body.tenant, "version": version, "created": created}
 
     @api.get("")
-    async def listed(_: admin_key, tenant: str | None = None) -> dict[str, Any]:
+    async def listed(
+        _: admin_key, tenant: str | None = None, after: AfterNumber = None, limit: Limit = MOST
+    ) -> dict[str, Any]:
+        """The newest first; `after` is the last version of the page before."""
         query = (
             "select p.tenant, p.version, p.author, p.note, p.sha256, p.created_at, f.version is not null as in_force"
             " from policies p left join policies_in_force f"
             " on f.tenant is not distinct from p.tenant and f.version = p.version"
-            " where p.tenant is not distinct from %s order by p.version desc"
+            " where p.tenant is not distinct from %s and p.version < coalesce(%s, 2147483647)"
+            " order by p.version desc limit %s"
         )
+        known = "select from policies where tenant is not distinct from %s and version = %s"
         async with pool.connection() as connection:
-            rows = await (await connection.execute(query, (tenant,))).fetchall()
-        return {"object": "list", "data": rows, "floor": policy_floor.version()}
+            if after is not None and not (await connection.execute(known, (tenant, after))).rowcount:
+                raise unknown_after(after)
+            rows = await (await connection.execute(query, (tenant, after, limit + 1))).fetchall()
+        return page(rows, limit, floor=policy_floor.version())
 
     @api.put("/in-force")
     async def enforce(body: InForce, key: admin_key) -> dict[str, Any]:

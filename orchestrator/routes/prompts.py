@@ -10,6 +10,7 @@ from core.db.pool import Pool
 from orchestrator import dialects
 from orchestrator.auth import Key, Keys
 from orchestrator.engines import Engines
+from orchestrator.paging import MOST, AfterNumber, Limit, page, unknown_after
 from orchestrator.routes.access import needs
 from prompts import includes, labels, read, store
 from prompts.labels import Target
@@ -88,7 +89,12 @@ class LabelMove(BaseModel):
     tenant: str | None = None
 
 
-class Confirmation(BaseModel):
+class RollBack(BaseModel):
+    """`revision` is the one the caller saw. A protected label moves only with `confirm`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    revision: int | None = Field(None, ge=1)
     confirm: bool = False
     tenant: str | None = None
 
@@ -120,16 +126,24 @@ def router(keys: Keys, pool: Pool, registry: Registry, engines: Engines) -> APIR
         return {"name": saved.recipe, "version": saved.version, "sha256": saved.sha256, "created": saved.created}
 
     @api.get("")
-    async def listed(
-        _: admin_key, tenant: str | None = None, after: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100
-    ) -> dict[str, Any]:
-        return {"object": "list", "data": await read.recipes(pool, tenant=tenant, after=after, limit=limit)}
+    async def listed(_: admin_key, tenant: str | None = None, after: str = "", limit: Limit = 100) -> dict[str, Any]:
+        """By name; `after` is the last name of the page before."""
+        if after and not await read.knows(pool, after, tenant=tenant):
+            raise unknown_after(after)
+        return page(await read.recipes(pool, tenant=tenant, after=after, limit=limit + 1), limit)
 
     @api.get("/{name}")
-    async def one(name: str, _: admin_key, tenant: str | None = None) -> dict[str, Any]:
+    async def one(
+        name: str, _: admin_key, tenant: str | None = None, after: AfterNumber = None, limit: Limit = MOST
+    ) -> dict[str, Any]:
+        """Its labels, and its releases, the newest first; `after` is the last version of the page before."""
+        if after is not None and not await read.knows(pool, name, after, tenant=tenant):
+            raise unknown_after(after)
+        found = page(await read.releases(pool, name, tenant=tenant, after=after, limit=limit + 1), limit)
         return {
             "name": name,
-            "releases": await read.releases(pool, name, tenant=tenant),
+            "releases": found["data"],
+            "has_more": found["has_more"],
             "labels": await read.labels(pool, name, tenant=tenant),
         }
 
@@ -181,9 +195,10 @@ def router(keys: Keys, pool: Pool, registry: Registry, engines: Engines) -> APIR
         )
 
     @api.post("/{name}/labels/{label}/rollback")
-    async def roll_back(name: str, label: str, body: Confirmation, key: admin_key) -> dict[str, Any]:
-        """Back to the release before; a running canary is ended instead."""
-        return await labels.roll_back(pool, name, label, Writer(key.id, body.tenant), confirm=body.confirm)
+    async def roll_back(name: str, label: str, body: RollBack, key: admin_key) -> dict[str, Any]:
+        """Back to the release before, and again to the one before that; a running canary is ended instead."""
+        writer = Writer(key.id, body.tenant)
+        return await labels.roll_back(pool, name, label, writer, revision=body.revision, confirm=body.confirm)
 
     @api.delete("/{name}/labels/{label}")
     async def remove(

@@ -4,7 +4,7 @@ import json
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
 from core.canonical import messages_sha256, sha256_of_fields
@@ -14,6 +14,7 @@ from core.errors import Conflict, NotFound
 from orchestrator.auth import Key, Keys
 from orchestrator.contents import Vault
 from orchestrator.oversight import caller_of
+from orchestrator.paging import After, Limit, page, unknown_after
 from orchestrator.quotas import Quotas
 from orchestrator.recipes import RecipeRunner, unrecorded
 from orchestrator.routes.access import counted, needs
@@ -49,12 +50,19 @@ def router(
         return row
 
     @api.get("")
-    async def listed(_: admin_key, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:
-        """The newest runs."""
+    async def listed(_: admin_key, after: After = None, limit: Limit = 100) -> dict[str, Any]:
+        """The newest first; `after` is the last id of the page before."""
         await log.flush()
+        query = (
+            "select * from runs where %(after)s::text is null"
+            " or (at, id) < (select at, id from runs where id = %(after)s) order by at desc, id desc limit %(limit)s"
+        )
         async with pool.connection() as connection:
-            rows = await (await connection.execute("select * from runs order by at desc limit %s", (limit,))).fetchall()
-        return {"object": "list", "data": rows}
+            there = await connection.execute("select from runs where id = %s", (after,))
+            if after is not None and not there.rowcount:
+                raise unknown_after(after)
+            rows = await (await connection.execute(query, {"after": after, "limit": limit + 1})).fetchall()
+        return page(rows, limit)
 
     @api.get("/{run_id}")
     async def one(run_id: str, key: any_key) -> dict[str, Any]:

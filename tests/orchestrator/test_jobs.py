@@ -96,6 +96,30 @@ async def test_events_are_numbered_and_can_be_taken_up_again(studio: Studio, wor
         assert (page["has_more"], page["last"], page["state"]) == (False, len(told), "completed")
 
 
+async def test_the_last_event_that_was_seen_goes_before_the_address(studio: Studio, workers: Workers) -> None:
+    """A browser that connects again sends the address that it began with, and the header of where it was."""
+    streamed = await studio.post(PATH, {**ASKED, "stream": True})
+    told, job_id = events_of(streamed.text), streamed.headers["x-job-id"]
+    for kind in ("text/event-stream", "application/json"):
+        headers = {"authorization": f"Bearer {studio.key}", "accept": kind, "last-event-id": "4"}
+        again = await studio.http.get(f"/v1/jobs/{job_id}/events?starting_after=1", headers=headers)
+        found = [e["sequence_number"] for e in again.json()["data"]] if "json" in kind else None
+        assert (found or [number for number, _, _ in events_of(again.text)])[0] == 5, kind
+    assert len(told) > 5
+
+
+async def test_a_page_of_jobs_that_begins_nowhere_is_a_mistake(studio: Studio, workers: Workers) -> None:
+    ours = [(await studio.post(PATH, ASKED)).headers["x-job-id"] for _ in range(2)]
+    made = await studio.post("/v1/keys", {"name": "other", "scopes": ["pipelines"]})
+    other = made.json()["secret"]
+    for key, after, status in ((None, "job_nobody", 400), (other, ours[0], 400), (None, ours[1], 200)):
+        answer = await studio.get(f"/v1/jobs?after={after}", key=key)
+        assert answer.status_code == status, answer.text
+        if status == 400:
+            assert (answer.json()["error"]["param"], answer.json()["error"]["code"]) == ("after", "unknown_after")
+    assert [job["id"] for job in answer.json()["data"]] == ours[:1]
+
+
 async def test_a_follower_sees_each_event_as_it_happens(studio: Studio, workers: Workers) -> None:
     _, image = workers
     image.held.clear()

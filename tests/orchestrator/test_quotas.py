@@ -298,3 +298,48 @@ async def test_images_are_counted_by_their_number(studio: Studio) -> None:
     body = {"prompt": "a red ball", "n": 2}
     statuses = [(await studio.post("/v1/images/generations", body, key=key)).status_code for _ in range(3)]
     assert statuses == [200, 200, 429]
+
+
+async def test_another_length_of_a_budget_and_back_forgets_nothing(pool: Pool) -> None:
+    """Of a key and of a tenant: what was spent in the days of a period is spent, however long the period is called."""
+    assert await entered(Quotas(pool), key_of(budget_tokens=100, budget_days=DAYS), Needs(tokens=90))
+    left: dict[int, int] = {}
+    for days in (30, 1, 7, DAYS):
+        quotas, key = Quotas(pool), key_of(budget_tokens=100, budget_days=days)
+        left[days] = sum([await entered(quotas, key, Needs(tokens=10)) for _ in range(2)])
+    assert left == {30: 1, 1: 0, 7: 0, DAYS: 0}
+
+
+async def test_what_comes_back_of_a_budget_can_be_spent_in_any_length(pool: Pool) -> None:
+    quotas, key = Quotas(pool), key_of(budget_tokens=100, budget_days=DAYS)
+    entry = await quotas.enter(key, Needs(tokens=100))
+    entry.leave(Needs(tokens=40))
+    await quotas._give_back()
+    other = key_of(budget_tokens=100, budget_days=30)
+    assert [await entered(Quotas(pool), other, Needs(tokens=amount)) for amount in (60, 1)] == [1, 0]
+
+
+async def test_days_that_are_over_are_not_of_the_period(pool: Pool) -> None:
+    yesterday = "floor(extract(epoch from now()) / 86400) - 1"
+    query = f"insert into budget_days (owner, day, used) select 'key:k', {yesterday}, 90".encode()
+    async with pool.connection() as connection:
+        await connection.execute(query)
+    assert await entered(Quotas(pool), key_of(budget_tokens=100, budget_days=1), Needs(tokens=100))
+
+
+async def test_changing_the_days_of_a_keys_budget_forgives_nothing(studio: Studio) -> None:
+    await studio.chat_worker()
+    made = (await studio.post("/v1/keys", {"name": "k", "scopes": ["chat"]})).json()
+    headers = {"authorization": f"Bearer {studio.key}"}
+    refused = []
+    for days in (DAYS, 30, DAYS):
+        body = {"limits": {"budget_tokens": 60, "budget_days": days}}
+        assert (await studio.http.patch(f"/v1/keys/{made['id']}", json=body, headers=headers)).status_code == 200
+        for _ in range(8):
+            chat = {"model": "small", "messages": [{"role": "user", "content": "one two"}], "max_tokens": 20}
+            answer = await studio.post("/v1/chat/completions", chat, key=made["secret"])
+            if answer.status_code == 429:
+                break
+        refused.append((answer.status_code, answer.json()["error"]["code"]))
+        assert len(refused) == 1 or _ == 0, "the budget was spent before its days were changed"
+    assert refused == [(429, "budget_exceeded")] * 3

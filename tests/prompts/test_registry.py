@@ -79,6 +79,43 @@ async def test_rollback_is_one_call_and_one_more_row(pool: Pool, writer: Writer)
     assert row == {"n": 6}
 
 
+async def test_rollbacks_go_back_and_back(pool: Pool, writer: Writer) -> None:
+    """Not to and fro between the last two: the one that was taken back is bad."""
+    await three(pool, writer)
+    for version in (1, 2, 3):
+        await labels.move(pool, "greet", "production", Target(version), writer)
+    back = [(await labels.roll_back(pool, "greet", "production", writer))["version"] for _ in range(2)]
+    assert back == [2, 1]
+    with pytest.raises(Conflict, match="never named another"):
+        await labels.roll_back(pool, "greet", "production", writer)
+    await labels.move(pool, "greet", "production", Target(3), writer, note="rollback")  # a note is no rollback
+    await labels.move(pool, "greet", "production", Target(3, {2: 5}), writer)
+    await labels.move(pool, "greet", "production", Target(2), writer)
+    found = [await labels.roll_back(pool, "greet", "production", writer) for _ in range(2)]
+    assert [(row["version"], row["canaries"]) for row in found] == [(3, None), (1, None)]
+
+
+async def test_a_rollback_honours_the_revision_that_was_seen(pool: Pool, writer: Writer) -> None:
+    await three(pool, writer)
+    for version in (1, 2, 3):
+        label = await labels.move(pool, "greet", "production", Target(version), writer)
+    seen = label["revision"]
+    assert (await labels.roll_back(pool, "greet", "production", writer, revision=seen))["version"] == 2
+    with pytest.raises(Conflict) as stale:
+        await labels.roll_back(pool, "greet", "production", writer, revision=seen)
+    assert (stale.value.code, stale.value.param) == ("label_moved", "revision")
+
+
+async def test_two_rollbacks_at_once_are_one(pool: Pool, writer: Writer) -> None:
+    """Both saw the same bad release: together they do not go back two."""
+    await three(pool, writer)
+    for version in (1, 2, 3):
+        label = await labels.move(pool, "greet", "production", Target(version), writer)
+    both = [labels.roll_back(pool, "greet", "production", writer, revision=label["revision"]) for _ in range(2)]
+    found = await asyncio.gather(*both, return_exceptions=True)
+    assert sorted(type(one).__name__ for one in found) == ["Conflict", "dict"]
+
+
 async def test_rollback_of_nothing(pool: Pool, writer: Writer) -> None:
     await three(pool, writer)
     with pytest.raises(NotFound):
