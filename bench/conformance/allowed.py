@@ -22,7 +22,6 @@ ALLOWED: dict[str, Allowed] = {
     "the caller's own chat template": Allowed(400, "field_refused", "it would replace what the model sees"),
     "arguments for the chat template": Allowed(400, "field_refused", "an admin key's only, for the same reason"),
     "a control token in a message": Allowed(400, "control_token", "it would end a turn and forge another"),
-    "completion, token ids as the prompt": Allowed(422, "check_failed", "no policy can read token ids"),
     "not JSON": Allowed(400, "json_invalid", "read by the gateway first, which must know the model"),
     "JSON that is no object": Allowed(400, "invalid_body", "the same"),
     "no body": Allowed(400, "json_invalid", "the same"),
