@@ -60,8 +60,8 @@ async def refused(studio: Studio, path: str, body: Any, where: str = "") -> None
     assert (answer.status_code, answer.json()["error"]["type"]) == (422, "content_policy"), (where, answer.text)
 
 
-NOT_A_TEXT = frozenset(("model", "size"))
-"""Here a word is refused because it is no name of a model, or no size."""
+NOT_A_TEXT = frozenset(("model", "n", "size", "steps"))
+"""Here a word is refused because it is no name of a model, no size and no number."""
 
 
 @pytest.mark.parametrize("path", RELAYED)
