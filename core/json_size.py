@@ -5,6 +5,7 @@ lists, and take half a minute. A picture in base64 is one value.
 """
 
 import asyncio
+import codecs
 import re
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -22,16 +23,20 @@ HEAVY_VALUES = 5_000  # reading so many holds the loop for some milliseconds
 HEAVY_BYTES = 512 << 10  # and so does so much text
 SLICE = 1 << 20  # bytes counted before others get a turn
 SMALL_SLICE = 64 << 10  # the same, where strings are told from the rest
+_decoder = codecs.getincrementaldecoder("utf-8")
 _ESCAPE = re.compile(rb"\\.", re.DOTALL).sub
 
 
 async def is_heavy(body: bytes) -> bool:
-    """Whether to read it off the loop. Raises InvalidRequest where it holds more than MAX_VALUES values."""
+    """Whether to read it off the loop. Raises InvalidRequest where it holds more than MAX_VALUES values, and where it
+    is no UTF-8: a parser looks only at the fields that it is asked for, and an engine at the others."""
     if len(body) <= HEAVY_VALUES:
+        _add_text(_decoder(), body, whole=True)
         return False
-    most = 0
+    most, decoder = 0, _decoder()
     for at in range(0, len(body), SLICE):
         most += _marks(body, at, at + SLICE)
+        _add_text(decoder, body[at : at + SLICE], whole=at + SLICE >= len(body))
         if at:
             await asyncio.sleep(0)
     if most > MAX_VALUES:  # some may stand in texts
@@ -47,6 +52,13 @@ async def aside(heavy: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kw
     if heavy:
         return await asyncio.to_thread(work, *args, **kwargs)
     return work(*args, **kwargs)
+
+
+def _add_text(decoder: codecs.IncrementalDecoder, piece: bytes, *, whole: bool) -> None:
+    try:
+        decoder.decode(piece, whole)
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest("The body is not UTF-8.", code="json_invalid") from exc
 
 
 class ValueCount:

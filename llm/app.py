@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import FastAPI
@@ -33,13 +33,14 @@ from llm.self_report import Counters, add_self_report
 from llm.settings import ChatWorkerSettings
 from llm.supervisor import Supervisor
 
+DETOKENIZE = "/detokenize"
 RELAYED = (
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/responses",
     "/v1/embeddings",
     "/tokenize",
-    "/detokenize",
+    DETOKENIZE,
 )
 
 Scope = MutableMapping[str, Any]
@@ -57,7 +58,14 @@ class _Peek(msgspec.Struct):
     instructions: msgspec.Raw = msgspec.Raw()
 
 
+class _Ids(msgspec.Struct):
+    """A tokenizer fails of an id that its integers cannot hold, and so does the engine: that is the caller's fault."""
+
+    tokens: list[Annotated[int, msgspec.Meta(ge=0, lt=2**31)]]
+
+
 _peek = msgspec.json.Decoder(_Peek).decode
+_ids = msgspec.json.Decoder(_Ids).decode
 
 
 class ChatWorker:
@@ -84,6 +92,8 @@ class ChatWorker:
         engine = self.supervisor.find(peek.model)
         if self._running >= self.settings.llm_max_requests:
             raise Overloaded("The chat worker is full.", code="worker_full", retry_after=2)
+        if scope["path"] == DETOKENIZE:
+            await aside(heavy, _check_ids, body)
         headers = request_headers(scope["headers"], scope["request_id"], engine.key)
         self._running += 1
         try:
@@ -189,6 +199,15 @@ def _read(body: bytes) -> _Peek:
         raise InvalidRequest("The body is not valid JSON.", code="json_invalid") from exc
     except RecursionError as exc:
         raise InvalidRequest("The body nests too deeply.", code="json_too_deep") from exc
+
+
+def _check_ids(body: bytes) -> None:
+    """Raises InvalidRequest where `tokens` is no list of a vocabulary's ids."""
+    try:
+        _ids(body)
+    except msgspec.DecodeError as exc:
+        text = f"tokens: token ids are whole numbers from 0: {exc}"
+        raise InvalidRequest(text, param="tokens", code="invalid_value") from exc
 
 
 def _messages_sha256(path: str, peek: _Peek) -> str | None:

@@ -71,7 +71,9 @@ _OF_OWN_NAMES = frozenset(("properties", "variables"))
 """Of a schema, and of a recipe: what is directly below has names of its own, which stand for no pictures."""
 
 _MEDIA = re.compile(r"data:\s*(?:image|video|audio)/", re.IGNORECASE)
-_MEDIA_ALONE = re.compile(r"\s*data:(?:image|video|audio)/[\w.+-]+(?:;[\w.+=-]+)*,[A-Za-z0-9+/=_-]*\s*", re.IGNORECASE)
+_MEDIA_HEAD = re.compile(r"\s*data:(?:image|video|audio)/[\w.+-]+(?:;[\w.+=-]+)*,", re.IGNORECASE)
+_MEDIA_DATA = re.compile(r"[A-Za-z0-9+/=_-]*")
+_SLICE = 1 << 20  # characters that one call of a pattern looks at: meanwhile nothing else runs, on no thread
 _DATA = re.compile(r"\s*data:([^,]*),", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{256,}={0,2}")
 _BEGINS_AS_PICTURE = ("iVBORw0KGgo", "/9j/", "R0lGODlh", "R0lGODdh", "UklGR")
@@ -185,7 +187,7 @@ def _see_text(found: Texts, text: str, name: str) -> None:
 
 def _see_file(found: Texts, text: str, name: str) -> bool:
     """Whether it was the content of a picture or a file: then nothing is left in it to read as text."""
-    if _MEDIA_ALONE.fullmatch(text):
+    if _is_media_alone(text):
         found.pictured = True
         return True
     if given := _DATA.match(text):
@@ -200,6 +202,16 @@ def _see_file(found: Texts, text: str, name: str) -> bool:
         found.unread = found.unread or (name if name == "file_data" else None)
         return True
     return False
+
+
+def _is_media_alone(text: str) -> bool:
+    head = _MEDIA_HEAD.match(text)
+    if head is None:
+        return False
+    end = len(text.rstrip())
+    return all(
+        _MEDIA_DATA.fullmatch(text, at, min(at + _SLICE, end)) for at in range(head.end(), max(end, head.end()), _SLICE)
+    )
 
 
 def _content(kind: str, rest: str) -> str | None:

@@ -36,6 +36,16 @@ async def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(body: by
     assert (caught.value.status, caught.value.code) == (400, "too_many_values")
 
 
+@pytest.mark.parametrize("broken", [b"\xff", b"\xed\xa0\x80", b"\xc0\x80", b"\xf5\x80\x80\x80", b"\xe2\x82"])
+@pytest.mark.parametrize("size", [0, HEAVY_VALUES, SLICE - 8, SLICE, 2 * SLICE])
+async def test_what_is_no_utf8_is_refused_wherever_it_stands(broken: bytes, size: int) -> None:
+    for body in (b'{"x":"%s%s"}' % (b"a" * size, broken), b'{"%s%s":1}' % (b"a" * size, broken)):
+        with pytest.raises(InvalidRequest) as caught:
+            await is_heavy(body)
+        assert (caught.value.status, caught.value.code) == (400, "json_invalid")
+    await is_heavy(b'{"x":"%s%s"}' % (b"a" * size, "€".encode() * 3))
+
+
 @pytest.mark.parametrize("value", AS_MANY_AS_MAY_BE.values(), ids=AS_MANY_AS_MAY_BE.keys())
 async def test_what_stands_in_texts_does_not_count(value: Any) -> None:
     assert await is_heavy(json.dumps(value).encode())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from core.control_tokens import COMMON, MAX_TOKENS, Tokens, of_several
+from core.control_tokens import _AT_ONCE, COMMON, MAX_TOKENS, Tokens, of_several
 from llm.control_tokens import of_checkpoint
 
 
@@ -81,3 +81,10 @@ def test_what_is_set_apart_is_found_no_more_and_the_tokens_seen_do_the_same_agai
     assert tokens.find(value)
     assert tokens.find(made) is None
     assert Tokens(seen).neutralised(value) == made
+
+
+@pytest.mark.parametrize("token", ["<|im_start|>", f"<|{'a' * 64}|>", "[INST]"])
+@pytest.mark.parametrize("before", [*range(_AT_ONCE - 70, _AT_ONCE + 2, 7), 2 * _AT_ONCE])
+def test_a_token_is_found_where_a_slice_of_a_long_text_ends(token: str, before: int) -> None:
+    assert COMMON.find_in_text("a" * before + token + "b") == token
+    assert COMMON.find_in_text("a" * before + token[:-1]) is None

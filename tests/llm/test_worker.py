@@ -71,6 +71,20 @@ async def test_bad_bodies_are_refused_by_name(worker: ChatWorker) -> None:
     assert (await worker.get("/health"))["stats"]["requests_served"] == before
 
 
+async def test_ids_that_no_tokenizer_holds_reach_no_engine(worker: ChatWorker) -> None:
+    before = len((await worker.engines()["small"].state())["received"])
+    for ids in ("[1, -1]", f"[{2**70}]", "[1.5]", '["a"]', "7", "null", "[[1]]", "[1e400]"):
+        body = b'{"model":"small","tokens":%s}' % ids.encode()
+        answer = await ask(worker.port, request(b"POST", b"/detokenize", body=body))
+        assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "invalid_value", "tokens")
+    broken = b'{"model":"small","messages":[],"\xc0\x80n":1}'
+    answer = await ask(worker.port, request(b"POST", b"/v1/chat/completions", body=broken))
+    assert (answer.status, answer.error["code"]) == (400, "json_invalid")
+    assert len((await worker.engines()["small"].state())["received"]) == before
+    right = await ask(worker.port, request(b"POST", b"/detokenize", body=b'{"model":"small","tokens":[104,105]}'))
+    assert right.json() == {"prompt": "hi"}
+
+
 async def test_the_models_it_serves(worker: ChatWorker) -> None:
     listed = (await worker.get("/v1/models"))["data"]
     assert {model["id"]: model["root"] for model in listed} == {

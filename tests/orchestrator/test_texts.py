@@ -237,3 +237,13 @@ def test_what_no_model_is_shown_is_not_judged_in_its_known_shape() -> None:
         assert refused({**CHAT, name: [HARD]}, {})
         assert refused({**CHAT, name: HARD + " " * texts.LONGEST_NAME}, {})
         assert refused({**CHAT, "metadata": {name: HARD}}, {})
+
+
+@pytest.mark.parametrize("tail", ["", "=", " \n", "-_="])
+@pytest.mark.parametrize("size", [0, texts._SLICE - 1, texts._SLICE, 2 * texts._SLICE + 1])
+def test_a_picture_is_known_however_long_it_is(size: int, tail: str) -> None:
+    whole = "data:image/png;base64," + "A" * size + tail
+    assert texts._is_media_alone(whole)
+    assert texts._is_media_alone(" " + whole.upper())
+    assert not texts._is_media_alone(whole + " zzexplicit")
+    assert not texts._is_media_alone(whole[:30] + "!" + whole[30:])
