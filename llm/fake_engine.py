@@ -105,7 +105,7 @@ class FakeEngine:
             return ["\ufffd"]
         names = ("max_completion_tokens", "max_tokens") if "messages" in body else ("max_output_tokens", "max_tokens")
         limit = next(filter(None, (body.get(name) for name in names)), DEFAULT_COMPLETION_TOKENS)
-        return (text.split() or ["nothing"])[: int(limit)]
+        return (text.replace("\0", " ").split() or ["nothing"])[: int(limit)]
 
     def envelope(self, body: dict[str, Any], *, chunk: bool) -> dict[str, Any]:
         kind = ("chat.completion" if "messages" in body else "text_completion") + (".chunk" if chunk else "")
