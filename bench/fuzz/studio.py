@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 
-from bench.relay.processes import free_port, without_settings
+from bench.relay.processes import BenchError, free_port, without_settings
 from compose.services import LOOPBACK, planned
 from core.child import Child
 from core.db.embedded import embedded_postgres
@@ -36,18 +36,18 @@ async def studio(folder: Path) -> AsyncIterator[tuple[dict[str, str], str, str]]
     catalogue.write_text(CATALOGUE.format(folder=folder))
     engine = {"VLLM_PYTHON": sys.executable, "LLM_ENGINE_MODULE": "llm.fake_engine", "LLM_CATALOGUE": str(catalogue)}
     ports = {name: _port(at) for at, name in enumerate(NAMES)}
-    worker_key = new_key()
+    worker_key, children = new_key(), list[Child]()
     async with contextlib.AsyncExitStack() as stack:
         dsn = await stack.enter_async_context(embedded_postgres(folder / "postgres"))
         for service in planned(LOOPBACK, ports, folder, dsn, worker_key, own_engine=True):
             own = engine if service.command.name == "llm" else {}
             env = {**without_settings(folder), **service.command.env, **own, "LLM_MODELS": "small"}
-            child = await Child.start(replace(service.command, env=env))
+            children.append(child := await Child.start(replace(service.command, env=env)))
             stack.push_async_callback(child.stop)
         urls = {NAMES[name]: f"http://{LOOPBACK}:{port}" for name, port in ports.items()}
         async with aiohttp.ClientSession() as http:
             for url in urls.values():
-                await _until_ready(http, url)
+                await _until_ready(http, url, children)
         yield urls, (folder / "keys" / "local_api_key").read_text().strip(), worker_key
 
 
@@ -57,12 +57,14 @@ def _port(at: int) -> int:
     return int(first) + at if first else free_port()
 
 
-async def _until_ready(http: aiohttp.ClientSession, url: str) -> None:
-    """Raises TimeoutError."""
+async def _until_ready(http: aiohttp.ClientSession, url: str, children: Sequence[Child]) -> None:
+    """Raises TimeoutError, and BenchError where a service has ended."""
     async with asyncio.timeout(READY_SECONDS):
         while True:
             with contextlib.suppress(aiohttp.ClientError):
                 async with http.get(f"{url}/readyz") as answer:
                     if answer.status == 200:
                         return
+            if not all(child.running for child in children):
+                raise BenchError("A service ended at its start.")
             await asyncio.sleep(0.5)
