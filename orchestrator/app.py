@@ -68,6 +68,7 @@ from orchestrator.routes import runs as run_routes
 from orchestrator.routes.access import LimitsShown, key_first
 from orchestrator.routes.away import add_away, told
 from orchestrator.runs import RunLog
+from orchestrator.seal import Seal
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.tracing import Tracing
 from orchestrator.workers import WorkerPool
@@ -122,7 +123,8 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     in_force = Policies(access_pool)
     epoch = Epoch(dsn, pool, (keys.drop, registry.drop, in_force.drop))
     sealing_key = contents_key(settings.data_dir.resolve() / "keys" / "contents_key")
-    vault, registered = Vault(pool, sealing_key), RegisteredEngines(pool, sealing_key)
+    seal = Seal(sealing_key)
+    vault, registered = Vault(pool, seal), RegisteredEngines(pool, sealing_key)
     prober = Prober(
         workers_pool,
         relay,
@@ -146,20 +148,21 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     )
     recipes = RecipeRunner(registry, engines, oversight)
     direct = Direct(engines, oversight)
-    enhancer = Enhancer(direct, recipes, registry, EnhancementCache(pool), Counters(settings.wan_tokenizer))
+    enhancer = Enhancer(direct, recipes, registry, EnhancementCache(pool, seal), Counters(settings.wan_tokenizer))
     kinds = job_types.read(settings.job_types)
     desk = EnhanceDesk(enhancer, kinds)
     conversations = Conversations(
         pool,
+        seal,
         most_tokens=settings.conversation_tokens,
         hours=settings.conversation_hours,
         wait_seconds=settings.conversation_wait_seconds,
     )
     older_chat = OlderChat(direct, recipes, conversations, *job_types.conversations(kinds))
-    intake = intake_of(settings, pool, keys, JobHandler(desk, older_chat))
+    intake = intake_of(settings, pool, keys, JobHandler(desk, older_chat), seal)
     pictures, pipeline_table = blobs.stored(settings), known(settings.pipeline_modules)
     studio = Studio(recipes, engines, pictures, Likenesses(pool), settings.default_image_size)
-    jobs = _jobs(settings, dsn, pool, studio, pipeline_table, workers_pool, tracing)
+    jobs = _jobs(settings, dsn, pool, studio, pipeline_table, workers_pool, seal, tracing)
     pipeline_desk: Desk = jobs.desk if jobs else Attended(studio, pipeline_table, settings.pipeline_seconds)
     warming = Warming(workers_pool, engines, registry, pipeline_table)
     orchestrator = Orchestrator(keys, registry, workers_pool, epoch, relay, engines, recipes, settings)
@@ -260,13 +263,14 @@ def _jobs(
     studio: Studio,
     pipeline_table: Mapping[str, Pipeline],
     workers_pool: WorkerPool,
+    seal: Seal,
     tracing: Tracing | None,
 ) -> "Jobs | None":
     if not settings.durable_jobs:
         return None
     from orchestrator.jobs.service import Jobs  # the durable engine: half a second that others need not wait
 
-    return Jobs(settings, dsn, pool, studio, pipeline_table, workers_pool, tracing)
+    return Jobs(settings, dsn, pool, studio, pipeline_table, workers_pool, seal, tracing)
 
 
 def _guard(settings: OrchestratorSettings, engines: Engines, registry: Registry) -> Guard | None:

@@ -2,35 +2,29 @@
 
 import asyncio
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool, patiently
-from core.errors import SoundstageError
 from core.keys import read_or_make_bytes
+from orchestrator.seal import Seal
 
 log = logging.getLogger(__name__)
 
-NONCE = 12  # bytes, before the ciphertext
 PURGE_SECONDS = 600.0
 
 
 class Vault:
     """Seals and opens contents. The run's id is bound to the ciphertext: one moved to another run does not open."""
 
-    def __init__(self, pool: Pool, key: bytes) -> None:
+    def __init__(self, pool: Pool, seal: Seal) -> None:
         self._pool = pool
-        self._aes = AESGCM(key)
+        self._seal = seal
 
     async def keep(self, connection: Any, run: str, tenant: str, plain: bytes, days: int) -> None:
         """Within the caller's transaction; nothing where the tenant has opted out meanwhile."""
-        nonce = os.urandom(NONCE)
-        sealed = nonce + self._aes.encrypt(nonce, plain, run.encode())
+        sealed = self._seal.seal(plain, run)
         await connection.execute(
             "insert into run_contents (run, tenant, sealed, expires_at)"
             " select %s, id, %s, now() + make_interval(days => %s) from tenants where id = %s and store_contents"
@@ -45,11 +39,7 @@ class Vault:
             row = await (await connection.execute(query, (run,))).fetchone()
         if row is None:
             return None
-        sealed = bytes(row["sealed"])
-        try:
-            return self._aes.decrypt(sealed[:NONCE], sealed[NONCE:], run.encode())
-        except InvalidTag as exc:
-            raise SoundstageError("The contents were sealed with another key.", code="contents_key") from exc
+        return self._seal.open(bytes(row["sealed"]), run)
 
     async def erase(self, *, run: str | None = None, tenant: str | None = None) -> int:
         """Erase one run's contents, or all of a tenant's. The records stay: they hold hashes only."""

@@ -18,6 +18,7 @@ from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool, patiently
 from core.errors import NotFound, Overloaded, Unavailable
 from orchestrator.jobs.plain import plain
+from orchestrator.seal import Seal
 from prompts.render import Message
 
 log = logging.getLogger(__name__)
@@ -55,27 +56,38 @@ def fitting(turns: Sequence[Turn], budget: int) -> list[Turn]:
 class Held:
     """A conversation while one request answers in it."""
 
-    def __init__(self, pool: Pool, key_id: str, name: str, holder: str, most_tokens: int) -> None:
+    def __init__(self, pool: Pool, seal: Seal, key_id: str, name: str, holder: str, most_tokens: int) -> None:
+        self._seal = seal
         self._pool, self._key, self._name, self._holder, self._most = pool, key_id, name, holder, most_tokens
 
     async def turns(self) -> list[Turn]:
         query = (
-            "select role, content, tokens from conversation_turns where key_id = %s and conversation = %s"
-            " order by position"
+            "select role, content, sealed, message_id, tokens from conversation_turns"
+            " where key_id = %s and conversation = %s order by position"
         )
         async with self._pool.connection() as connection:
             rows = await (await connection.execute(query, (self._key, self._name))).fetchall()
-        return [Turn(row["role"], row["content"], row["tokens"]) for row in rows]
+        return [Turn(row["role"], self._text(row), row["tokens"]) for row in rows]
+
+    def _place(self, message_id: str, role: str) -> str:
+        return "/".join((self._key, self._name, message_id, role))
+
+    def _text(self, row: Mapping[str, Any]) -> str:
+        """A turn's text; one that the version before kept is not sealed."""
+        if row["sealed"] is None:
+            return str(row["content"])
+        return self._seal.open(bytes(row["sealed"]), self._place(row["message_id"], row["role"])).decode()
 
     async def told(self, message_id: str) -> tuple[str, dict[str, Any]] | None:
         """What was answered under this id before, and what was said of it."""
         query = (
-            "select content, told from conversation_turns where key_id = %s and conversation = %s and message_id = %s"
+            "select role, content, sealed, message_id, told from conversation_turns"
+            " where key_id = %s and conversation = %s and message_id = %s"
             " and role = 'assistant'"
         )
         async with self._pool.connection() as connection:
             row = await (await connection.execute(query, (self._key, self._name, message_id))).fetchone()
-        return (row["content"], row["told"] or {}) if row else None
+        return (self._text(row), row["told"] or {}) if row else None
 
     async def add(self, question: Turn, answer: Turn, message_id: str, told: Mapping[str, Any]) -> None:
         """Both or none; what is beyond the bound goes, the oldest first. Nothing is kept in a conversation that was
@@ -88,18 +100,12 @@ class Held:
             if row["busy_by"] != self._holder:
                 raise _busy("Another request answers in this conversation now.")
             for turn in (question, answer):
+                place = self._place(message_id, turn.role)
+                sealed = self._seal.seal(turn.content.encode("utf-8", "replace"), place)
                 await connection.execute(
-                    "insert into conversation_turns (key_id, conversation, message_id, role, content, tokens, told)"
-                    " values (%s, %s, %s, %s, %s, %s, %s)",
-                    (
-                        self._key,
-                        self._name,
-                        message_id,
-                        turn.role,
-                        plain(turn.content),
-                        turn.tokens,
-                        Jsonb(plain(told)),
-                    ),
+                    "insert into conversation_turns (key_id, conversation, message_id, role, content, sealed, tokens,"
+                    " told) values (%s, %s, %s, %s, '', %s, %s, %s)",
+                    (self._key, self._name, message_id, turn.role, sealed, turn.tokens, Jsonb(plain(told))),
                 )
             await connection.execute(
                 "delete from conversation_turns t using (select position, sum(tokens) over w as held,"
@@ -114,9 +120,10 @@ class Held:
 class Conversations:
     """One for each process. `hours` without a turn, and a conversation is forgotten."""
 
-    def __init__(self, pool: Pool, *, most_tokens: int, hours: float, wait_seconds: float) -> None:
+    def __init__(self, pool: Pool, seal: Seal, *, most_tokens: int, hours: float, wait_seconds: float) -> None:
         self.most_tokens = most_tokens
         self._pool = pool
+        self._seal = seal
         self._hours = hours
         self._wait = wait_seconds
 
@@ -135,7 +142,7 @@ class Conversations:
             raise Unavailable("The database does not answer.", code="database_unavailable", retry_after=2) from exc
         renewing = asyncio.ensure_future(self._renew(key_id, name, holder))
         try:
-            yield Held(self._pool, key_id, name, holder, self.most_tokens)
+            yield Held(self._pool, self._seal, key_id, name, holder, self.most_tokens)
         finally:
             renewing.cancel()
             await asyncio.shield(self._let_go(key_id, name, holder))

@@ -56,6 +56,8 @@ class RecipeRunner:
         history = speech.history(sent)
         fields = {name: value for name, value in sent.items() if name not in speech.own}
         _check_recorded(fields)
+        if "admin" not in caller.key.scopes:
+            _refuse_showing(fields)
         variables = dialects.variables(prompt.variables)
         run, release = await self._begin(prompt.id, prompt.version, variables, caller)
         said = texts.of_body(sent)
@@ -267,6 +269,21 @@ class RecipeRunner:
 
 def _told(variables: Mapping[str, Any], history: Sequence[Message]) -> Texts:
     return texts.of(dict(variables), "variables") + texts.of(list(history), "messages")
+
+
+_SHOWING = frozenset(("echo", "prompt_logprobs", "return_prompt_text", "return_token_ids", "enable_response_messages"))
+"""By these an engine repeats the prompt in its answer."""
+
+
+def _refuse_showing(fields: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for a field that would show a recipe's text."""
+    for name in _SHOWING.intersection(fields):
+        if fields[name] not in (None, False):
+            raise InvalidRequest(
+                f"`{name}` would show the recipe's text, which is for admins' keys alone.",
+                param=name,
+                code="field_refused",
+            )
 
 
 def _check_recorded(fields: Mapping[str, Any]) -> None:

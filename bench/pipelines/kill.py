@@ -28,6 +28,8 @@ from typing import Any
 import psycopg
 
 from bench.pipelines.trial import STEPS, WAYS, Client, Job, Trial, load, trial
+from orchestrator.contents import contents_key
+from orchestrator.seal import Seal
 
 ALL, FEW = 102, 42  # runs in a round; in one without the database, which is long by itself
 WINDOW = 2.0  # seconds over which a round's runs are begun
@@ -188,12 +190,16 @@ async def _checked(trial: Trial) -> dict[str, Any]:
             "states": await counted("select state, count(*) from jobs group by 1"),
             "attempts": await counted("select attempts, count(*) from jobs group by 1 order by 1"),
             "errors": await counted("select error ->> 'code', count(*) from jobs where error is not null group by 1"),
-            "captions": await counted(
-                "select answer ->> 'caption_source', count(*) from jobs"
-                " where answer ->> 'caption' is not null group by 1"
-            ),
+            "captions": await _captions(connection, Seal(contents_key(trial.folder / "keys" / "contents_key"))),
             "ended_otherwise": (await counted(_ODD))["odd"],
         }
+
+
+async def _captions(connection: psycopg.AsyncConnection[Any], seal: Seal) -> dict[str, int]:
+    """How many captions came from where. Answers are kept sealed."""
+    rows = await (await connection.execute("select id, answer from jobs where answer is not null")).fetchall()
+    answers = [seal.unwrap(answer, job_id) for job_id, answer in rows]
+    return dict(Counter(answer["caption_source"] for answer in answers if answer.get("caption") is not None))
 
 
 if __name__ == "__main__":

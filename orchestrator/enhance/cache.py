@@ -4,6 +4,7 @@ At more than MOST entries the oldest DROPPED go. A key holds the release (or the
 another release made is never served. With the database away there is no cache, and no error.
 """
 
+import base64
 import logging
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from prometheus_client import Counter
 from core.canonical import sha256
 from core.db.errors import DATABASE_AWAY, is_refusal
 from core.db.pool import Pool
+from core.errors import SoundstageError
+from orchestrator.seal import Seal
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +29,14 @@ class Cached(NamedTuple):
 
 
 def key_of(*parts: Any) -> str:
-    """Of everything that decides what is made."""
-    return sha256(list(parts))
+    """Of everything that decides what is made. What the version before kept, which is not sealed, has other keys."""
+    return sha256(["sealed", *parts])
 
 
 class EnhancementCache:
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, seal: Seal) -> None:
         self.pool = pool
+        self._seal = seal
 
     async def get(self, key: str) -> Cached | None:
         found = await self.peek(key)
@@ -48,16 +52,23 @@ class EnhancementCache:
         except DATABASE_AWAY as exc:
             log.warning("enhancement cache not read", extra={"reason": str(exc)})
             row = None
-        return Cached(row["body"], row["source"]) if row else None
+        if row is None:
+            return None
+        try:
+            return Cached(self._seal.open(base64.b64decode(row["body"]), key).decode(), row["source"])
+        except SoundstageError as exc:
+            log.warning("enhancement not read", extra={"reason": exc.message})
+            return None
 
     async def put(self, key: str, tenant: str, job_type: str, made: Cached) -> None:
+        sealed = base64.b64encode(self._seal.seal(made.text.encode("utf-8", "replace"), key)).decode()
         try:
             async with self.pool.connection() as connection, connection.transaction():
                 await connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
                 await connection.execute(
                     "insert into enhancements (key, tenant, job_type, body, source) values (%s, %s, %s, %s, %s)"
                     " on conflict (key) do nothing",
-                    (key, tenant, job_type, made.text, made.source),
+                    (key, tenant, job_type, sealed, made.source),
                 )
                 await connection.execute(
                     "delete from enhancements where id in (select id from enhancements order by id limit %s)"

@@ -37,6 +37,7 @@ from orchestrator.intake.job import Job
 from orchestrator.intake.ledger import Found, Ledger
 from orchestrator.intake.sources import Delivery, End, ListSource, Source, StreamSource
 from orchestrator.oversight import Caller
+from orchestrator.seal import Seal
 from orchestrator.settings import OrchestratorSettings
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class Intake:
         self,
         rules: Rules,
         pool: Pool,
+        seal: Seal,
         connect: Callable[[], AbstractAsyncContextManager[Commands]],
         handler: Handler,
         caller: Callable[[str], Any],
@@ -91,7 +93,7 @@ class Intake:
         self.rules = rules
         self._connect, self._handler, self._caller = connect, handler, caller
         self._me = f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}"
-        self._ledger = Ledger(pool, rules.name, self._me, rules.visibility)
+        self._ledger = Ledger(pool, seal, rules.name, self._me, rules.visibility)
         self._running: set[asyncio.Task[None]] = set()
         self._at_work: set[str] = set()  # the ids of the jobs that run here
         self._freed = asyncio.Event()
@@ -227,15 +229,17 @@ class Intake:
             await self._told(delivery, job, found.result or {})
 
     async def _work(self, delivery: Delivery, job: Job, found: Found) -> None:
+        tenant: str | None = None
         try:
             caller = await self._caller(job.id)
+            tenant = caller.key.tenant
             result = {"success": True, "id": job.id, "result": await self._handler.run(job, caller)}
         except asyncio.CancelledError:
             with contextlib.suppress(*AWAY):
                 await asyncio.shield(self._back(delivery, job))
             raise
         except InvalidRequest as exc:  # it would be refused again
-            await self._end(delivery, job, "failed", {**legacy_body(exc), "id": job.id})
+            await self._end(delivery, job, "failed", {**legacy_body(exc), "id": job.id}, tenant)
         except AWAY:
             raise
         except Exception as exc:  # noqa: BLE001 - the outermost loop of a job: it is told, counted, tried again
@@ -250,19 +254,19 @@ class Intake:
                 finally:
                     await asyncio.shield(self._back(delivery, job))
         else:
-            await self._end(delivery, job, "done", result)
+            await self._end(delivery, job, "done", result, tenant)
 
-    async def _end(self, delivery: Delivery, job: Job, state: Any, result: dict[str, Any]) -> None:
-        if await self._kept(job, state, result):
+    async def _end(self, delivery: Delivery, job: Job, state: Any, result: dict[str, Any], tenant: str | None) -> None:
+        if await self._kept(job, state, result, tenant):
             JOBS.labels(state).inc()
             await self._told(delivery, job, result)
 
-    async def _kept(self, job: Job, state: Any, result: dict[str, Any]) -> bool:
+    async def _kept(self, job: Job, state: Any, result: dict[str, Any], tenant: str | None = None) -> bool:
         """Whether this is how the job ended. Work that is done is not done again because the database is away or its
         connections are all taken: it is held meanwhile, and kept when the database is back."""
         while True:
             try:
-                return await self._ledger.end(job.id, state, result)
+                return await self._ledger.end(job.id, state, result, tenant)
             except AWAY as exc:
                 log.warning("a job's end is not kept; trying again", extra={"job": job.id, "reason": str(exc)})
                 await asyncio.sleep(min(self.rules.poll, AWAY_SECONDS))
@@ -305,7 +309,7 @@ class Intake:
             renewing.cancel()
 
 
-def intake_of(settings: OrchestratorSettings, pool: Pool, keys: Keys, handler: Handler) -> Intake | None:
+def intake_of(settings: OrchestratorSettings, pool: Pool, keys: Keys, handler: Handler, seal: Seal) -> Intake | None:
     """The intake that the settings ask for; None where they name no queue, or no Redis."""
     if not settings.queue_name:
         return None
@@ -343,7 +347,7 @@ def intake_of(settings: OrchestratorSettings, pool: Pool, keys: Keys, handler: H
             raise Unavailable(f"The key of queued jobs is refused: {exc.message}", code="queue_key") from exc
         return Caller(key, f"queue-{os.urandom(8).hex()}", "queue", job[:200])
 
-    return Intake(rules, pool, connect, handler, caller)
+    return Intake(rules, pool, seal, connect, handler, caller)
 
 
 def _unless_cancelled() -> None:

@@ -7,6 +7,7 @@ from psycopg.types.json import Jsonb
 
 from core.db.pool import Pool, patiently
 from orchestrator.jobs.plain import plain
+from orchestrator.seal import Seal
 
 KEPT_DAYS = 7
 
@@ -21,7 +22,10 @@ class Found:
 
 
 class Ledger:
-    def __init__(self, pool: Pool, queue: str, holder: str, visibility: float) -> None:
+    """`result` is sealed: it holds what was asked."""
+
+    def __init__(self, pool: Pool, seal: Seal, queue: str, holder: str, visibility: float) -> None:
+        self._seal = seal
         self._pool, self._queue, self._holder, self._visibility = pool, queue, holder, visibility
 
     async def begin(self, job: str) -> Found:
@@ -40,16 +44,20 @@ class Ledger:
             query = "select state, tries, result from queue_jobs where queue = %(queue)s and id = %(id)s"
             row = await (await connection.execute(query, given)).fetchone()
         assert row is not None
-        return Found("busy" if row["state"] == "running" else row["state"], row["tries"], row["result"])
+        result = self._seal.unwrap(row["result"], f"{self._queue}/{job}")
+        return Found("busy" if row["state"] == "running" else row["state"], row["tries"], result)
 
-    async def end(self, job: str, state: Literal["done", "failed"], result: dict[str, Any]) -> bool:
-        """The effect, exactly once: false where another has ended it, or holds it now."""
+    async def end(
+        self, job: str, state: Literal["done", "failed"], result: dict[str, Any], tenant: str | None = None
+    ) -> bool:
+        """The effect, exactly once: false where another has ended it, or holds it now. `tenant`: for whom it was."""
         query = (
-            "update queue_jobs set state = %s, result = %s, ended_at = now(), held_by = null"
+            "update queue_jobs set state = %s, result = %s, tenant = %s, ended_at = now(), held_by = null"
             " where queue = %s and id = %s and state = 'running' and held_by = %s"
         )
         async with self._pool.connection() as connection:
-            given = (state, Jsonb(plain(result)), self._queue, job, self._holder)
+            sealed = self._seal.wrap(plain(result), f"{self._queue}/{job}")
+            given = (state, Jsonb(sealed), tenant, self._queue, job, self._holder)
             return (await connection.execute(query, given)).rowcount == 1
 
     async def hold(self, job: str) -> None:

@@ -18,8 +18,9 @@ from psycopg.types.json import Json
 from core.db.connection import connect, listener
 from core.db.errors import DATABASE_AWAY, is_refusal
 from core.errors import SoundstageError, internal
-from orchestrator.jobs.store import EVENTS, JobStore
+from orchestrator.jobs.store import EVENTS, JobStore, sealed_end
 from orchestrator.pipelines.flow import Event
+from orchestrator.seal import Seal
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +56,10 @@ class Teller:
     """Takes what runs do at once and keeps it soon, in its order. One for each process, with a connection of its own:
     what is done waits for nobody who only reads."""
 
-    def __init__(self, dsn: str, hub: "Hub") -> None:
+    def __init__(self, dsn: str, hub: "Hub", seal: Seal) -> None:
         self._dsn = dsn
         self._hub = hub
+        self._seal = seal
         self._waiting: deque[tuple[Told, Kept]] = deque()
         self._wake = asyncio.Event()
         self._written = asyncio.Condition()
@@ -113,10 +115,14 @@ class Teller:
             self._written.notify_all()
 
     async def _insert(self, connection: psycopg.AsyncConnection[Any], events: list[Told]) -> list[int | None]:
-        sent = Json([one.sent() for one in events])
+        sent = Json([self._sealed(one) for one in events])
         row = await (await connection.execute("select keep_events(%s::json) as numbers", (sent,))).fetchone()
         assert row is not None
         return list(row["numbers"])
+
+    def _sealed(self, event: Told) -> dict[str, Any]:
+        sent = {**event.sent(), "data": self._seal.wrap(event.data, event.job)}
+        return sent if event.end is None else {**sent, "end": sealed_end(self._seal, event.job, event.end)}
 
     async def _insert_alone(
         self, connection: psycopg.AsyncConnection[Any], event: Told

@@ -23,6 +23,7 @@ from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.webhooks import Webhooks
 from orchestrator.pipelines.base import Pipeline, Studio
 from orchestrator.routes import jobs
+from orchestrator.seal import Seal
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.tracing import Tracing
 from orchestrator.workers import WorkerPool
@@ -44,13 +45,14 @@ class Jobs:
         studio: Studio,
         pipelines: Mapping[str, Pipeline],
         workers: WorkerPool,
+        seal: Seal,
         tracing: Tracing | None = None,
     ) -> None:
         self._days = settings.jobs_days
         self._stop_seconds = settings.stop_delay_seconds + settings.stop_seconds
-        self.store = JobStore(pool, settings.jobs_queue_max)
+        self.store = JobStore(pool, seal, settings.jobs_queue_max)
         hub = Hub(self.store)
-        self._teller = Teller(dsn, hub)
+        self._teller = Teller(dsn, hub, seal)
         self.runs = Runs(dsn, self.store, self._teller, hub, studio, pipelines, tracing)
         self._ear = Ear(dsn, hub, self.runs.cancel_here, self.runs.way)
         self._reaper = Reaper(dsn, self.runs, settings.jobs_grace_seconds)

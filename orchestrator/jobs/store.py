@@ -10,11 +10,12 @@ from psycopg.types.json import Json, Jsonb
 
 from core import idempotency
 from core.db.pool import Pool, patiently
-from core.errors import Conflict, NotFound, Overloaded, Unavailable
-from orchestrator.jobs.plain import told_error
+from core.errors import Conflict, NotFound, Overloaded, SoundstageError, Unavailable
+from orchestrator.jobs.plain import kept_error, told_error
 from orchestrator.jobs.values import Added, By, End, Queue, State, Taken, Wanted, kept_caller
 from orchestrator.paging import unknown_after
 from orchestrator.pipelines.flow import COMPLETED
+from orchestrator.seal import SEALED, Seal
 
 EVENTS = 200  # read at once
 FULL_SECONDS = 30.0
@@ -63,10 +64,12 @@ async def connected(pool: Pool) -> Any:
 
 
 class JobStore:
-    """Reads and writes jobs. Whose they are is checked by every read for a caller."""
+    """Reads and writes jobs. Whose they are is checked by every read for a caller. Texts stand in the tables sealed:
+    what was asked, what was answered, what each step gave, and the message of an error."""
 
-    def __init__(self, pool: Pool, queue_max: int = 5000) -> None:
+    def __init__(self, pool: Pool, seal: Seal, queue_max: int = 5000) -> None:
         self._pool = pool
+        self.seal = seal
         self._queue_max = queue_max
 
     async def add(self, job_id: str, wanted: Wanted, by: By, queue: Queue | None = None) -> Added:
@@ -116,7 +119,7 @@ class JobStore:
             "way": wanted.way,
             "priority": wanted.priority,
             "caller": Jsonb(kept_caller(wanted.caller)),
-            "request": Jsonb(wanted.request),
+            "request": Jsonb(self.seal.wrap(wanted.request, job_id)),
             "sha256": wanted.request_sha256,
             "idempotency_key": wanted.idempotency_key,
             "webhook": wanted.webhook,
@@ -156,14 +159,21 @@ class JobStore:
             if row is None:
                 return None
             told = await (await connection.execute(_FINISHED, (job_id, COMPLETED))).fetchall()
-        return Taken(**row, finished={one["data"]["step"]: one["data"]["result"] for one in told})
+        try:
+            row["request"] = self.seal.unwrap(row["request"], job_id)
+            steps = [self.seal.unwrap(one["data"], job_id) for one in told]
+        except SoundstageError as exc:  # of an orchestrator with another key
+            await self.end(job_id, End("failed", None, kept_error(exc)))
+            return None
+        return Taken(**row, finished={step["step"]: step["result"] for step in steps})
 
     async def end(self, job_id: str, how: End) -> bool:
         """End a run before its time; whether it had not ended before. One that comes to its end tells so itself."""
         name, data = how.event
-        answer = None if how.answer is None else Json(how.answer)
-        error = None if how.error is None else Jsonb(how.error)
-        given = (job_id, how.state, answer, error, name, Json(data), how.tokens, how.image_steps)
+        kept, event = sealed_end(self.seal, job_id, how.kept), Json(self.seal.wrap(data, job_id))
+        answer = Json(kept["answer"]) if "answer" in kept else None
+        error = Jsonb(kept["error"]) if "error" in kept else None
+        given = (job_id, how.state, answer, error, name, event, how.tokens, how.image_steps)
         async with self._pool.connection() as connection:
             query = "select end_job(%s, %s, %s::json, %s::jsonb, %s, %s::json, %s, %s) as ended"
             row = await (await connection.execute(query, given)).fetchone()
@@ -176,7 +186,7 @@ class JobStore:
             row = await (await connection.execute(query, (job_id, key_id, key_id is None))).fetchone()
         if row is None:
             raise NotFound("There is no such job.", code="job_not_found")
-        return dict(row)
+        return self._opened(row)
 
     async def listed(
         self, key_id: str, *, state: State | None, pipeline: str | None, after: str | None, limit: int
@@ -194,14 +204,19 @@ class JobStore:
             if after is not None and not (await connection.execute(known, given)).rowcount:
                 raise unknown_after(after)
             rows = await (await connection.execute(query.encode(), given)).fetchall()
-        return [dict(row) for row in rows]
+        return [self._opened(row) for row in rows]
+
+    def _opened(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The row with its texts."""
+        texts = {name: self.seal.unwrap(row[name], row["id"]) for name in ("request", "answer") if name in row}
+        return {**row, **texts, "error": opened_error(self.seal, row["id"], row["error"])}
 
     async def events(self, job_id: str, after: int) -> list[dict[str, Any]]:
         """The next events after that number, at most `EVENTS`: {number, name, data, at}."""
         query = "select number, name, data, at from job_events where job = %s and number > %s order by number limit %s"
         async with self._pool.connection() as connection:
             rows = await (await connection.execute(query, (job_id, after, EVENTS))).fetchall()
-        return [dict(row) for row in rows]
+        return [{**row, "data": self.seal.unwrap(row["data"], job_id)} for row in rows]
 
     async def old(self, days: float, most: int) -> list[str]:
         """Ids of runs that ended longer ago."""
@@ -236,6 +251,25 @@ class JobStore:
         async with self._pool.connection() as connection:
             rows = await (await connection.execute(query, (list(job_ids),))).fetchall()
         return {row["id"] for row in rows}
+
+
+def sealed_end(seal: Seal, job_id: str, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """How a run ended, as it is kept: its answer sealed, and what its error says."""
+    found = dict(kept)
+    if "answer" in found:
+        found["answer"] = seal.wrap(found["answer"], job_id)
+    if "error" in found:
+        error = dict(found["error"])
+        found["error"] = {**seal.wrap(error.pop("message", ""), job_id), **error}
+    return found
+
+
+def opened_error(seal: Seal, job_id: str, error: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The error again; one that the version before kept is as it was."""
+    if error is None or SEALED not in error:
+        return None if error is None else dict(error)
+    rest = {name: value for name, value in error.items() if name != SEALED}
+    return {**rest, "message": seal.unwrap({SEALED: error[SEALED]}, job_id)}
 
 
 def shown(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from orchestrator.direct import Direct
 from orchestrator.older_chat import CONVERSATION, ChatRequest, OlderChat
 from orchestrator.oversight import Caller, caller_of
 from orchestrator.quotas import Quotas
-from orchestrator.routes.access import metered
+from orchestrator.routes.access import metered, needs
 from orchestrator.routes.legacy import answered, decoded, parsed
 from orchestrator.workers import WorkerPool
 
@@ -31,6 +31,7 @@ class PureRoute:
 def router(keys: Keys, quotas: Quotas, pure_route: PureRoute, older: OlderChat) -> APIRouter:
     api = APIRouter(tags=["older chat"])
     chat_key = Annotated[Key, Depends(metered(keys, quotas, "chat"))]
+    own_key = Annotated[Key, Depends(needs(keys, "chat"))]  # who deletes what is their own is let in at any limit
 
     async def ask(body: bytes, caller: Caller) -> BaseModel:
         given = decoded(body)
@@ -54,7 +55,7 @@ def router(keys: Keys, quotas: Quotas, pure_route: PureRoute, older: OlderChat) 
         return await answered(request, pure_route.answer("/generate", body, caller_of(request.scope, key)))
 
     @api.delete("/chat/{conversation_id}", status_code=204)
-    async def forget(conversation_id: Annotated[str, Path(pattern=CONVERSATION)], key: chat_key) -> None:
+    async def forget(conversation_id: Annotated[str, Path(pattern=CONVERSATION)], key: own_key) -> None:
         """Delete a conversation of this key with all its turns."""
         await older.conversations.delete(key.id, conversation_id)
 

@@ -11,7 +11,7 @@ from orchestrator.enhance.cache import DROPPED, MOST
 from orchestrator.enhance.desk import EnhanceDesk
 from orchestrator.oversight import Caller, caller_of
 from orchestrator.quotas import Quotas
-from orchestrator.routes.access import metered
+from orchestrator.routes.access import metered, needs
 from orchestrator.routes.chat import PureRoute
 from orchestrator.routes.legacy import answered, decoded
 from orchestrator.workers import WorkerPool
@@ -22,6 +22,7 @@ SYSTEM = "soundstage"
 def router(keys: Keys, quotas: Quotas, desk: EnhanceDesk, pure_route: PureRoute, workers: WorkerPool) -> APIRouter:
     api = APIRouter(tags=["enhancement"])
     chat_key = Annotated[Key, Depends(metered(keys, quotas, "chat"))]
+    own_key = Annotated[Key, Depends(needs(keys, "chat"))]
 
     async def enhance(body: bytes, caller: Caller) -> BaseModel:
         given = decoded(body)
@@ -46,7 +47,7 @@ def router(keys: Keys, quotas: Quotas, desk: EnhanceDesk, pure_route: PureRoute,
         return await answered(request, plain(body, caller_of(request.scope, key)), **_original(body))
 
     @api.get("/enhancement/info")
-    async def info(_: chat_key) -> dict[str, Any]:
+    async def info(_: own_key) -> dict[str, Any]:
         ready = any(worker.serves(None, "chat") for worker in workers.usable())
         return {
             "enhancement_system": SYSTEM,
@@ -60,7 +61,7 @@ def router(keys: Keys, quotas: Quotas, desk: EnhanceDesk, pure_route: PureRoute,
         }
 
     @api.post("/enhancement/cache/clear")
-    async def clear(key: chat_key) -> dict[str, Any]:
+    async def clear(key: own_key) -> dict[str, Any]:
         """Forget what was made for this key's tenant; for an admin's key, for all."""
         cleared = await desk.enhancer.cache.clear(None if "admin" in key.scopes else key.tenant)
         return {"success": True, "cache_cleared": cleared, "cache_size": await desk.enhancer.cache.size()}

@@ -17,7 +17,7 @@ from orchestrator.pipelines import profile
 from orchestrator.pipelines.base import Studio
 from orchestrator.pipelines.calls import Desk
 from orchestrator.quotas import Quotas
-from orchestrator.routes.access import check_pictures, metered
+from orchestrator.routes.access import check_pictures, metered, needs
 from orchestrator.routes.pipelines import attended
 from orchestrator.selfies import FORM_SECONDS, Selfie
 
@@ -54,12 +54,13 @@ def router(
     strength_max: float,
 ) -> APIRouter:
     api = APIRouter(tags=["pipelines"])
-    pipelines_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines", repeated=desk.knows))]
+    drawing_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines", repeated=desk.knows))]
+    own_key = Annotated[Key, Depends(needs(keys, "pipelines"))]  # who takes consent back is let in at any limit
     fields = {"image": Field(max_image, file=True, required=True)}
     fields |= {name: Field(OPTION_BYTES) for name in OPTIONS}
 
     @api.post(profile.PATH, openapi_extra=BODY, response_model=profile.Answer)
-    async def create(request: Request, key: pipelines_key) -> Response:
+    async def create(request: Request, key: drawing_key) -> Response:
         """An avatar of the person in a selfie: analyze → describe → prompt → generate. Nothing of the picture stays."""
         form = await _form(request, fields)
         with Selfie(form.pop("image")) as selfie:
@@ -73,12 +74,12 @@ def router(
         return await desk.answer(request, profile.NAME, prepared, caller, held)
 
     @api.get("/v1/likenesses/{likeness}")
-    async def one(likeness: str, key: pipelines_key) -> dict[str, Any]:
+    async def one(likeness: str, key: own_key) -> dict[str, Any]:
         """What is kept of a selfie: its hash, and when its person consented."""
         return await studio.likenesses.one(key, likeness)
 
     @api.delete("/v1/likenesses/{likeness}")
-    async def revoke(likeness: str, key: pipelines_key) -> dict[str, Any]:
+    async def revoke(likeness: str, key: own_key) -> dict[str, Any]:
         """Take the consent back: the picture is refused from now on."""
         return await studio.likenesses.revoke(key, likeness)
 

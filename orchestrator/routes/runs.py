@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from core.canonical import messages_sha256, sha256_of_fields
 from core.control_tokens import of_record
 from core.db.pool import Pool
-from core.errors import Conflict, NotFound
+from core.errors import Conflict, Forbidden, NotFound
 from orchestrator.auth import Key, Keys
 from orchestrator.contents import Vault
 from orchestrator.oversight import caller_of
@@ -75,7 +75,11 @@ def router(
     async def replay(
         run_id: str, body: Replay, request: Request, key: any_key, release: str | None = None
     ) -> dict[str, Any]:
-        """Render the run again and compare the hash; with `?release=`, show what another release would have sent."""
+        """Render the run again and compare the hash; with `?release=`, show what another release would have sent. What
+        a recipe says is shown to admins' keys alone: another key sees of each message its role and its hash."""
+        admin = "admin" in key.scopes
+        if release is not None and not admin:
+            raise Forbidden("Only an admin's key compares releases: it is shown their text.", code="missing_scope")
         row = await find(run_id, key)
         if row["recipe"] is None or row["variables_sha256"] is None:
             raise Conflict("Only a run of a recipe can be replayed.", code="not_a_recipe")
@@ -89,7 +93,7 @@ def router(
         found: dict[str, Any] = {
             "run": run_id,
             "release": then.name,
-            "messages": messages,
+            "messages": messages if admin else _hidden(messages, given.history),
             "messages_sha256": digest,
             "same": digest == row["messages_sha256"],
         }
@@ -111,6 +115,13 @@ def router(
         return {"id": run_id, "erased": bool(await vault.erase(run=run_id))}
 
     return api
+
+
+def _hidden(messages: list[Message], history: list[Any]) -> list[dict[str, Any]]:
+    """The caller's own messages as they are; of the recipe's their role and their hash."""
+    return [
+        dict(one) if one in history else {"role": one["role"], "sha256": messages_sha256([one])} for one in messages
+    ]
 
 
 def _given(body: Replay, plain: bytes | None) -> Contents:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from core.db.pool import Pool
 from core.errors import NotFound
+from orchestrator import erasure
 from orchestrator.auth import Key, Keys
 from orchestrator.contents import Vault
 from orchestrator.limits import Limits
@@ -49,6 +50,12 @@ def router(keys: Keys, pool: Pool, vault: Vault) -> APIRouter:
         assert row is not None
         erased = 0 if row["store_contents"] else await vault.erase(tenant=tenant)
         return {**row, "contents_erased": erased}
+
+    @api.delete("/{tenant}/contents")
+    async def erase(tenant: str, _: admin_key) -> dict[str, Any]:
+        """Erase what is kept of what this tenant's callers wrote: contents of runs, conversations, enhancements, jobs
+        that have ended, results of a queue. Records of runs stay: they hold hashes only."""
+        return {"id": tenant, "erased": await erasure.erase(pool, tenant)}
 
     @api.get("/{tenant}")
     async def one(tenant: str, _: admin_key) -> dict[str, Any]:

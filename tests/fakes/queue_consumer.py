@@ -3,6 +3,7 @@
 import asyncio
 import random
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 from core.db.pool import open_pool
@@ -10,6 +11,7 @@ from orchestrator.intake.commands import over_redis
 from orchestrator.intake.intake import Intake, Rules
 from orchestrator.intake.job import Job
 from orchestrator.oversight import Caller
+from orchestrator.seal import Seal
 
 
 class Echo:
@@ -21,13 +23,13 @@ class Echo:
 
 
 async def nobody(job: str) -> Any:
-    return None
+    return SimpleNamespace(key=SimpleNamespace(tenant="default"))
 
 
 async def main(dsn: str, url: str, name: str, kind: str, visibility: float) -> None:
     rules = Rules(name=name, kind=kind, poll=0.05, concurrency=8, visibility=visibility, tries=50)
     async with open_pool(dsn, size=8) as pool:
-        await Intake(rules, pool, lambda: over_redis(url), Echo(), nobody).run()
+        await Intake(rules, pool, Seal(bytes(32)), lambda: over_redis(url), Echo(), nobody).run()
 
 
 if __name__ == "__main__":

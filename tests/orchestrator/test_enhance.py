@@ -247,7 +247,7 @@ async def test_who_may_not(studio: Studio) -> None:
 
 
 async def test_equal_requests_at_two_orchestrators_are_one(migrated_dsn: str, tmp_path: Path) -> None:
-    async with studio_over(migrated_dsn, tmp_path / "1") as one, studio_over(migrated_dsn, tmp_path / "2") as two:
+    async with studio_over(migrated_dsn, tmp_path) as one, studio_over(migrated_dsn, tmp_path) as two:
         workers = [await one.chat_worker(), await two.chat_worker()]
         for worker in workers:
             await worker.behave(first_token_seconds=0.3)

@@ -8,6 +8,7 @@ import pytest
 from core.db.pool import open_pool
 from orchestrator.enhance.cache import Cached, EnhancementCache
 from orchestrator.enhance.flights import Flights
+from orchestrator.seal import Seal
 from tests.fakes.wait import soon
 
 KEY, OTHER = "a" * 64, "b" * 64
@@ -17,7 +18,7 @@ MADE = Cached("a boat", "worker_fallback")
 @pytest.fixture
 async def cache(migrated_dsn: str) -> AsyncIterator[EnhancementCache]:
     async with open_pool(migrated_dsn) as pool:
-        yield EnhancementCache(pool)
+        yield EnhancementCache(pool, Seal(bytes(32)))
 
 
 async def rows(cache: EnhancementCache) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from orchestrator.intake.commands import Commands, QueueAwayError, over_redis, o
 from orchestrator.intake.intake import JOBS, Intake, Rules
 from orchestrator.intake.job import Job, read
 from orchestrator.oversight import Caller
+from orchestrator.seal import Seal
 from tests.fakes.redis_server import TOKEN, client, redis_server, upstash
 from tests.fakes.studio import studio_over
 from tests.fakes.tls import tls_before
@@ -85,10 +87,10 @@ class Queue:
 
     def intake(self, pool: Pool, **given: Any) -> Intake:
         async def nobody(job: str) -> Any:
-            return None
+            return SimpleNamespace(key=SimpleNamespace(tenant="default"))
 
         own = {"poll": 0.02, "visibility": 0.5, "kind": "stream" if self.stream else "list", **given}
-        return Intake(Rules(name=self.name, **own), pool, self.connect, self.worker, nobody)
+        return Intake(Rules(name=self.name, **own), pool, Seal(bytes(32)), self.connect, self.worker, nobody)
 
     async def result(self, number: str) -> Any:
         text = await self.redis.execute_command("GET", f"{self.name}:result:{number}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -9,9 +10,11 @@ import pytest
 
 from core.db.pool import open_pool
 from core.errors import Conflict
+from orchestrator.contents import contents_key
 from orchestrator.jobs.plain import kept_error
 from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.values import End
+from orchestrator.seal import Seal
 from tests.fakes.client import RawClient, connected, request
 from tests.fakes.image_worker import ImageWorker
 from tests.fakes.studio import ChatWorker, Studio
@@ -323,7 +326,7 @@ async def test_a_stream_that_somebody_follows_or_may_ask_for_goes_on(
 
 
 async def test_cancelling_at_another_orchestrator_reaches_the_engine(
-    durable_dsn: str, studio: Studio, workers: Workers
+    durable_dsn: str, studio: Studio, workers: Workers, tmp_path: Path
 ) -> None:
     """What another one does is this statement: the one at work hears of it by the database."""
     _, image = workers
@@ -332,7 +335,7 @@ async def test_cancelling_at_another_orchestrator_reaches_the_engine(
     await eventually(lambda: image.running)
     how = End("cancelled", None, kept_error(Conflict("The job was cancelled.", code="job_cancelled")))
     async with open_pool(durable_dsn, size=1) as pool:
-        assert await JobStore(pool).end(job_id, how)
+        assert await JobStore(pool, Seal(contents_key(tmp_path / "keys" / "contents_key"))).end(job_id, how)
     await eventually(lambda: not image.running)
     job = await ended(studio, job_id)
     page = (await studio.get(f"/v1/jobs/{job_id}/events")).json()

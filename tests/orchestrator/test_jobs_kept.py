@@ -11,7 +11,7 @@ from typing import Any, cast
 import psycopg
 import pytest
 from psycopg.rows import dict_row
-from psycopg.types.json import Json
+from psycopg.types.json import Json, Jsonb
 
 from core.errors import ContentPolicy, SoundstageError
 from orchestrator.jobs import durable
@@ -23,6 +23,7 @@ from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.values import End, Taken
 from orchestrator.pipelines.flow import COMPLETED, STARTED, Event
 from orchestrator.policy import CHECK_FAILED
+from orchestrator.seal import Seal
 from tests.fakes.studio import Studio
 from tests.fakes.wait import answers, soon
 from tests.orchestrator.test_jobs import ASKED, PATH, ended
@@ -32,7 +33,7 @@ Connection = psycopg.AsyncConnection[dict[str, Any]]
 _COPY = """
 insert into jobs (id, pipeline, tenant, key_id, way, caller, request, request_sha256, deadline_at, state, attempts,
                   started_at, executor, version)
-select %s, pipeline, tenant, key_id, way, caller, request, request_sha256, now() + interval '1 hour', 'running', 1,
+select %s, pipeline, tenant, key_id, way, caller, %s, request_sha256, now() + interval '1 hour', 'running', 1,
        now() - interval '1 minute', %s, %s
   from jobs where id = %s
 """
@@ -52,7 +53,7 @@ async def running(connection: Connection, executor: str, version: str = VERSION,
     async with connection.transaction():
         over = await (await connection.execute("select id from jobs limit 1")).fetchone()
         assert over is not None
-        await connection.execute(_COPY, (JOB, executor, version, over["id"]))
+        await connection.execute(_COPY, (JOB, Jsonb(ASKED), executor, version, over["id"]))
         assert None not in await keep(connection, *events)
 
 
@@ -134,7 +135,7 @@ async def test_an_event_that_the_database_refuses_is_told_its_run_and_its_neighb
     await workers(durable_studio)
     await durable_studio.post(PATH, ASKED)
     await running(connection, "another")
-    teller = Teller(durable_dsn, Hub(cast("JobStore", None)))
+    teller = Teller(durable_dsn, Hub(cast("JobStore", None)), Seal(bytes(32)))
     before = [await teller.tell(Told(JOB, 1, "one", "one", {})), await teller.tell(Told(JOB, 1, "two", "two", {}))]
     refused = await teller.tell(Told(JOB, 2**40, "refused", "refused", {}))
     after = await teller.tell(Told(JOB, 1, "three", "three", {}))

@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from core.db.pool import open_pool
 from core.serving import bind
@@ -22,6 +23,7 @@ from orchestrator.jobs.runs import VERSION
 from orchestrator.jobs.service import purge_once
 from orchestrator.jobs.store import JobStore
 from orchestrator.pipelines import PIPELINES
+from orchestrator.seal import Seal
 from tests.fakes.client import Answer, connected, request
 from tests.fakes.held_engines import CAPTION, HeldEngines
 from tests.fakes.image_worker import ImageWorker
@@ -199,9 +201,9 @@ async def test_an_upgrade_begins_what_was_untouched_and_ends_what_was_not(
         for job_id in (untouched, touched):
             await connection.execute(
                 "insert into jobs (id, pipeline, tenant, key_id, way, caller, request, request_sha256, deadline_at)"
-                " select %s, pipeline, tenant, key_id, 'background', caller, request, request_sha256,"
+                " select %s, pipeline, tenant, key_id, 'background', caller, %s, request_sha256,"
                 " now() + interval '1 hour' from jobs where id = %s",
-                (job_id, first.headers["x-job-id"]),
+                (job_id, Jsonb(ASKED), first.headers["x-job-id"]),
             )
             await connection.execute(OLDER, (job_id, job_id))
         await connection.execute(TOUCHED, (touched,))
@@ -262,7 +264,7 @@ async def test_ended_jobs_are_purged_with_their_steps(durable_dsn: str, durable_
             return found
 
         assert all(await kept())
-        assert await purge_once(JobStore(pool), 1) == 0
-        assert await purge_once(JobStore(pool), 0) == 1
+        assert await purge_once(JobStore(pool, Seal(bytes(32))), 1) == 0
+        assert await purge_once(JobStore(pool, Seal(bytes(32))), 0) == 1
         assert not any(await kept())
     assert (await durable_studio.get(f"/v1/jobs/{job_id}")).json()["error"]["code"] == "job_not_found"

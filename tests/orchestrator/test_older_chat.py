@@ -12,6 +12,7 @@ from core.db.pool import open_pool
 from core.errors import Overloaded
 from orchestrator.auth import create_key
 from orchestrator.conversations import Conversations, Turn, fitting
+from orchestrator.seal import Seal
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import answers, soon
 
@@ -95,7 +96,7 @@ async def test_answers_in_one_conversation_come_one_after_the_other(migrated_dsn
 async def conversations(migrated_dsn: str) -> AsyncIterator[Conversations]:
     async with open_pool(migrated_dsn, size=4) as pool:
         await create_key(pool, "k", ["chat"])
-        yield Conversations(pool, most_tokens=100, hours=1, wait_seconds=0.2)
+        yield Conversations(pool, Seal(bytes(32)), most_tokens=100, hours=1, wait_seconds=0.2)
 
 
 async def key_id(dsn: str) -> str:

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from fastapi import Request
 from fastapi.responses import Response
+from psycopg.types.json import Json, Jsonb
 
 from core.errors import Unavailable, UpstreamTimeout
 from core.idempotency import REPEATED
@@ -364,12 +365,12 @@ async def test_many_at_once_never_draw_more_than_the_limit(studio: Studio) -> No
 TAKEN_OVER = """
 insert into jobs (id, pipeline, tenant, key_id, way, caller, request, request_sha256, deadline_at, state, attempts,
                   started_at, executor, version)
-select %(id)s, pipeline, tenant, key_id, 'wait', caller, request, request_sha256, now() + interval '1 hour', 'running',
-       1, now(), 'exec_gone', version from jobs where id = %(first)s
+select %(id)s, pipeline, tenant, key_id, 'wait', caller, %(request)s, request_sha256, now() + interval '1 hour',
+       'running', 1, now(), 'exec_gone', version from jobs where id = %(first)s
 """
 FINISHED = """
 insert into job_events (job, number, key, name, data)
-select %(id)s, 1, key, name, data from job_events where job = %(first)s and key = 'expand/pipeline.step.completed'
+select %(id)s, 1, key, name, %(done)s from job_events where job = %(first)s and key = 'expand/pipeline.step.completed'
 """
 
 
@@ -382,7 +383,12 @@ async def test_a_run_that_is_taken_over_pays_each_step_once(
     await studio._drawing(worker, "image-1")
     first = await app.post("/v1/chat/1to1/imagegen", {"message": "a red apple", "n": 2})
     assert (first.status_code, await app.paid()) == (200, 2)
-    given = {"id": "job_" + "c" * 24, "first": first.headers["x-job-id"]}
+    events = (await studio.get(f"/v1/jobs/{first.headers['x-job-id']}/events")).json()["data"]
+    expanded = next(one["result"] for one in events if one.get("step") == "expand" and "result" in one)
+    given = {
+        **{"id": "job_" + "c" * 24, "first": first.headers["x-job-id"]},
+        **{"request": Jsonb({"message": "a red apple", "n": 2}), "done": Json({"step": "expand", "result": expanded})},
+    }
     worker.repeats = drawn_before
     async with await psycopg.AsyncConnection.connect(durable_dsn) as connection:
         await connection.execute(TAKEN_OVER, given)

@@ -13,6 +13,7 @@ from orchestrator.epoch import Epoch
 from orchestrator.oversight import Caller, Oversight, Refused
 from orchestrator.policy_store import Policies, PolicyUnavailableError, first_policy, put_in_force, save_policy
 from orchestrator.runs import RunLog
+from orchestrator.seal import Seal
 from prompts.store import Writer
 
 KEY = Key("k", "default", frozenset({"chat"}), 1, None)
@@ -51,7 +52,7 @@ async def test_policies_that_cannot_be_read_refuse_everything(migrated_dsn: str,
             await policies.standing("default")
         await first_policy(pool)
         await policies.standing("default")
-        log = RunLog(pool, Vault(pool, contents_key(tmp_path / "key")))
+        log = RunLog(pool, Vault(pool, Seal(contents_key(tmp_path / "key"))))
         epoch = Epoch(migrated_dsn, pool, ())
         oversight = Oversight(policies, log, epoch, refuse_mismatch=True, stale_seconds=60)
         caller = Caller(KEY, "r", "/v1/chat/completions", "s")

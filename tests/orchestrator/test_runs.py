@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 from core.db.pool import open_pool
 from orchestrator.contents import Vault, contents_key
 from orchestrator.runs import MAX_WAITING, Record, Run, RunLog, new_run_id, now
+from orchestrator.seal import Seal
 from prompts import audit
 from tests.fakes.studio import Studio, studio_over
 from tests.orchestrator.test_prompts_api import made, named, put
@@ -152,7 +153,7 @@ def record(days_ago: float = 0) -> Run:
 
 async def test_what_waits_is_bounded_and_written_when_the_database_is_back(migrated_dsn: str, tmp_path: Path) -> None:
     async with open_pool(migrated_dsn, size=1, wait_seconds=1) as pool:
-        log = RunLog(pool, Vault(pool, contents_key(tmp_path / "key")))
+        log = RunLog(pool, Vault(pool, Seal(contents_key(tmp_path / "key"))))
         async with pool.connection():  # the only connection is taken: to the log the database is away
             for _ in range(MAX_WAITING + 5):
                 log.add(record())
@@ -177,7 +178,7 @@ async def test_old_records_are_let_go_in_batches_with_their_contents_and_the_aud
     migrated_dsn: str, tmp_path: Path
 ) -> None:
     async with open_pool(migrated_dsn, size=2) as pool:
-        log = RunLog(pool, Vault(pool, contents_key(tmp_path / "key")))
+        log = RunLog(pool, Vault(pool, Seal(contents_key(tmp_path / "key"))))
         old, young = [record(days_ago=40) for _ in range(7)], [record(), record(days_ago=20)]
         for run in (*old, *young):
             log.add(run)
@@ -203,7 +204,7 @@ async def test_a_record_that_the_database_refuses_is_set_aside_and_its_neighbour
 ) -> None:
     before = refused()
     async with open_pool(migrated_dsn, size=1) as pool:
-        log = RunLog(pool, Vault(pool, contents_key(tmp_path / "key")))
+        log = RunLog(pool, Vault(pool, Seal(contents_key(tmp_path / "key"))))
         runs = [record() for _ in range(9)]
         runs[0].model, runs[3].model = "a\0", "half a pair: \ud800"
         runs[4].seed, runs[8].sampling = 2**70, {"a\0": 1}
@@ -225,7 +226,7 @@ async def test_what_waits_behind_a_refused_record_waits_on_where_the_database_go
 ) -> None:
     """The first half of a batch is kept; then the database is gone: the other half is written when it is back."""
     async with open_pool(migrated_dsn, size=1, wait_seconds=0.2) as pool:
-        log = _GoesAway(pool, Vault(pool, contents_key(tmp_path / "key")))
+        log = _GoesAway(pool, Vault(pool, Seal(contents_key(tmp_path / "key"))))
         runs = [record() for _ in range(4)]
         runs[3].model = "a\0"
         for run in runs:
@@ -247,3 +248,29 @@ class _GoesAway(RunLog):
         if self.tries == 3:
             raise psycopg.OperationalError("away")
         await super()._insert(batch)
+
+
+async def test_another_key_than_an_admins_is_shown_no_recipes_text(studio: Studio) -> None:
+    await studio.proving_worker()
+    made = await studio.post("/v1/keys", {"name": "app", "scopes": ["chat"]})
+    app = made.json()["secret"]
+    own = [{"role": "user", "content": "what a fine harbour"}]
+    asked = {"prompt": {"id": "chat_conversation", "variables": {}}, "messages": own}
+    for name in ("echo", "prompt_logprobs", "return_prompt_text", "return_token_ids", "enable_response_messages"):
+        refused = await studio.post("/v1/chat/completions", {**asked, name: True}, key=app)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
+    run = (await studio.post("/v1/chat/completions", asked, key=app)).headers["x-run-id"]
+    path, given = f"/v1/runs/{run}/replay", {"variables": {}, "history": own, "call": True}
+    whole = (await studio.post(path, given)).json()
+    shown = (await studio.post(path, given, key=app)).json()
+    assert whole["same"]
+    assert shown["same"]
+    assert shown["called"]["same_output"]
+    texts = [message["content"] for message in whole["messages"] if message not in own]
+    assert texts
+    assert not any(text in str(shown) for text in texts)
+    assert own[0] in shown["messages"]
+    assert all(set(message) == {"role", "sha256"} for message in shown["messages"] if message not in own)
+    compared = await studio.post(f"{path}?release=production", given, key=app)
+    assert (compared.status_code, compared.json()["error"]["code"]) == (403, "missing_scope")
+    assert (await studio.get("/v1/prompts/chat_conversation", key=app)).status_code == 403
