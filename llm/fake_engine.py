@@ -186,6 +186,7 @@ def create_app(
     return Starlette(routes=[*routes, *(Route(path, answer, methods=["POST"]) for path, answer in told.items())])
 
 
+MOST_ANSWERS = 16_384  # vLLM's own
 WRONG_SHAPES = (TypeError, ValueError, AttributeError, LookupError, OverflowError)
 """What comes of a body that is not as it should be; a real engine checks it."""
 
@@ -280,7 +281,11 @@ async def _chunks(engine: FakeEngine, body: dict[str, Any], words: list[str]) ->
 
 
 def _answers(body: dict[str, Any]) -> int:
-    return int(body.get("n") or 1)
+    """Raises ValueError for more than vLLM takes."""
+    wanted = int(body.get("n") or 1)
+    if not 0 < wanted <= MOST_ANSWERS:
+        raise ValueError(f"n must be 1 to {MOST_ANSWERS}.")
+    return wanted
 
 
 def _after_usage(body: dict[str, Any]) -> dict[str, Any]:
