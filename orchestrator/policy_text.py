@@ -66,6 +66,8 @@ _LEET_INSIDE = {
 }
 _NO_LETTER = bytes(set(range(256)) - set(LETTERS) - {0x20})
 _PUNCTUATION = ".,;:!?\"'()[]{}<>-_/\\`“”‘’…"
+_JOINS = frozenset(_PUNCTUATION + "*+=^~|&%#")
+"""What may stand between one letter and the same again: x*x*x is no word."""
 _PLAIN = LETTERS + b" \t\n\r"
 _ANY_LETTER = bytes.maketrans(LETTERS, b"x" * len(LETTERS))
 _APART = re2.compile(rb"(?: [a-z]){3,} ")
@@ -116,7 +118,8 @@ def read(plain: str) -> Reading:
     runs: bytes = b""
     leet = spaced(raw.translate(_LEET["l"])) if signs else words
     apart = b" x x x " in leet.translate(_ANY_LETTER)
-    spans = [match.span() for match in _APART.finditer(leet)] if apart else []
+    # One letter again and again is no word: a variable, a mark in a list, a cross on a board.
+    spans = [match.span() for match in _APART.finditer(leet) if len(set(match.group())) > 2] if apart else []
     if spans:
         views = leet, spaced(raw.translate(_LEET["i"]))
         either, other = (b" ".join(view[a:b].replace(b" ", b"") for a, b in spans) for view in views)
@@ -153,7 +156,7 @@ def _unescaped(text: str) -> str:
 def _disguised(plain: str) -> Iterator[tuple[bytes, bytes]]:
     """Readings of words with digits, signs or punctuation in them: leetspeak, signs left out, asterisks as vowels."""
     cores = [chunk.strip(_PUNCTUATION) for chunk in itertools.filterfalse(str.isalpha, plain.split())]
-    cores = [core for core in cores if core and not core.isalpha() and not core.isdigit()]
+    cores = [core for core in cores if not core.isalpha() and not core.isdigit() and len(set(core) - _JOINS) > 1]
     if not cores:
         return
     raw = " ".join(cores).encode("ascii", "replace")

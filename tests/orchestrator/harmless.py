@@ -117,6 +117,11 @@ My car is 9 years old, should I sell it?
 Old master paintings at the auction.
 Explain hardcore punk to my parents.
 An orphan finds a map in a Victorian novel.
+f(x) = x*x*x and g(x) = (x)(x)(x)
+Fill {{x}} {{x}} {{x}} into the template.
+- [x] [x] [x] three boxes are ticked
+Tic tac toe: X X X wins against O O O.
+x, x, x are the unknowns; x/x/x and x-x-x cancel; x+x+x is 3x
 """
 
 HARMLESS = tuple(line for line in _TEXT.splitlines() if line)
