@@ -1,8 +1,9 @@
 """Text as a reader sees it, whatever characters it is spelt with. Pure, and linear in the text.
 
 Undone here: case, look-alikes of all scripts and combining characters (decancer), characters that are not seen, letters
-of Unicode's tag block, a capital I that stands for an l, HTML entities and percent signs, letters set apart
-("n u d e", "n.u.d.e"), common leetspeak, letters repeated for effect, letters hidden behind an asterisk.
+of Unicode's tag block, a capital I that stands for an l, HTML entities, percent signs and JSON's escapes, emoji and
+letters of other scripts beside a word, letters set apart ("n u d e", "n.u.d.e"), common leetspeak, letters repeated for
+effect, letters hidden behind an asterisk.
 
 Every view is made by whole-text operations in C (translate, replace, split) and by RE2, which cannot backtrack.
 """
@@ -38,9 +39,13 @@ def _table() -> dict[int, str | None]:
     return table | {ord("ɗ"): "d", ord("ⲗ"): "l", ord("Ⲗ"): "l"}
 
 
+_PICTOGRAPHS = range(0x1F000, 0x1FC00)  # also those that are newer than Python's tables
 _TABLE = _table()
 _TAGS_AS_LETTERS = {at: chr(at - 0xE0000) for at in range(0xE0020, 0xE007F)}
-_ENTITY = re2.compile(r"&(?:#[0-9]{1,12}|#[xX][0-9a-fA-F]{1,10}|[A-Za-z][A-Za-z0-9]{1,31};);?")
+_ENTITY = re2.compile(r"&(?:#0*[0-9]{1,12}|#[xX]0*[0-9a-fA-F]{1,10}|[A-Za-z][A-Za-z0-9]{1,31};);?")
+_ZEROS = re2.compile(r"^(&#[xX]?)0+([0-9a-fA-F])")
+_ESCAPE = re2.compile(r"\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})")
+_SHORT_ESCAPES = {"n": "\n", "r": "\n", "t": " ", "b": " ", "f": " ", '"': '"', "'": "'", "/": "/"}
 _PERCENT = re2.compile(r"%[0-7][0-9a-fA-F]")
 _TURNED = re2.compile("[\u202d\u202e\u2066-\u2068]")
 _I_AS_L = re2.compile(r"[a-z]I")
@@ -94,11 +99,15 @@ def spellings(text: str) -> list[str]:
     others = []
     if "%" in text and _PERCENT.search(text):
         others.append(unquote(text, errors="replace"))
+    if "\\" in text:
+        others += [once := _unquoted(text), _unquoted(once) if "\\" in once else once]
     if not text.isascii():
         others += [text.translate(_TAGS_AS_LETTERS), text[::-1] if _TURNED.search(encodable(text)) else text]
+        signs, letters = _beside_words(text)
+        others += [text.translate(signs), text.translate(signs | letters)]
     if "I" in text and _I_AS_L.search(encodable(text)):
         others.append(text.replace("I", "l"))
-    return [plain_form(text), *(plain_form(other) for other in others if other != text)]
+    return [plain_form(text), *(plain_form(other) for other in dict.fromkeys(others) if other != text)]
 
 
 def plain_form(text: str) -> str:
@@ -143,14 +152,40 @@ def spaced(view: bytes) -> bytes:
     return b" " + view.strip(b" ") + b" "
 
 
+def _beside_words(text: str) -> tuple[dict[int, str], dict[int, str]]:
+    """Signs, emoji among them, and letters that know no case, as dots: decancer reads many of them as Latin letters,
+    and so a word that one of them touches as another word."""
+    signs, letters = {}, {}
+    for character in set(text):
+        if character.isascii():
+            continue
+        at, kind = ord(character), unicodedata.category(character)
+        new = kind == "Cn" and at in _PICTOGRAPHS
+        if kind == "Lo":
+            letters[at] = "."
+        elif new or (kind[0] in "PS" and "LETTER" not in unicodedata.name(character, "")):
+            signs[at] = "."
+    return signs, letters
+
+
 def _unescaped(text: str) -> str:
     """HTML's character references as what they stand for. Numbers are bounded, for int() is not linear."""
     pieces, end = [], 0
     for match in _ENTITY.finditer(encodable(text)):
         start = match.start()
-        pieces += [text[end:start], html.unescape(match.group())]
+        pieces += [text[end:start], html.unescape(_ZEROS.sub(r"\1\2", match.group()))]
         end = match.end()
     return "".join((*pieces, text[end:])) if pieces else text
+
+
+def _unquoted(text: str) -> str:
+    """JSON's escapes as what they stand for: engines read them in the arguments of a tool's call."""
+    text = encodable(text).replace(r"\\", "\0")
+    for letter, meant in _SHORT_ESCAPES.items():
+        text = text.replace("\\" + letter, meant)
+    if _ESCAPE.search(text):
+        text = _ESCAPE.sub(lambda match: chr(int(match.group()[2:], 16)), text)
+    return text.replace("\0", "\\")
 
 
 def _disguised(plain: str) -> Iterator[tuple[bytes, bytes]]:

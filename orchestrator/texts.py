@@ -55,7 +55,7 @@ _TENSORS = frozenset(("prompt_embeds", "image_embeds", "video_embeds", "audio_em
 _TEXT_NAMES = frozenset(
     (
         *("messages", "input", "instructions", "prompt", "negative_prompt", "suffix", "system", "content", "text"),
-        *("previous_input_messages", "context"),
+        *("previous_input_messages", "context", "refusal", "thinking", "reasoning", "reasoning_content"),
     )
 )
 """Below these names a list of numbers is taken for token ids: an engine reads text out of it."""

@@ -122,6 +122,25 @@ _DISGUISES = (
         "z  z  e  x  p  l  i  c  i  t",
     ),
     *("zzexplicits", "#zzexplicit", "zzexplicit/zzexplicit", "x zzexplicit\nx", "zz3xpl|cit", "zzexp1icit"),
+    *(
+        "zzexplicit🔥",
+        "😀zzexplicit",
+        "zzexplicit❤️",
+        "zzexpl😀icit",
+        "zzexplicit\U0001fae8",
+        "「zzexplicit」",
+        "zzexplicit©",
+    ),
+    *("zzexplicit€", "zzexplicit×", "zzexplicit口", "zzexplicitש", "工zzexplicit", "ⓩⓩexplicit🔥", "ᏃᏃᎬxplicit☺"),
+    *(
+        r"zz\u0065xplicit",
+        r"zz\x65xplicit",
+        r"so\nzzexplicit",
+        r"so\\nzzexplicit",
+        r"zz\\u0065xplicit",
+        r"a\tzzexplicit",
+    ),
+    *("zz&#0000000000000000101;xplicit", "zz&#x00000000000000000065;xplicit", "zz&amp;#0000000000000000101;xplicit"),
 )
 TRICKS = [Case(f"some {how} art", 1, "refuse", "sexual/explicit") for how in _DISGUISES]
 

@@ -122,6 +122,13 @@ def test_a_word_split_over_parts_is_put_together_whatever_stands_beside_them() -
     assert decide(found.strings, tier=1, surface="text", rules=RULES).category == "sexual/explicit"
 
 
+@pytest.mark.parametrize("name", ["refusal", "thinking", "reasoning", "reasoning_content"])
+def test_a_word_split_over_parts_of_several_types_is_put_together(name: str) -> None:
+    parts = [{"type": "text", "text": "zzexpl"}, {"type": name, name: "icit"}]
+    found = texts.of_body({"messages": [{"role": "user", "content": parts}]})
+    assert decide(found.strings, tier=1, surface="text", rules=RULES).category == "sexual/explicit"
+
+
 async def test_others_have_their_turn_while_a_large_text_is_scanned() -> None:
     turns = 0
 
