@@ -21,8 +21,8 @@ _YES = frozenset((1, "1", "true", "t", "yes", "y", "on"))  # True is 1
 _NO = frozenset((None, 0, "0", "false", "f", "no", "n", "off"))
 _USAGE, _DATA, _ENDS, _NO_CHOICE = b'"usage":', b"data:", b'"finish_reason":"', b'"choices":[]'
 _FINGERPRINT = b',"system_fingerprint":'
-_EACH = re.compile(  # as vLLM writes it, after the choices
-    rb'\],"usage":\{"prompt_tokens":(\d++),"total_tokens":\d++,"completion_tokens":(\d++)'
+_EACH = re.compile(  # as vLLM writes it, after the choices; longer numbers are read with what else is odd
+    rb'\],"usage":\{"prompt_tokens":(\d{1,9}+),"total_tokens":\d++,"completion_tokens":(\d{1,9}+)'
     rb'(?:,"(?:prompt|completion)_tokens_details":(?:null|\{[^{}]*+\}))*+\}'
 )
 _AFTER_CHOICES = b'],"usage":{'

@@ -181,6 +181,17 @@ def test_a_stream_that_is_cut_short_is_counted_to_the_token(answers: int, counte
     assert passing.found() == counted
 
 
+@pytest.mark.parametrize("digits", [10, 19, 22, 5_000])
+def test_more_than_an_engine_can_have_made_counts_for_nothing(digits: int) -> None:
+    usage = b'"usage":{"prompt_tokens":5,"total_tokens":%b,"completion_tokens":%b}' % ((b"9" * digits,) * 2)
+    sent = b'data: {"choices":[{"index":0,"delta":{}}],%b}\n\ndata: [DONE]\n\n' % usage
+    for size in (1, 100, len(sent)):
+        passing = UsageStream(Wanted(False, False), cuts=True)
+        passed = b"".join([passing.feed(piece) for piece in pieces(sent, size)]) + passing.rest()
+        assert b'"choices"' in passed
+        assert passing.found() in (None, Usage(5, 0))
+
+
 def test_prompts_are_each_counted_once() -> None:
     passing = UsageStream(Wanted(False, False, 2, 2), cuts=True)
     for index, prompt in ((0, 5), (1, 5), (2, 8)):
