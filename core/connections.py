@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import aiohttp
 from aiohttp.connector import Connection
 from aiohttp.http import RawResponseMessage
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
 from yarl import URL
@@ -22,6 +23,8 @@ from core.untrusted import UNCOMPRESSED
 MAX_CONNECTIONS = 4096
 MAX_ORIGINS = 1024
 KEEPALIVE_SECONDS = 4.0  # below vLLM's 5 s, so that a kept connection is not closed under a new request
+SWITCHING, LAST_STATUS = 101, 599
+"""Nobody asked for another protocol; and no server can pass on a status that is none."""
 BODILESS = frozenset(("GET", "HEAD", "DELETE", "OPTIONS"))
 
 
@@ -96,7 +99,9 @@ class Connections:
             transport.write(_request(method, url, headers, body))
             while True:
                 message, content = await protocol.read()
-                if message.code >= 200 or message.code == 101:
+                if message.code == SWITCHING or message.code > LAST_STATUS:
+                    raise HttpProcessingError(code=message.code, message="This is no answer.")
+                if message.code >= 200:
                     answer = Answer(connection, message, content)
                     return answer
         finally:
