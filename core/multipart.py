@@ -1,5 +1,6 @@
 """A multipart body, part by part, in memory: an upload never becomes a temporary file."""
 
+import re
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, cast
 
@@ -18,7 +19,7 @@ def boundary_of(content_type: str | bytes | None) -> bytes:
     if kind != b"multipart/form-data":
         raise InvalidRequest("The body must be multipart/form-data.", code="invalid_content_type")
     boundary = options.get(b"boundary")
-    if not boundary or len(boundary) > 256:
+    if not boundary or len(boundary) > 256 or _times(b"boundary", content_type) != 1:
         raise InvalidRequest("The content type names no usable boundary.", code="invalid_content_type")
     return boundary
 
@@ -98,6 +99,8 @@ class Parts(ABC):
 
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        if _times(b"name", self._headers.get(b"content-disposition")) > 1:
+            raise InvalidRequest("A part of the form has two names.", code="invalid_multipart")
         name = options.get(b"name", b"").decode("utf-8", "replace")
         self.part_named(name, self._headers, file=b"filename" in options)
 
@@ -106,6 +109,12 @@ class Parts(ABC):
 
     def _end(self) -> None:
         self._ended = True
+
+
+def _times(option: bytes, header: str | bytes | None) -> int:
+    """How often a header names an option: of several, one reader takes the first and another the last."""
+    said = header.encode("utf-8", "replace") if isinstance(header, str) else header or b""
+    return len(re.findall(rb";\s*+%b\*?[0-9*]*+\s*+=" % option, said, re.IGNORECASE))
 
 
 def _invalid() -> InvalidRequest:

@@ -1,7 +1,7 @@
 """A form on its way to an image worker: read for its texts, passed on as it came.
 
 What is judged must be what the worker reads, so whatever two readers could understand differently is refused: a text
-given twice, a text that is a file, another charset, an encoded part.
+given twice, a text that is a file, a file that is a text, another charset, an encoded part.
 """
 
 import msgspec
@@ -17,6 +17,9 @@ MAX_PARTS = 96
 MAX_TEXT = 256 << 10  # bytes of one text
 FILES = frozenset(("image", "image[]", "mask", "input_reference"))
 """What may be a file: it holds a picture. Whatever else comes is a text."""
+UTF8 = frozenset((b"utf-8", b"utf8", b"us-ascii"))
+CHARSET = "_charset_"
+"""A field by which a form may name the charset of its texts."""
 _PLAIN = frozenset((b"", b"7bit", b"8bit", b"binary"))
 
 
@@ -63,7 +66,7 @@ def read(content_type: bytes, sent: bytes) -> FormBody:
     """A form for an image worker. Raises InvalidRequest naming what cannot be taken."""
     boundary = boundary_of(content_type)
     _, options = parse_options_header(content_type)
-    if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+    if options.get(b"charset", b"utf-8").lower() not in UTF8:
         raise InvalidRequest("A form's texts are UTF-8.", code="invalid_content_type")
     return _read(sent, boundary)
 
@@ -91,6 +94,8 @@ class _Texts(Parts):
     def part_named(self, name: str, headers: dict[bytes, bytes], *, file: bool) -> None:
         self._name, self._content = name, None
         if name in FILES:
+            if not file:
+                raise _refused(name, "is a text, and must be a file.")
             return
         if name in self.texts:
             raise _refused(name, "is given twice.")
@@ -98,6 +103,9 @@ class _Texts(Parts):
             raise _refused(name, "is a file, and must be a text.")
         if headers.get(b"content-transfer-encoding", b"").strip().lower() not in _PLAIN:
             raise _refused(name, "is encoded, and must be a plain text.")
+        _, options = parse_options_header(headers.get(b"content-type"))
+        if name == CHARSET or options.get(b"charset", b"utf-8").lower() not in UTF8:
+            raise _refused(name, "names a charset: a form's texts are UTF-8.")
         self._content = bytearray()
 
     def part_data(self, data: bytes) -> None:

@@ -85,6 +85,24 @@ WRONG: dict[str, tuple[bytes, bytes, str]] = {
         form(part("prompt", b"a", more=b'\r\nContent-Disposition: form-data; name="user"')),
         "invalid_multipart",
     ),
+    "two names": (
+        KIND,
+        form(part("prompt", b"a", more=b"")).replace(b'name="prompt"', b'name="prompt"; name="image"'),
+        "invalid_multipart",
+    ),
+    "a name in two ways": (
+        KIND,
+        form(PROMPT).replace(b'name="prompt"', b"name=\"x\"; name*=utf-8''prompt"),
+        "invalid_multipart",
+    ),
+    "two boundaries": (b"multipart/form-data; boundary=b; boundary=" + BOUNDARY, form(PROMPT), "invalid_content_type"),
+    "a text of another charset": (
+        KIND,
+        form(part("prompt", b"a", more=b"\r\nContent-Type: text/plain; charset=utf-7")),
+        "invalid_value",
+    ),
+    "a field that names the charset": (KIND, form(PROMPT, part("_charset_", b"utf-7")), "invalid_value"),
+    "a picture as a text": (KIND, form(PROMPT, part("image", b"a red hat")), "invalid_value"),
     "not UTF-8": (KIND, form(part("prompt", b"\xff")), "invalid_value"),
     "a long text": (KIND, form(part("prompt", b"a" * (forms.MAX_TEXT + 1))), "invalid_value"),
 }
