@@ -1,14 +1,13 @@
 """The policies in force, from the database: compiled once for each epoch. Unreadable, they allow nothing."""
 
 import asyncio
-import hashlib
 import logging
 from dataclasses import dataclass
 from typing import Any
 
-import rfc8785
 from psycopg.types.json import Jsonb
 
+from core.canonical import sha256_of_fields
 from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import Conflict, NotFound, SoundstageError
@@ -113,7 +112,7 @@ async def save_policy(pool: Pool, document: dict[str, Any], writer: Writer, *, n
 
 async def _save(connection: Connection, document: dict[str, Any], writer: Writer, note: str) -> tuple[int, bool]:
     await connection.execute("lock table policies in share row exclusive mode")
-    digest = hashlib.sha256(rfc8785.dumps(document)).hexdigest()
+    digest = sha256_of_fields(document, "document")
     query = "select version from policies where tenant is not distinct from %s and sha256 = %s"
     row = await (await connection.execute(query, (writer.tenant, digest))).fetchone()
     if row is not None:

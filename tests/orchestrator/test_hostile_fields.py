@@ -1,6 +1,7 @@
 """What a caller sends and the record of a run could not keep is a 400 that names the field; the studio goes on."""
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -91,3 +92,19 @@ async def test_large_numbers_in_tools_pass_and_the_run_is_kept(studio: Studio) -
     assert answer.status_code == 200, answer.text
     run = await studio.get(f"/v1/runs/{answer.headers['x-run-id']}")
     assert len(run.json()["sampling"]["tools"]["sha256"]) == 64
+
+
+HOSTILE_DOCUMENTS: list[dict[str, Any]] = [
+    {"hard": [{"category": "own", "terms": ["\ud800"]}]},
+    {"soft": [{"category": "\ud800", "terms": ["zzown"]}]},
+    {"constraints": "\ud800"},
+]
+
+
+@pytest.mark.parametrize("document", HOSTILE_DOCUMENTS)
+async def test_half_a_surrogate_pair_in_a_policy_is_a_400(studio: Studio, document: dict[str, Any]) -> None:
+    headers = {"authorization": f"Bearer {studio.key}", "content-type": "application/json"}
+    sent = json.dumps({"document": document}).encode()
+    answer = await studio.http.post("/v1/policies", content=sent, headers=headers)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"].startswith("document")
