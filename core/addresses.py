@@ -23,9 +23,14 @@ _LAST_32_BITS = tuple(
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 """Bits 64 to 95 of an address whose last 32 bits are an IPv4 one."""
 _OF_CLOUDS = frozenset(
-    map(ipaddress.ip_address, ("169.254.169.254", "168.63.129.16", "100.100.100.200", "fd00:ec2::254"))
+    map(
+        ipaddress.ip_address,
+        ("169.254.169.254", "168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"),
+    )
 )
 """Where clouds tell a machine its own secrets."""
+_SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "5f00::/16")))
+"""What the registries of special addresses hold, and Python takes for public."""
 
 
 def parsed(address: str) -> Address:
@@ -52,6 +57,7 @@ def may_serve(address: str) -> bool:
 def _is_public(address: Address) -> bool:
     usual = address.version == 4 or address in _GLOBAL_UNICAST
     special = address.is_multicast or address.is_reserved or address in _OF_CLOUDS
+    special = special or any(address in block for block in _SPECIAL)
     return usual and address.is_global and not special
 
 
