@@ -2,9 +2,9 @@
 
 What is not forwarded: hop-by-hop headers (those that `connection` names too), `host`, `expect`, `content-length` (set
 anew, same value; none on an answer that has no body), `x-request-id` (the shell's own is sent), what is the client's
-own (CALLERS_OWN) or a proxy's (PROXIES), and what is an orchestrator's to say (INTERNAL, all `x-soundstage-`). Nothing
-is buffered, nothing decompressed, nothing re-encoded. Before the first byte an error is raised, so the caller may try
-another engine; after it an error is an event in the stream.
+own (CALLERS_OWN) or a proxy's (PROXIES), and what is an orchestrator's to say (INTERNAL, all `x-soundstage-`). An
+engine's cookies and limits do not come back. Nothing is buffered, nothing decompressed, nothing re-encoded. Before the
+first byte an error is raised, so the caller may try another engine; after it an error is an event in the stream.
 """
 
 import asyncio
@@ -58,7 +58,9 @@ PROXIES = frozenset((b"forwarded", b"via", b"x-real-ip", b"true-client-ip"))
 """What proxies say of a caller; the worker is called by the studio."""
 NOT_SENT = HOP_BY_HOP | INTERNAL | CALLERS_OWN | PROXIES | {b"host", b"content-length", b"expect", b"x-request-id"}
 NOT_SENT_PREFIXES = (b"x-soundstage-", b"x-forwarded-", b"proxy-")
-NOT_RETURNED = HOP_BY_HOP | {b"x-request-id"}
+NOT_RETURNED = HOP_BY_HOP | {b"x-request-id", b"set-cookie", b"set-cookie2"}
+NOT_RETURNED_PREFIXES = (b"x-ratelimit-", b"x-soundstage-")
+"""Whose limits these are only the studio can say: an engine's would stand beside the caller's own."""
 NOT_RETURNED_WITHOUT_BODY = NOT_RETURNED | {b"content-length"}
 SWEEP_SECONDS = 0.5
 
@@ -208,7 +210,8 @@ class Relay:
         """The response line and headers, then every chunk as it comes."""
         due, idle = self._loop.time, exchange.idle
         never = NOT_RETURNED_WITHOUT_BODY if answer.status in (204, 304) else NOT_RETURNED
-        headers = passage.begins(_end_to_end(answer.raw_headers, never))
+        passed = _end_to_end(answer.raw_headers, never)
+        headers = passage.begins([pair for pair in passed if not pair[0].startswith(NOT_RETURNED_PREFIXES)])
         done, tail, more = 0, b"\n\n", True
         first, last, pieces = 0.0, 0.0, 0
         try:

@@ -182,6 +182,15 @@ async def test_the_answer_reaches_the_client_unchanged(gateway: Gateway, upstrea
     assert without(got.headers, NOT_RETURNED) == without(wanted.headers, NOT_RETURNED)
 
 
+async def test_what_is_the_studios_to_say_an_engine_does_not_say(gateway: Gateway, upstream: Upstream) -> None:
+    own = (b"Set-Cookie: a=1", b"X-RateLimit-Remaining-Tokens: 9", b"X-Soundstage-Tenant: a", b"X-Kept: 1")
+    upstream.script = saying(sized(b"{}", *own))
+    got = await ask(gateway.port, request(b"POST", PATH, [JSON], b"{}"))
+    names = {name for name, _ in got.headers}
+    assert b"x-kept" in names
+    assert not [name for name in names if name.startswith((b"set-cookie", b"x-ratelimit", b"x-soundstage"))]
+
+
 @pytest.mark.parametrize("step", [1, 7], ids=["byte by byte", "seven bytes at a time"])
 async def test_an_answer_in_tiny_writes_is_put_together(gateway: Gateway, upstream: Upstream, step: int) -> None:
     raw = SSE_HEAD + b"".join(chunked(UTF8[:23], UTF8[23:], DONE))
