@@ -13,6 +13,7 @@ import itertools
 import sys
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 from urllib.parse import unquote
 
 import decancer_py
@@ -45,6 +46,8 @@ _TAGS_AS_LETTERS = {at: chr(at - 0xE0000) for at in range(0xE0020, 0xE007F)}
 _ENTITY = re2.compile(r"&(?:#0*[0-9]{1,12}|#[xX]0*[0-9a-fA-F]{1,10}|[A-Za-z][A-Za-z0-9]{1,31};);?")
 _ZEROS = re2.compile(r"^(&#[xX]?)0+([0-9a-fA-F])")
 _ESCAPE = re2.compile(r"\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})")
+_SHORT = 16
+_named = lru_cache(1 << 12)(html.unescape)
 _SHORT_ESCAPES = {"n": "\n", "r": "\n", "t": " ", "b": " ", "f": " ", '"': '"', "'": "'", "/": "/"}
 _PERCENT = re2.compile(r"%[0-7][0-9a-fA-F]")
 _TURNED = re2.compile("[\u202d\u202e\u2066-\u2068]")
@@ -173,7 +176,11 @@ def _unescaped(text: str) -> str:
     pieces, end = [], 0
     for match in _ENTITY.finditer(encodable(text)):
         start = match.start()
-        pieces += [text[end:start], html.unescape(_ZEROS.sub(r"\1\2", match.group()))]
+        entity = match.group()
+        pieces += [
+            text[end:start],
+            _named(entity) if len(entity) < _SHORT else html.unescape(_ZEROS.sub(r"\1\2", entity)),
+        ]
         end = match.end()
     return "".join((*pieces, text[end:])) if pieces else text
 
