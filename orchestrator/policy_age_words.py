@@ -264,7 +264,7 @@ NAMED = (
     rf"\b[A-Z][a-z]{{2,15}}(?:\s+[A-Z][a-z]{{2,15}})?(?:'s|\s+(?:is|was|turns|turned|will be"
     rf"|looks))\s+(?:(?:only|just|about|still|now|barely"
     rf"|not even)\s+)?(?P<n>{NUMBER})(?:\s*[.,;!?)]|\s*$|\s+(?:and|but|in|with|years|when)\b)"
-    rf"|\b[A-Z][a-z]{{2,15}}\s*[,(]\s*(?P<m>{NUMBER})\s*[,)](?:\s+[a-z]|\s*[.,;!?]|\s*$)"
+    rf"|\b[A-Z][a-z]{{2,15}}\s*[,(]\s*(?P<m>{NUMBER})\s*(?:[,)](?:\s+[a-z]|\s*[.,;!?]|\s*$)|[.;!?]|$)"
 )
 ABROAD = (
     rf"\b(?P<n>\d{{1,3}}|{'|'.join(' '.join(_ABROAD.values()).split())})[\s-]*(?:jahre?\b|jahrig\w*|ans\b"

@@ -252,7 +252,30 @@ _KINDS = (
         ),
         _plainly,
     ),
-    _Kind(("going on", "goin on"), re2.compile(rf"\b(?P<n>{NUMBER})\s+goin'?g?\s+on\s+{NUMBER}\b"), _plainly),
+    _Kind(("goin",), re2.compile(rf"\b(?P<n>{NUMBER})[\s-]+goin'?g?[\s-]+on[\s-]+{NUMBER}\b"), _plainly),
+    _Kind(
+        ("age",),
+        re2.compile(
+            rf"\b{_RANGE}\s+(?:is|was|being)\s+(?:her|his|their|my|your)\s+(?:real\s+|true\s+|actual\s+|own\s+)?age\b"
+        ),
+        _labelled,
+    ),
+    _Kind(
+        ("celebrat",),
+        re2.compile(
+            rf"\bcelebrat(?:e|es|ed|ing)\s+(?:her|his|their|my|turning)\s+(?P<n>{ORDINAL}|{NUMBER})(?:th)?(?:\s*[,.;!?]|\s*$)"
+        ),
+        _openly,
+    ),
+    _Kind(
+        ("lived", "alive", "walked"),
+        re2.compile(
+            r"\b(?:lived|alive|walked)\s+(?:(?:the|this)\s+earth\s+)?(?:for\s+)?(?:only\s+|just\s+|all\s+of\s+|barely\s+)?"
+            rf"(?P<n>{NUMBER})\s+(?:years|summers|winters|springs)(?:\s+(?:on|in)\s+(?:this\s+|the\s+)?(?:earth|world))?"
+            r"(?:\s*[,.;!?]|\s*$)"
+        ),
+        _openly,
+    ),
     _Kind(
         ("birthday", "bday", "b-day"),
         re2.compile(

@@ -188,6 +188,15 @@ a minor of 17
 she turns 18 next month
 one day until she's 18
 can't vote yet
+16 is her age
+fifteen was his real age
+celebrating her 16th
+she celebrated her seventeenth
+sixteen-going-on-seventeen
+she has lived sixteen years
+alive for only fifteen summers
+Anna, 16.
+meet Anna, sixteen!
 """
 
 _NEIGHBOURS = """
@@ -374,6 +383,15 @@ first form of the verb
 tiene 34 años
 30岁
 dinner for 8
+34 is her age
+celebrating her 40th
+celebrating their 16th win together
+celebrating its 16th
+she has lived sixteen years in Oslo
+alive for fifty years
+forty-going-on-fifty
+Anna, 36.
+16 is her number
 """
 
 UNDER_EIGHTEEN = tuple(line for line in _UNDER_EIGHTEEN.splitlines() if line)
