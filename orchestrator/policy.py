@@ -12,13 +12,12 @@ from typing import Any, Literal
 import msgspec
 
 from orchestrator import policy_floor as floor
+from orchestrator import policy_text
+from orchestrator.policy_dull import RISKY
 from orchestrator.policy_floor import Subject, Surface
 from orchestrator.policy_lexicon import (
-    ADULT,
     ATTIRE,
     CLINICAL,
-    FICTION,
-    INFORMATION,
     MINOR,
     NUDITY,
     REAL,
@@ -31,9 +30,9 @@ from orchestrator.policy_rules import Rule, Terms, invalid, read_rules
 Action = Literal["allow", "soft", "refuse"]
 GENERAL, SUGGESTIVE_TIER, ADULT_TIER = 0, 1, 2
 A_TEXT_COSTS = 500  # characters: what a text costs apart from its length
+GLANCE = 3_000  # characters of all texts together: so few are first read at once, for most say nothing risky
 CHECK_FAILED = "check_failed"
 NOBODY = Subject()
-RISKY = ~(ADULT | INFORMATION | FICTION)  # flags that by themselves mean nothing
 
 
 @dataclass(frozen=True)
@@ -115,6 +114,12 @@ def deciding(
 ) -> Generator[None, None, Decision]:
     """decide(), which yields whenever it has scanned as much as a loop may be held for."""
     flags, matched, spent = subject.flags, set[Rule](), 0
+    if sum(map(len, texts)) <= GLANCE:
+        seen = list(pieces(texts))
+        together = floor.glance([piece.text for piece in seen], [part for piece in seen for part in piece.parts])
+        if together is not None and not _any_term(rules, together):
+            return _decided(flags, matched, tier=tier, surface=surface, rules=rules, subject=subject)
+        spent = sum(len(piece.text) for piece in seen)
     for text, apart, parts in pieces(texts):
         if spent + len(text) > PIECE:
             yield
@@ -125,6 +130,12 @@ def deciding(
             matched |= terms.matched(scan.readings)
         spent += len(text) + A_TEXT_COSTS
     return _decided(flags, matched, tier=tier, surface=surface, rules=rules, subject=subject)
+
+
+def _any_term(rules: Rules, text: str) -> bool:
+    """Whether a term of the lists stands in a text in ASCII."""
+    readings = (policy_text.read(text.lower()),) if rules.terms else ()
+    return any(terms.matched(readings) for terms in rules.terms)
 
 
 def _decided(

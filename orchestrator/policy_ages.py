@@ -14,7 +14,7 @@ from ahocorasick_rs import BytesAhoCorasick, Implementation
 from orchestrator import policy_age_words as words
 from orchestrator.policy_age_words import NUMBER, ORDINAL, PERSON, number
 from orchestrator.policy_lexicon import ADULT, AMBIGUOUS, MINOR
-from orchestrator.policy_text import own_script
+from orchestrator.policy_text import encodable, own_script
 
 MAJORITY = 18
 _BEFORE, _AFTER = 48, 40  # characters looked at around a match
@@ -62,6 +62,8 @@ def stated(plain: str, text: str, apart: str = "") -> int:
     Of texts that were joined, `apart` is the same less closely joined: what stands there too was judged there, with
     what is written around it.
     """
+    if not may_state(plain, text):
+        return 0 if text.isascii() else _found(_OTHER_SCRIPTS, own_script(text), apart)
     flags = 0
     numbers = bool(_SOME_NUMBER.search(plain))
     met = {
@@ -75,6 +77,14 @@ def stated(plain: str, text: str, apart: str = "") -> int:
     if not text.isascii() and not flags & MINOR:
         flags |= _found(_OTHER_SCRIPTS, own_script(text), apart)
     return flags
+
+
+def may_state(plain: str, text: str) -> bool:
+    """Whether something has the form of a statement of age, whatever it means; ages in other scripts apart. One look
+    for all kinds: most texts state none."""
+    if text.isascii() and plain == text.lower():
+        return _ANY_KIND.search(text.encode()) is not None
+    return any(_ANY_KIND.search(form) for form in (plain, encodable(text)))
 
 
 def _found(kind: _Kind, text: str, apart: str = "") -> int:
@@ -368,3 +378,16 @@ _NEEDED = sorted({need for kind in _KINDS for need in kind.needs})
 _NEEDS = BytesAhoCorasick([need.encode() for need in _NEEDED], implementation=Implementation.DFA)
 _NAMED = _Kind((), re2.compile(words.NAMED), _named)
 _OTHER_SCRIPTS = _Kind((), re2.compile(words.OTHER_SCRIPTS), _abroad)
+
+
+def _any_kind() -> "re2._Regexp":
+    """Matches where any kind does, also in a text that is not in lower case; only where is not said."""
+    options = re2.Options()
+    options.never_capture = True
+    options.max_mem = 64 << 20
+    kinds = "|".join(f"(?:{kind.pattern.pattern})" for kind in _KINDS)
+    return re2.compile(_NAME.sub("(?:", f"(?i:{kinds})|{_NAMED.pattern.pattern}"), options)
+
+
+_NAME = re2.compile(r"\(\?P<\w>")
+_ANY_KIND = _any_kind()

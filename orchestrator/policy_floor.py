@@ -10,6 +10,7 @@ Below tier 2 explicit words are refused as well: that is what the tiers mean.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -20,6 +21,7 @@ import msgspec
 import re2
 
 from orchestrator import policy_ages, policy_text, policy_words
+from orchestrator.policy_dull import RISKY, is_dull
 from orchestrator.policy_lexicon import (
     ADULT,
     AMBIGUOUS,
@@ -41,8 +43,11 @@ Surface = Literal["text", "image"]
 """Whether words are wanted, or a picture. What informs in words does not excuse a picture."""
 
 MAX_REMEMBERED = 4096  # characters
+GAP = " . qzq "
+"""Stands between texts that are read at once: every pattern that may end with its text may also end before a full stop,
+and the word is on no list."""
 SEXUAL = EXPLICIT | NUDITY | SUGGESTIVE
-_RULES = ("floor", "lexicon", "text", "words", "ages", "age_words", "pieces")
+_RULES = ("floor", "lexicon", "text", "words", "ages", "age_words", "pieces", "dull")
 _FULL_NAME = re2.compile(r"(by |style of |after )?\b([A-Z][a-z]+) (?:[A-Z]\. )?[A-Z][a-z]{2,}\b")
 _GIVEN_NAMES = """
     James John Robert Michael William David Richard Joseph Thomas Charles Christopher Daniel Matthew Anthony Mark Steven
@@ -88,7 +93,7 @@ def _scan(text: str, apart: str, parts: tuple[str, ...]) -> Scan:
         flags |= policy_words.flags_of(reading) | policy_ages.stated(plain, text, plain_apart)
         readings.append(reading)
     if parts:
-        flags |= policy_words.flags_over_seams([policy_text.letters(policy_text.plain_form(part)) for part in parts])
+        flags |= policy_words.flags_over_seams([policy_text.plain_form(part) for part in parts])
     if flags & (SEXUAL | UNDRESS) and _names_someone(text):
         flags |= REAL
     return Scan(flags, tuple(readings))
@@ -100,6 +105,25 @@ def scan(text: str, apart: str = "", parts: tuple[str, ...] = ()) -> Scan:
     Where the text is several `parts` that were joined, `apart` is the same with spaces between them.
     """
     return (_scan if len(text) <= MAX_REMEMBERED else _scan.__wrapped__)(text, apart, parts)
+
+
+def glance(texts: Sequence[str], parts: Sequence[str]) -> str | None:
+    """All texts put together, where nothing in them could mean anything that is RISKY: then each of them means nothing
+    that is. None where something could, or where there is more than one way to read them: then each is scanned.
+
+    What stands in a text stands in all of them together too, with nothing joined to it: GAP ends a sentence, a run of
+    letters and a phrase. Only what a star hides is read in no order, so it is scanned. `parts` as in `scan`.
+    """
+    together = GAP.join(texts)
+    if not together.isascii() or policy_ages.may_state(together.lower(), together):
+        return None
+    if not is_dull(together):
+        plain = together.lower()
+        if "*" in together or policy_text.spellings(together) != [plain]:
+            return None
+        if policy_words.most_of(policy_text.read(plain)) & RISKY:
+            return None
+    return None if policy_words.flags_over_seams([part.lower() for part in parts]) & RISKY else together
 
 
 def violation(flags: int, tier: int, surface: Surface) -> str | None:

@@ -73,12 +73,13 @@ _LEET_INSIDE = {
     "i": bytes.maketrans(_SIGNS, _I),
 }
 _NO_LETTER = bytes(set(range(256)) - set(LETTERS) - {0x20})
+_NOT_A_LETTER = _NO_LETTER + b" "
 _PUNCTUATION = ".,;:!?\"'()[]{}<>-_/\\`“”‘’…"
 _JOINS = frozenset(_PUNCTUATION + "*+=^~|&%#")
 """What may stand between one letter and the same again: x*x*x is no word."""
 _PLAIN = LETTERS + b" \t\n\r"
-_ANY_LETTER = bytes.maketrans(LETTERS, b"x" * len(LETTERS))
 _APART = re2.compile(rb"(?: [a-z]){3,} ")
+_THREE_APART = re2.compile(rb"(?:^| )[a-z] +[a-z] +[a-z](?: |$)")
 _THREE_ALIKE = re2.compile("|".join(f"{chr(letter)}{{3}}" for letter in LETTERS).encode())
 BREAK = " qqq "
 """A word that no list holds: no phrase and no run of letters reaches over it."""
@@ -90,9 +91,12 @@ class Reading(msgspec.Struct, frozen=True):
 
     plain: str
     words: bytes  # letters alone
-    words_and_digits: bytes
     disguised: tuple[bytes, bytes]  # what its disguised words may mean, 1 read as l and as i
     runs: bytes  # letters that were set apart, put together
+
+    @property
+    def words_and_digits(self) -> bytes:
+        return spaced(self.plain.encode("ascii", "replace").translate(_WORDS_AND_DIGITS))
 
 
 def spellings(text: str) -> list[str]:
@@ -124,14 +128,11 @@ def read(plain: str) -> Reading:
     """The words of a plain form, and what its disguised ones may mean."""
     raw = plain.encode("ascii", "replace")
     words = spaced(raw.translate(_WORDS))
-    signs = bool(raw.translate(None, _PLAIN))
-    disguised = list(_disguised(plain)) if signs else []
-    digits = spaced(raw.translate(_WORDS_AND_DIGITS)) if signs else words
+    disguised = list(_disguised(plain)) if raw.translate(None, _PLAIN) else []
     runs: bytes = b""
-    leet = spaced(raw.translate(_LEET["l"])) if signs else words
-    apart = b" x x x " in leet.translate(_ANY_LETTER)
     # One letter again and again is no word: a variable, a mark in a list, a cross on a board.
-    spans = [match.span() for match in _APART.finditer(leet) if len(set(match.group())) > 2] if apart else []
+    leet = spaced(raw.translate(_LEET["l"])) if sets_letters_apart(raw) else b""
+    spans = [match.span() for match in _APART.finditer(leet) if len(set(match.group())) > 2] if leet else []
     if spans:
         views = leet, spaced(raw.translate(_LEET["i"]))
         either, other = (b" ".join(view[a:b].replace(b" ", b"") for a, b in spans) for view in views)
@@ -140,7 +141,17 @@ def read(plain: str) -> Reading:
     squeezed = _squeezed(words)
     disguised += [(view, view) for view in squeezed]
     both = tuple(spaced(_BREAK.join(views)) for views in zip(*disguised, strict=True)) or (b"", b"")
-    return Reading(plain, words, digits, (both[0], both[1]), runs)
+    return Reading(plain, words, (both[0], both[1]), runs)
+
+
+def sets_letters_apart(raw: bytes) -> bool:
+    """Whether three letters, or what stands for them, stand by themselves in a row."""
+    return _THREE_APART.search(raw.translate(_LEET["l"])) is not None
+
+
+def is_number(chunk: str) -> bool:
+    """Digits alone, and punctuation around them: no word and no disguised one."""
+    return chunk.strip(_PUNCTUATION).isdigit()
 
 
 def letters(plain: str) -> bytes:
@@ -148,11 +159,14 @@ def letters(plain: str) -> bytes:
     return spaced(plain.encode("ascii", "replace").translate(_WORDS))
 
 
+def dense_letters(plain: str) -> bytes:
+    """The same with nothing between the words."""
+    return plain.encode("ascii", "replace").translate(None, _NOT_A_LETTER)
+
+
 def spaced(view: bytes) -> bytes:
-    """The view with one space between words, and at its ends. Each pass halves the longest run of spaces."""
-    while b"  " in view:
-        view = view.replace(b"  ", b" ")
-    return b" " + view.strip(b" ") + b" "
+    """The view with one space between words, and at its ends."""
+    return b" %b " % (b" ".join(view.split()) if b"  " in view else view.strip(b" "))
 
 
 def _beside_words(text: str) -> tuple[dict[int, str], dict[int, str]]:

@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import lru_cache, reduce
+from itertools import accumulate
 from operator import or_
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from ahocorasick_rs import BytesAhoCorasick, Implementation
 
 from orchestrator import policy_lexicon as lexicon
 from orchestrator.policy_lexicon import EXPLICIT
-from orchestrator.policy_text import Reading
+from orchestrator.policy_text import Reading, dense_letters, letters
 
 SHORTEST_INSIDE, LONGEST_INSIDE = 4, 16  # letters of a word looked for inside a run of spaced letters
 _REACH = 40  # bytes to the word before or after
@@ -45,11 +46,25 @@ def flags_of(reading: Reading) -> int:
     return _meant(reading.words) | (_meant(disguised) if disguised else 0) | _inside(reading.runs)
 
 
+def most_of(reading: Reading) -> int:
+    """The most that the words of a text could mean: as flags_of, but nothing is hidden by the words around it."""
+    disguised = reading.disguised[0]
+    found = [_found(view) for view in (reading.words, disguised) if view]
+    return reduce(or_, (_flags(words) | _flags(phrases) for words, phrases in found), _inside(reading.runs))
+
+
 def means_nothing(word: str) -> bool:
     return not lexicon.meaning(lexicon.folded(word.lower().encode("ascii", "replace")).decode())
 
 
 def _meant(view: bytes) -> int:
+    words, phrases = _found(view)
+    flags = _flags(words)
+    return _in_context(view, words, phrases) if phrases or flags & EXPLICIT else flags
+
+
+def _found(view: bytes) -> tuple[list[_Found], list[_Found]]:
+    """The words and the phrases of a view."""
     folded = lexicon.folded(view)
     words, phrases = [], []
     for pattern, start, end in _NEUTRAL.find_matches_as_indexes(folded, overlapping=True):
@@ -59,8 +74,7 @@ def _meant(view: bytes) -> int:
             phrases.append(_Found(start + 1, end - 1, lexicon.PHRASES[pattern - len(_NEUTRAL_FORMS)][1]))
     for _, start, end in _KEYS.find_matches_as_indexes(lexicon.keys(folded), overlapping=True):
         words.append(_word(view, folded, start + 1, end - 1))
-    flags = _flags(words)
-    return _in_context(view, words, phrases) if phrases or flags & EXPLICIT else flags
+    return words, phrases
 
 
 def _word(view: bytes, folded: bytes, start: int, end: int) -> _Found:
@@ -115,21 +129,24 @@ def _inside(runs: bytes) -> int:
     return reduce(or_, (_of(folded[start:end]) for _, start, end in found), 0)
 
 
-def flags_over_seams(views: Sequence[bytes]) -> int:
+def flags_over_seams(plains: Sequence[str]) -> int:
     """The flags of words that begin with a word of one text and end with a word of a later one, nothing between."""
-    dense, edges, seams = [], {0}, []
-    length = 0
-    for view in views:
-        for word in view.split():
-            dense.append(word)
-            length += len(word)
-            edges.add(length)
-        seams.append(length)
+    if not plains:
+        return 0
+    dense = [dense_letters(plain) for plain in plains]
+    near = [one if len(one) <= 2 * LONGEST_INSIDE else one[:LONGEST_INSIDE] + one[-LONGEST_INSIDE:] for one in dense]
+    if not _over_seams(near):
+        return 0
+    views = [letters(plain) for plain in plains]
+    edges = {0, *accumulate(len(word) for view in views for word in view.split())}
+    whole = lexicon.folded(b"".join(dense))
+    return reduce(or_, (_of(whole[start:end]) for start, end in _over_seams(dense) if {start, end} <= edges), 0)
+
+
+def _over_seams(dense: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Where words lie in letters that are joined, over where these begin."""
+    seams = list(accumulate(map(len, dense)))
     folded = lexicon.folded(b"".join(dense))
     found = _NEUTRAL_INSIDE.find_matches_as_indexes(folded, overlapping=True)
     found += _KEYS_INSIDE.find_matches_as_indexes(lexicon.keys(folded), overlapping=True)
-    flags = 0
-    for _, start, end in found:
-        if start in edges and end in edges and seams[bisect_right(seams, start)] < end:
-            flags |= _of(folded[start:end])
-    return flags
+    return [(start, end) for _, start, end in found if seams[bisect_right(seams, start)] < end]
