@@ -27,15 +27,20 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         try:
-            return msgspec.json.encode(line, enc_hook=str).decode()
+            return msgspec.json.encode(line, enc_hook=_text).decode()
         except UnicodeEncodeError:  # a lone surrogate, as in a file name that is not UTF-8
-            return json.dumps(line, default=str)
+            return json.dumps(line, default=_text)
 
 
 class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        fields = " ".join(f"{k}={v}" for k, v in record.__dict__.items() if k not in _OWN)
+        fields = " ".join(f"{k}={_text(v)}" for k, v in record.__dict__.items() if k not in _OWN)
         return f"{super().format(record)} {fields}".rstrip()
+
+
+def _text(value: object) -> str:
+    """An exception that says nothing, as a timeout, is at least named."""
+    return str(value) or type(value).__name__ if isinstance(value, BaseException) else str(value)
 
 
 def configure(level: str, style: str) -> None:

@@ -11,6 +11,7 @@ from prometheus_client import Counter, Gauge
 
 from core.db.errors import DATABASE_AWAY, is_refusal
 from core.db.pool import Pool, patiently
+from core.errors import Unavailable
 from core.ids import new_id
 from orchestrator.contents import Vault
 from orchestrator.usage import Source, Usage
@@ -114,6 +115,7 @@ class RunLog:
         self._waiting: deque[Record] = deque()
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()
+        self._failures = 0  # tries to write at which the database was away
 
     def add(self, run: Run, contents: Contents | None = None, days: int = 0) -> None:
         """Never waits. `contents` is sealed and kept for `days`."""
@@ -137,16 +139,26 @@ class RunLog:
             await self.flush()
 
     async def flush(self) -> bool:
-        """Write all that waits; False where the database is away: then it goes on waiting."""
+        """Write all that waits; False where the database is away: then it goes on waiting. Where another's try fails
+        meanwhile, it is not tried again."""
+        failures = self._failures
         async with self._writing:
+            if self._failures > failures:
+                return False
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
                 left = await self._store(batch)
                 self._waiting.extendleft(reversed(left))
                 WAITING.set(len(self._waiting))
                 if left:
+                    self._failures += 1
                     return False
             return True
+
+    async def written(self) -> None:
+        """All that was added until now can be read. Raises Unavailable where the database is away."""
+        if not await self.flush():
+            raise Unavailable("The database does not answer.", code="database_unavailable", retry_after=2)
 
     async def _store(self, batch: list[Record]) -> list[Record]:
         """What could not be written because the database is away. A record that it refuses is set aside: the halves of
@@ -158,7 +170,7 @@ class RunLog:
                 return await self._store_halves(batch, exc)
             if not isinstance(exc, DATABASE_AWAY):
                 raise
-            log.warning("runs not written; trying again", extra={"waiting": len(self._waiting), "why": str(exc)})
+            log.warning("runs not written; trying again", extra={"waiting": len(self._waiting), "why": exc})
             return batch
         return []
 
@@ -177,7 +189,7 @@ class RunLog:
             try:
                 await self.purge_once(days)
             except DATABASE_AWAY as exc:
-                log.warning("runs not purged; trying again", extra={"reason": str(exc)})
+                log.warning("runs not purged; trying again", extra={"reason": exc})
             await asyncio.sleep(PURGE_SECONDS)
 
     async def purge_once(self, days: int, batch: int = PURGE_BATCH) -> int:

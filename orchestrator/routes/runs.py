@@ -42,7 +42,7 @@ def router(
     admin_key = Annotated[Key, Depends(needs(keys, "admin"))]
 
     async def find(run_id: str, key: Key) -> dict[str, Any]:
-        await log.flush()
+        await log.written()
         async with pool.connection() as connection:
             row = await (await connection.execute("select * from runs where id = %s", (run_id,))).fetchone()
         if row is None or (row["key_id"] != key.id and "admin" not in key.scopes):
@@ -52,7 +52,7 @@ def router(
     @api.get("")
     async def listed(_: admin_key, after: After = None, limit: Limit = 100) -> dict[str, Any]:
         """The newest first; `after` is the last id of the page before."""
-        await log.flush()
+        await log.written()
         query = (
             "select * from runs where %(after)s::text is null"
             " or (at, id) < (select at, id from runs where id = %(after)s) order by at desc, id desc limit %(limit)s"

@@ -39,6 +39,7 @@ def test_a_record_is_one_json_object() -> None:
 ODD: dict[str, tuple[object, object]] = {
     "a path": (Path("a/b"), "a/b"),
     "an exception": (ValueError("no"), "no"),
+    "an exception that says nothing": (TimeoutError(), "TimeoutError"),
     "nested": ({"a": [1, None]}, {"a": [1, None]}),
     "new lines": ("a\nb\x00", "a\nb\x00"),
     "not a number": (float("nan"), None),

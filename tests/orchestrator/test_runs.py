@@ -1,5 +1,6 @@
 """Run records: written soon, replayed, kept private; contents only where a tenant opted in, sealed and erasable."""
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import pytest
 from prometheus_client import REGISTRY
 
 from core.db.pool import open_pool
+from core.errors import Unavailable
 from orchestrator.contents import Vault, contents_key
 from orchestrator.runs import MAX_WAITING, Record, Run, RunLog, new_run_id, now
 from orchestrator.seal import Seal
 from prompts import audit
 from tests.fakes.studio import Studio, studio_over
+from tests.fakes.wait import soon
 from tests.orchestrator.test_prompts_api import made, named, put
 
 
@@ -162,6 +165,36 @@ async def test_what_waits_is_bounded_and_written_when_the_database_is_back(migra
         async with pool.connection() as connection:
             row = await (await connection.execute("select count(*) as n from runs")).fetchone()
         assert row == {"n": MAX_WAITING}
+
+
+async def test_who_reads_waits_for_one_try_to_write_and_is_told_that_the_database_is_away(
+    migrated_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_pool(migrated_dsn, size=1) as pool:
+        log = RunLog(pool, Vault(pool, Seal(contents_key(tmp_path / "key"))))
+        began, over = asyncio.Event(), asyncio.Event()
+        tries = 0
+
+        async def hangs(batch: object) -> None:
+            nonlocal tries
+            tries += 1
+            began.set()
+            await over.wait()
+            raise psycopg.OperationalError("it hung")
+
+        with monkeypatch.context() as away:
+            away.setattr(log, "_insert", hangs)
+            log.add(record())
+            writing = asyncio.ensure_future(log.flush())
+            await soon(began.wait())
+            readers = [asyncio.ensure_future(log.written()) for _ in range(3)]
+            await asyncio.sleep(0)  # they have begun to wait
+            over.set()
+            for refused in await soon(asyncio.gather(*readers, return_exceptions=True)):
+                assert isinstance(refused, Unavailable)
+                assert (refused.code, refused.retry_after) == ("database_unavailable", 2)
+            assert (await soon(writing), tries) == (False, 1)
+        await soon(log.written())
 
 
 async def test_what_waits_is_written_at_the_end(migrated_dsn: str, tmp_path: Path) -> None:
