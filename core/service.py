@@ -89,6 +89,8 @@ def _add_error_handlers(api: FastAPI) -> None:
         assert isinstance(exc, HTTPException)
         if isinstance(exc.__cause__, SoundstageError):
             return error_response(exc.__cause__)  # raised while FastAPI read the body: FastAPI makes it a 400
+        if isinstance(exc.__cause__, UnicodeDecodeError):
+            return error_response(InvalidRequest("The body is not UTF-8.", code="json_invalid"))
         kind = BY_STATUS.get(exc.status_code, InvalidRequest if exc.status_code < 500 else SoundstageError)
         code = {404: "not_found", 405: "method_not_allowed"}.get(exc.status_code)
         error = kind(str(exc.detail), code=code)

@@ -114,6 +114,7 @@ ENVELOPES = {
     "wrong path value": (b"POST", b"/items/x", b'{"name":"n"}', 400, "int_parsing", "number"),
     "wrong query value": (b"POST", b"/items/1?query=x", b'{"name":"n"}', 400, "int_parsing", "query"),
     "not JSON": (b"POST", b"/items/1", b'{"name":', 400, "json_invalid", None),
+    "not UTF-8": (b"POST", b"/items/1", b'{"name":"\xff"}', 400, "json_invalid", None),
     "no body": (b"POST", b"/items/1", b"", 400, "missing", None),
     "not an object": (b"POST", b"/items/1", b"[1]", 400, "model_attributes_type", None),
     "bug": (b"GET", b"/bug", None, 500, "internal_error", None),
