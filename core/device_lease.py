@@ -176,7 +176,7 @@ class DeviceLease:
                 self._saw(self.line.look())
             except LineBusyError as exc:
                 if self.line.clock() - self._looked > EXPIRY_SECONDS:
-                    log.error("the device's line cannot be read", extra={"reason": str(exc)})
+                    log.error("the device's line cannot be read", extra={"reason": exc})
                     self._saw(Standing(lost=True))
 
     async def _at_the_line(self, act: Callable[[], Standing | None]) -> None:

@@ -57,7 +57,7 @@ class Registrar:
                 lease = await self._send(session)
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError, SoundstageError) as exc:
                 if self.registered or backoff == self._first_backoff:
-                    log.warning("not registered", extra={"orchestrator": self._url, "reason": str(exc)})
+                    log.warning("not registered", extra={"orchestrator": self._url, "reason": exc})
                 self.registered = False
                 wait = backoff * random.uniform(0.8, 1.2)
                 backoff = min(backoff * 2, self._max_backoff)

@@ -56,7 +56,7 @@ async def keep(
                         raise ValueError(f"{response.status}: {said[:200]}")
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError, SoundstageError) as exc:
                 if known or backoff == first_backoff:
-                    log.warning("not registered with Supabase", extra={"url": url, "reason": str(exc)})
+                    log.warning("not registered with Supabase", extra={"url": url, "reason": exc})
                 known, wait = False, backoff * random.uniform(0.8, 1.2)
                 backoff = min(backoff * 2, max_backoff)
             else:

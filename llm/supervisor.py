@@ -95,7 +95,7 @@ class Supervisor:
             try:
                 await self._prepare(engine)
             except (CheckpointError, OSError, ValueError) as exc:
-                log.error("checkpoint not usable", extra={"model": engine.model.id, "reason": str(exc)})
+                log.error("checkpoint not usable", extra={"model": engine.model.id, "reason": exc})
                 await asyncio.sleep(RETRY_CHECKPOINT_SECONDS)
         await self.residency.first_load(engine)
         await engine.run()

@@ -129,7 +129,7 @@ class StoredBlobs:
             try:
                 await self.purge_once()
             except Unavailable as exc:
-                log.warning("blobs not purged; trying again", extra={"reason": str(exc)})
+                log.warning("blobs not purged; trying again", extra={"reason": exc})
             await asyncio.sleep(PURGE_SECONDS)
 
     async def purge_once(self, room: int = 0) -> int:

@@ -54,7 +54,7 @@ class Vault:
                 async with patiently(self._pool) as connection:
                     await connection.execute("delete from run_contents where expires_at <= now()")
             except DATABASE_AWAY as exc:
-                log.warning("contents not purged; trying again", extra={"reason": str(exc)})
+                log.warning("contents not purged; trying again", extra={"reason": exc})
             await asyncio.sleep(PURGE_SECONDS)
 
 

@@ -184,7 +184,7 @@ class Conversations:
             async with self._pool.connection() as connection:
                 await connection.execute(query.encode(), values)
         except (psycopg.Error, *DATABASE_AWAY) as exc:
-            log.warning("conversation's lease not changed", extra={"reason": str(exc)})
+            log.warning("conversation's lease not changed", extra={"reason": exc})
 
     async def delete(self, key_id: str, name: str) -> None:
         """With all its turns. Raises NotFound."""
@@ -202,7 +202,7 @@ class Conversations:
                 async with patiently(self._pool) as connection:
                     await connection.execute(over)
             except (psycopg.Error, *DATABASE_AWAY) as exc:
-                log.warning("conversations not purged; trying again", extra={"reason": str(exc)})
+                log.warning("conversations not purged; trying again", extra={"reason": exc})
             await asyncio.sleep(PURGE_SECONDS)
 
 

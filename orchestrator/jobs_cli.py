@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 
-from orchestrator.keys_cli import add_where, local_key, told
+from orchestrator.keys_cli import add_where, local_key, no_answer, told
 from orchestrator.settings import OrchestratorSettings
 
 _COLUMNS = ("id", "pipeline", "state", "way", "attempts", "created_at", "ended_at")
@@ -46,7 +46,7 @@ def run(given: argparse.Namespace, settings: OrchestratorSettings) -> int:
         with httpx2.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
             return _watch(client, given.id, as_json=given.json)
     except (httpx2.HTTPError, OSError) as exc:
-        sys.stderr.write(f"No orchestrator answers at {url}: {exc}\n")
+        sys.stderr.write(no_answer(url, exc) + "\n")
         return 1
 
 

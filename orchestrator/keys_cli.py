@@ -78,12 +78,21 @@ def told(
     except KeyError as exc:
         return _fail(f"There is no variable {exc} in the environment.")
     except (httpx2.HTTPError, OSError) as exc:
-        return _fail(f"No orchestrator answers at {url}: {exc}")
+        return _fail(no_answer(url, exc))
     if answer.is_error:
         return _fail(found["error"]["message"])
     shown = json.dumps(found, indent=2) if given.json else _table(found.get("data", found), columns)
     sys.stdout.write(shown + "\n")
     return 0
+
+
+def no_answer(url: str, exc: Exception) -> str:
+    """Why nothing was asked, and what to do about it."""
+    if isinstance(exc, OSError):
+        return f"There is no key to ask with: {exc}. Set SOUNDSTAGE_API_KEY, or DATA_DIR as the orchestrator has it."
+    return (
+        f"No orchestrator answers at {url}: {exc}. If it listens elsewhere, set PORT as it was started, or give --url."
+    )
 
 
 def _fail(why: str) -> int:

@@ -63,7 +63,7 @@ class Policies:
             try:
                 found = await self._load(tenant)
             except (*DATABASE_AWAY, SoundstageError) as exc:
-                log.warning("policies not read; refusing", extra={"tenant": tenant, "reason": str(exc)})
+                log.warning("policies not read; refusing", extra={"tenant": tenant, "reason": exc})
                 raise PolicyUnavailableError from exc
             if generation == self._generation:
                 self._standing[tenant] = found

@@ -170,7 +170,7 @@ class Quotas:
                     (list(seen), list(seen.values())),
                 )
         except (psycopg.Error, OSError, TimeoutError) as exc:
-            log.warning("key uses not written", extra={"reason": str(exc)})
+            log.warning("key uses not written", extra={"reason": exc})
 
     async def _give_back(self) -> None:
         now = time.monotonic()
@@ -183,7 +183,7 @@ class Quotas:
                         "select return_quota(%s, %s, %s, %s)", (owner, quota.measure, quota.seconds, held.left)
                     )
         except (psycopg.Error, OSError, TimeoutError) as exc:
-            log.warning("quotas not given back", extra={"reason": str(exc)})
+            log.warning("quotas not given back", extra={"reason": exc})
 
 
 class Entry:

@@ -109,7 +109,7 @@ class RegisteredEngines:
             async with self._pool.connection(timeout=2) as connection:
                 rows = await (await connection.execute(query)).fetchall()
         except DATABASE_AWAY as exc:
-            log.warning("registered servers not read; going on with those known", extra={"reason": str(exc)})
+            log.warning("registered servers not read; going on with those known", extra={"reason": exc})
             return self._known
         self._known = [worker for row in rows if (worker := self._read(row)) is not None]
         return self._known

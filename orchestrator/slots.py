@@ -125,7 +125,7 @@ class Slots:
                     await self._ask([(owner, share.peak, share.most) for owner, share in due.items()]) if due else {}
                 )
             except (psycopg.Error, OSError, TimeoutError) as exc:
-                log.warning("places not renewed; going on with what is held", extra={"reason": str(exc)})
+                log.warning("places not renewed; going on with what is held", extra={"reason": exc})
                 granted = {}
             for owner, share in due.items():
                 if owner in granted:
@@ -143,4 +143,4 @@ class Slots:
             async with self._pool.connection() as connection:
                 await connection.execute("delete from slots where orchestrator = %s", (self._who,))
         except (psycopg.Error, OSError, TimeoutError) as exc:
-            log.warning("places not given back", extra={"reason": str(exc)})
+            log.warning("places not given back", extra={"reason": exc})

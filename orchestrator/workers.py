@@ -89,7 +89,7 @@ class WorkerPool:
         try:
             saved = await self._save(announcement, owner)
         except (psycopg.Error, OSError, TimeoutError) as exc:
-            log.warning("lease not saved", extra={"worker": announcement.id, "reason": str(exc)})
+            log.warning("lease not saved", extra={"worker": announcement.id, "reason": exc})
             self._keep(announcement, self._lease, owner).saved_at = math.inf
         else:
             if not saved:
@@ -224,7 +224,7 @@ class WorkerPool:
             try:
                 await self._read_leases()
             except (psycopg.Error, OSError, TimeoutError) as exc:
-                log.warning("worker leases not read; going on with what is known", extra={"reason": str(exc)})
+                log.warning("worker leases not read; going on with what is known", extra={"reason": exc})
             self._forget()
             self._count()
             await asyncio.sleep(POLL_SECONDS)
@@ -256,7 +256,7 @@ class WorkerPool:
             announcement = Announcement.model_validate(row["announcement"])
             self._keep(announcement, row["seconds"], row["owner"]).saved_at = asked
         except (ValidationError, Forbidden) as exc:  # written by another version
-            log.warning("announcement not understood", extra={"worker": row["id"], "reason": str(exc)})
+            log.warning("announcement not understood", extra={"worker": row["id"], "reason": exc})
 
     def _forget(self) -> None:
         now = time.monotonic()

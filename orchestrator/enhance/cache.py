@@ -50,7 +50,7 @@ class EnhancementCache:
                 cursor = await connection.execute("select body, source from enhancements where key = %s", (key,))
                 row = await cursor.fetchone()
         except DATABASE_AWAY as exc:
-            log.warning("enhancement cache not read", extra={"reason": str(exc)})
+            log.warning("enhancement cache not read", extra={"reason": exc})
             row = None
         if row is None:
             return None

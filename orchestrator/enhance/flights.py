@@ -72,5 +72,5 @@ class Flights:
             async with self._cache.pool.connection() as connection:
                 return (await connection.execute(query.encode(), given)).rowcount > 0
         except DATABASE_AWAY as exc:
-            log.warning("enhancements are not shared now", extra={"reason": str(exc)})
+            log.warning("enhancements are not shared now", extra={"reason": exc})
             return True

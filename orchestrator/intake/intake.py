@@ -126,7 +126,7 @@ class Intake:
                 if not await self._fill():
                     await asyncio.sleep(self.rules.poll)
             except QueueAwayError as exc:
-                log.warning("the queue does not answer", extra={"queue": self.rules.name, "reason": str(exc)})
+                log.warning("the queue does not answer", extra={"queue": self.rules.name, "reason": exc})
                 await asyncio.sleep(AWAY_SECONDS)
 
     async def _fill(self) -> bool:
@@ -163,7 +163,7 @@ class Intake:
                     await self._ledger.purge()
                     passed = 0.0
             except AWAY as exc:
-                log.info("the queue's upkeep waits", extra={"reason": str(exc)})
+                log.info("the queue's upkeep waits", extra={"reason": exc})
             await asyncio.sleep(pause)
             passed += pause
 
@@ -190,7 +190,7 @@ class Intake:
                 return
             await self._job(delivery, job)
         except AWAY as exc:
-            log.warning("a job was left half way; it comes again", extra={"reason": str(exc)})
+            log.warning("a job was left half way; it comes again", extra={"reason": exc})
             JOBS.labels("left").inc()
 
     async def _job(self, delivery: Delivery, job: Job) -> None:
@@ -268,7 +268,7 @@ class Intake:
             try:
                 return await self._ledger.end(job.id, state, result, tenant)
             except AWAY as exc:
-                log.warning("a job's end is not kept; trying again", extra={"job": job.id, "reason": str(exc)})
+                log.warning("a job's end is not kept; trying again", extra={"job": job.id, "reason": exc})
                 await asyncio.sleep(min(self.rules.poll, AWAY_SECONDS))
 
     async def _bury(self, delivery: Delivery, job: Job, error: dict[str, Any]) -> None:

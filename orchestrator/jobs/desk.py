@@ -181,7 +181,7 @@ class JobDesk:
             if await self._jobs.deserted(job_id):
                 await self._runs.cancel(job_id, _caller_left())
         except (*DATABASE_AWAY, Unavailable, DBAPIError) as exc:
-            log.warning("a stream that was left goes on", extra={"job": job_id, "reason": str(exc)})
+            log.warning("a stream that was left goes on", extra={"job": job_id, "reason": exc})
 
     async def close(self) -> None:
         """Nobody left: it is this process that goes, and others take up what runs."""

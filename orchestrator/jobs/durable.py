@@ -164,7 +164,7 @@ class Durable:
             try:
                 return await do(step_key(self.id, name))
             except psycopg.OperationalError as exc:
-                log.warning("the database is away; a step waits", extra={"job": self.id, "reason": str(exc)})
+                log.warning("the database is away; a step waits", extra={"job": self.id, "reason": exc})
                 await asyncio.sleep(PAUSES[0])
             except ContentPolicy as exc:
                 now = time.monotonic()

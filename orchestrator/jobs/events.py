@@ -85,7 +85,7 @@ class Teller:
                         while self._waiting:
                             await self._batch(connection)
             except DATABASE_AWAY as exc:
-                log.warning("events not kept; trying again", extra={"waiting": len(self._waiting), "reason": str(exc)})
+                log.warning("events not kept; trying again", extra={"waiting": len(self._waiting), "reason": exc})
                 await asyncio.sleep(RETRY_SECONDS)
                 self._wake.set()
 

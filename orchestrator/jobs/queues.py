@@ -72,7 +72,7 @@ class Queues:
             try:
                 await self.look()
             except (*DATABASE_AWAY, DBAPIError) as exc:  # the durable engine says it by SQLAlchemy
-                log.warning("the queues' limits wait for the database", extra={"reason": str(exc)})
+                log.warning("the queues' limits wait for the database", extra={"reason": exc})
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:

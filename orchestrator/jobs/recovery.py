@@ -110,7 +110,7 @@ class Reaper:
                         await self.look(held)
                         await asyncio.sleep(self._look)
             except (psycopg.Error, DBAPIError, OSError, TimeoutError) as exc:
-                log.warning("the locks are lost; taking them again", extra={"reason": str(exc)})
+                log.warning("the locks are lost; taking them again", extra={"reason": exc})
             self._free.clear()  # nobody's lock was held while the database was away
             held = await self._again()
 

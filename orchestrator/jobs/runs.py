@@ -298,7 +298,7 @@ async def _until_there(ask: Any) -> Any:
         try:
             return await ask()
         except DATABASE_AWAY as exc:
-            log.warning("the database is away; a run waits", extra={"reason": str(exc)})
+            log.warning("the database is away; a run waits", extra={"reason": exc})
             await asyncio.sleep(RETRY_SECONDS)
 
 

@@ -111,7 +111,7 @@ class Jobs:
                 while await purge_once(self.store, self._days) == PURGED_AT_ONCE:
                     pass
             except (*DATABASE_AWAY, DBAPIError) as exc:
-                log.warning("old jobs not purged; trying again", extra={"reason": str(exc)})
+                log.warning("old jobs not purged; trying again", extra={"reason": exc})
             await asyncio.sleep(PURGE_SECONDS)
 
 

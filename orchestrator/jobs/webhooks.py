@@ -93,7 +93,7 @@ class Webhooks:
                 try:
                     found = await self.once(http)
                 except DATABASE_AWAY as exc:
-                    log.warning("webhooks wait for the database", extra={"reason": str(exc)})
+                    log.warning("webhooks wait for the database", extra={"reason": exc})
                 if found < BATCH:
                     await asyncio.sleep(POLL_SECONDS)
 

@@ -82,4 +82,4 @@ class Warming:
                 async with dialects.CHAT.call(client, model, messages, sampling) as response:
                     await response.read()
         except (SoundstageError, TimeoutError) as exc:
-            log.info("an engine is not warm", extra={"worker": worker.id, "recipe": release.name, "reason": str(exc)})
+            log.info("an engine is not warm", extra={"worker": worker.id, "recipe": release.name, "reason": exc})

@@ -76,14 +76,27 @@ async def test_only_an_admin_handles_keys(studio: Studio) -> None:
     assert (await studio.get("/v1/keys/key_unknown")).status_code == 404
 
 
+async def typed(data: Path, *arguments: str, key: str = "", port: str = "1") -> tuple[int, str, str]:
+    """Exit status, output and complaint of a command line; an empty key: it has to find one."""
+    given = {**os.environ, "DATA_DIR": str(data), "SOUNDSTAGE_API_KEY": key, "PORT": port}
+    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
+    command = (sys.executable, "-m", "orchestrator", *arguments)
+    process = await asyncio.create_subprocess_exec(*command, env=given, **pipes)  # type: ignore[arg-type]
+    out, err = await asyncio.wait_for(process.communicate(), 120)
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+@pytest.mark.parametrize("command", [("keys", "list"), ("jobs", "list"), ("workers", "list")])
+async def test_a_command_line_that_asks_nobody_says_what_to_do(tmp_path: Path, command: tuple[str, ...]) -> None:
+    status, _, why = await typed(tmp_path, *command, key="any")
+    assert (status, "No orchestrator answers at http://127.0.0.1:1" in why, "set PORT" in why) == (1, True, True)
+    status, _, why = await typed(tmp_path, *command)
+    assert (status, why.startswith("There is no key to ask with: "), "DATA_DIR" in why) == (1, True, True)
+
+
 async def test_the_command_line(studio: Studio, tmp_path: Path) -> None:
     async def keys(*arguments: str, key: str = studio.key) -> tuple[int, str, str]:
-        command = (sys.executable, "-m", "orchestrator", "keys", "--url", studio.url, *arguments)
-        given = {**os.environ, "DATA_DIR": str(tmp_path), "SOUNDSTAGE_API_KEY": key}
-        pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
-        process = await asyncio.create_subprocess_exec(*command, env=given, **pipes)  # type: ignore[arg-type]
-        out, err = await asyncio.wait_for(process.communicate(), 120)
-        return process.returncode or 0, out.decode(), err.decode()
+        return await typed(tmp_path, "keys", "--url", studio.url, *arguments, key=key)
 
     status, out, _ = await keys("create", "an app", "--scopes", "chat", "--requests-per-minute", "5")
     lines = dict(line.split(": ", 1) for line in out.splitlines())
