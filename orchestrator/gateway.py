@@ -19,6 +19,7 @@ from yarl import URL
 from core.connections import Answer
 from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Unavailable, UpstreamTimeout
+from core.headers import refuse_other_codings
 from core.json_size import aside, is_heavy
 from core.relay import Relay, Sent, Timeouts, read_body, request_headers
 from core.untrusted import seconds_to_wait
@@ -129,6 +130,7 @@ class Gateway:
         key = await self._keys.caller(scope)
         key.require(wanted_scope)
         caller = caller_of(scope, key)
+        refuse_other_codings(scope["headers"])
         sent = await read_body(receive, self._relay.timeouts.body)
         self._quotas.saw(key)
         with until_disconnect(receive):

@@ -224,3 +224,34 @@ async def test_moderations_in_openais_shape(studio: Studio) -> None:
     assert found.results[1].categories.sexual_minors
     assert found.results[1].category_scores.sexual_minors == 1.0
     assert (await studio.post("/v1/moderations", {"input": "x"}, key=WORKER_KEY)).status_code == 403
+
+
+OTHER_CODINGS = [
+    ("content-type", "application/json; charset=utf-7"),
+    ("content-type", "application/json; charset=utf-8; charset=utf-16"),
+    ("content-type", 'application/json; CHARSET = "utf-7"'),
+    ("content-type", "application/json; charset*=utf-8''utf-7"),
+    ("content-encoding", "br"),
+    ("content-encoding", "identity, deflate"),
+]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/images/generations"])
+@pytest.mark.parametrize(("name", "value"), OTHER_CODINGS)
+async def test_a_body_is_what_it_was_judged_as(studio: Studio, path: str, name: str, value: str) -> None:
+    worker = await studio.chat_worker()
+    said = "zz+AGU-xplicit"  # to who reads UTF-7 it says something else
+    body = {"model": "small", "messages": [{"role": "user", "content": said}], "prompt": said, "input": said}
+    answer = await studio.post(path, body, headers={name: value})
+    code = "content_encoded" if name == "content-encoding" else "invalid_content_type"
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+    assert await worker.received() == []
+
+
+@pytest.mark.parametrize(
+    "headers", [{"content-type": "application/json; charset=UTF-8"}, {"content-encoding": "identity"}]
+)
+async def test_and_may_say_so(studio: Studio, headers: dict[str, str]) -> None:
+    await studio.chat_worker()
+    body = {"model": "small", "messages": [{"role": "user", "content": "hello"}]}
+    assert (await studio.post("/v1/chat/completions", body, headers=headers)).status_code == 200
