@@ -79,6 +79,8 @@ class Tokens:
         """The first control token inside any string of a JSON value, or made by the parts of a message together."""
         texts: list[str] = []
         _gather(value, texts)
+        if self._openings is not None and not any(map("\n".join(texts).__contains__, self._openings)):
+            return None
         return next(filter(None, map(self.find_in_text, texts)), None)
 
     def neutralised(self, value: Any, seen: set[str] | None = None) -> Any:

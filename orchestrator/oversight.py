@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, TypedDict
 
 from prometheus_client import Counter
@@ -45,6 +46,7 @@ OUR_HEADERS = frozenset(
     )
 )
 PROOFS = Counter("soundstage_proofs_total", "Messages hashes compared with the worker's.", ["outcome"])
+_proofs = cache(PROOFS.labels)
 REFUSALS = Counter("soundstage_refusals_total", "Requests refused by policy.", ["category"])
 FLOOR = policy_floor.version()
 _FLOOR_HEADER = (b"x-floor", FLOOR.encode())
@@ -239,7 +241,7 @@ class Oversight:
         if reported is not None and reported != run.messages_sha256:
             run.proof = "mismatch"
             log.error("the worker ran other messages than were sent", extra={"run": run.id, "worker": run.worker})
-        PROOFS.labels(run.proof).inc()
+        _proofs(run.proof).inc()
         if run.proof == "mismatch" and self._refuse_mismatch:
             raise Upstream("The worker did not run the messages that were sent.", code="proof_mismatch")
 

@@ -15,6 +15,7 @@ PIECE = 16_384
 """Characters scanned without letting others have a turn: a few milliseconds of the worst texts."""
 REACH = 80  # characters on either side of a seam
 _TRIES, _BACK = 50, 2_000  # places looked at for a cut, and how many characters before the end
+_FEW = 10  # short texts that are neither cut nor put together
 _SHORT, _MANY = 384, 24  # texts of so few characters are put together where there are so many
 _SPOKEN_BY_PROTOCOL = frozenset(
     ("", "text", "input_text", "output_text", "message", "image_url", "input_image", "user")
@@ -34,6 +35,10 @@ def pieces(texts: Sequence[str]) -> Iterator[Piece]:
     """Every text whole or in pieces, then what lies over the seams between them."""
     if len(texts) == 1 and len(texts[0]) <= PIECE:
         yield Piece(texts[0])
+        return
+    if len(texts) <= _FEW and max(map(len, texts), default=0) <= 2 * REACH:
+        yield from map(Piece, filter(None, texts))
+        yield from _met([text for text in texts if text not in _SPOKEN_BY_PROTOCOL])
         return
     parts: list[str] = []
 

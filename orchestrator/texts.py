@@ -79,6 +79,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{256,}={0,2}")
 _BEGINS_AS_PICTURE = ("iVBORw0KGgo", "/9j/", "R0lGODlh", "R0lGODdh", "UklGR")
 
 
+_MESSAGE = {"role", "content"}
 _HOLDING = (str, dict, list, tuple)  # what may hold a text
 
 
@@ -115,7 +116,29 @@ def of(value: Any, name: str = "") -> Texts:
 
 def of_body(body: Mapping[str, Any]) -> Texts:
     """What a request's body says, without the names and ids at its top."""
-    return of({name: value for name, value in body.items() if not _is_name(name, value)})
+    plain = _of_plain_chat(body)
+    return plain or of({name: value for name, value in body.items() if not _is_name(name, value)})
+
+
+def _of_plain_chat(body: Mapping[str, Any]) -> Texts | None:
+    """The same of messages of a role and a text, with nothing beside them that says anything: most bodies are so.
+    None for any other."""
+    found = Texts()
+    for name, value in body.items():
+        if name == "messages" and type(value) is list:
+            for message in value:
+                if type(message) is not dict or message.keys() != _MESSAGE or not all(map(_is_text, message.values())):
+                    return None
+                if message["role"] not in ROLES:
+                    return None
+                _see_text(found, message["content"], "content")
+        elif not _is_name(name, value) and (name not in _USUAL_NAMES or isinstance(value, _HOLDING)):
+            return None
+    return found
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str
 
 
 def _is_name(name: str, value: Any) -> bool:

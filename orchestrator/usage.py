@@ -81,7 +81,10 @@ def estimated(sent: bytes, answer: bytes = b"") -> Usage:
 
 
 def _count(*values: object) -> int | None:
-    return next((value for value in values if type(value) is int and 0 <= value <= MAX_COUNT), None)
+    for value in values:
+        if type(value) is int and 0 <= value <= MAX_COUNT:
+            return value
+    return None
 
 
 class UsageReader:

@@ -247,3 +247,34 @@ def test_a_picture_is_known_however_long_it_is(size: int, tail: str) -> None:
     assert texts._is_media_alone(" " + whole.upper())
     assert not texts._is_media_alone(whole + " zzexplicit")
     assert not texts._is_media_alone(whole[:30] + "!" + whole[30:])
+
+
+_role = st.sampled_from([*texts.ROLES, "narrator", 1, None])
+_said = st.sampled_from(
+    ["hello", "", "data:image/png;base64,aaaa", "/9j/" + "a" * 300, 5, None, ["hi"], {"text": "hi"}]
+)
+_message = st.fixed_dictionaries({"role": _role, "content": _said}, optional={"name": st.just("someone")})
+_beside = {
+    "model": st.sampled_from(["m", "m" * 600, 5]),
+    "temperature": st.sampled_from([0.5, "warm", None]),
+    "stop": st.sampled_from([None, "x", ["x"]]),
+    "prompt": st.sampled_from([None, "hi", [1, 2]]),
+    "made_up": st.integers(),
+    "prompt_embeds": st.none() | st.just("AAAA"),
+    "image": st.none() | st.just("AAAA"),
+    "user": st.just("somebody"),
+}
+
+
+@given(st.fixed_dictionaries({"messages": st.lists(_message, max_size=4) | st.just("hi")}, optional=_beside))
+def test_a_plain_chat_says_what_the_walk_of_it_finds(body: dict[str, Any]) -> None:
+    """Plain messages are read without a walk of the whole body."""
+    walked = texts.of({name: value for name, value in body.items() if not texts._is_name(name, value)})
+    assert texts.of_body(body) == walked
+
+
+def test_most_bodies_are_read_without_a_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "of", lambda value, name="": pytest.fail("walked"))
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
+    body = {"model": "m", "messages": messages, "temperature": 0.7, "max_tokens": 64, "stream": True, "user": "u"}
+    assert texts.of_body(body).strings == ["Be brief.", "hello"]
