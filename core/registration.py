@@ -50,7 +50,7 @@ class Registrar:
                 await asyncio.shield(self._leave(session))
 
     async def _beat(self, session: aiohttp.ClientSession) -> None:
-        backoff = self._first_backoff
+        backoff, longest = self._first_backoff, self._max_backoff
         while True:
             self._changed.clear()
             try:
@@ -60,12 +60,13 @@ class Registrar:
                     log.warning("not registered", extra={"orchestrator": self._url, "reason": exc})
                 self.registered = False
                 wait = backoff * random.uniform(0.8, 1.2)
-                backoff = min(backoff * 2, self._max_backoff)
+                backoff = min(backoff * 2, longest)
             else:
                 if not self.registered:
                     log.info("registered", extra={"orchestrator": self._url})
                 self.registered = True
                 wait, backoff = lease.heartbeat_seconds, self._first_backoff
+                longest = min(self._max_backoff, wait)  # no rarer than heartbeats: what was known is known again soon
             try:
                 async with asyncio.timeout(wait):
                     await self._changed.wait()

@@ -111,6 +111,19 @@ async def test_a_change_cuts_the_backoff_short(worker: Worker, caplog: pytest.Lo
             await eventually(lambda: keeping.registered)
 
 
+async def test_a_worker_that_was_known_tries_again_as_often_as_it_beats(
+    orchestrator: Orchestrator, worker: Worker
+) -> None:
+    orchestrator.answer = EAGER
+    keeping = Registrar(orchestrator.url, "k", worker.announce, first_backoff=0.001, max_backoff=10**9)
+    async with running(keeping):
+        await eventually(lambda: keeping.registered)
+        orchestrator.status = 503
+        await eventually(lambda: not keeping.registered)
+        before = orchestrator.heard.qsize()
+        await eventually(lambda: orchestrator.heard.qsize() > before + 40)  # doubled each time: 2^40 ms
+
+
 REFUSALS = {
     "wrong key": (401, '{"error":{"message":"no"}}'),
     "starting up": (503, ""),
