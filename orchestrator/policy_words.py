@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import lru_cache, reduce
-from itertools import accumulate
+from itertools import accumulate, pairwise, starmap
 from operator import or_
 from typing import NamedTuple
 
@@ -134,13 +134,21 @@ def flags_over_seams(plains: Sequence[str]) -> int:
     if not plains:
         return 0
     dense = [dense_letters(plain) for plain in plains]
-    near = [one if len(one) <= 2 * LONGEST_INSIDE else one[:LONGEST_INSIDE] + one[-LONGEST_INSIDE:] for one in dense]
-    if not _over_seams(near):
-        return 0
-    views = [letters(plain) for plain in plains]
+    if min(map(len, dense)) >= LONGEST_INSIDE:  # no word lies over two seams
+        ends = [(one[-LONGEST_INSIDE:], other[:LONGEST_INSIDE]) for one, other in pairwise(dense)]
+        if not any(starmap(_is_word_over, ends)):
+            return 0
+    over = _over_seams(dense)
+    views = [letters(plain) for plain in plains] if over else ()
     edges = {0, *accumulate(len(word) for view in views for word in view.split())}
     whole = lexicon.folded(b"".join(dense))
-    return reduce(or_, (_of(whole[start:end]) for start, end in _over_seams(dense) if {start, end} <= edges), 0)
+    return reduce(or_, (_of(whole[start:end]) for start, end in over if {start, end} <= edges), 0)
+
+
+@lru_cache(maxsize=1 << 12)
+def _is_word_over(end: bytes, beginning: bytes) -> bool:
+    """Whether a word may lie over this seam. Of a conversation that is sent again most seams are known."""
+    return bool(_over_seams((end, beginning)))
 
 
 def _over_seams(dense: Sequence[bytes]) -> list[tuple[int, int]]:
