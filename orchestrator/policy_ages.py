@@ -14,7 +14,7 @@ from ahocorasick_rs import BytesAhoCorasick, Implementation
 from orchestrator import policy_age_words as words
 from orchestrator.policy_age_words import NUMBER, ORDINAL, PERSON, number
 from orchestrator.policy_lexicon import ADULT, AMBIGUOUS, MINOR
-from orchestrator.policy_text import encodable, own_script
+from orchestrator.policy_text import own_script
 
 MAJORITY = 18
 _BEFORE, _AFTER = 48, 40  # characters looked at around a match
@@ -82,9 +82,8 @@ def stated(plain: str, text: str, apart: str = "") -> int:
 def may_state(plain: str, text: str) -> bool:
     """Whether something has the form of a statement of age, whatever it means; ages in other scripts apart. One look
     for all kinds: most texts state none."""
-    if text.isascii() and plain == text.lower():
-        return _ANY_KIND.search(text.encode()) is not None
-    return any(_ANY_KIND.search(form) for form in (plain, encodable(text)))
+    forms = (text,) if text.isascii() and plain == text.lower() else (plain, text)
+    return any(_ANY_KIND.search(form.encode("utf-8", "replace")) for form in forms)
 
 
 def _found(kind: _Kind, text: str, apart: str = "") -> int:
