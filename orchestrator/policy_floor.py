@@ -84,7 +84,7 @@ class Subject:
         return 0 if self.real or self.age in ("minor", "ambiguous") else 2
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _scan(text: str, apart: str, parts: tuple[str, ...]) -> Scan:
     flags, readings = 0, []
     plain_apart = policy_text.plain_form(apart)
