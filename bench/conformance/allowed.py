@@ -27,6 +27,9 @@ ALLOWED: dict[str, Allowed] = {
     "no body": Allowed(400, "json_invalid", "the same"),
     "another content type": Allowed(400, "json_invalid", "the same"),
     "another method": Allowed(405, "method_not_allowed", "the gateway answers with OpenAI's envelope"),
+    "detokenize what is no token": Allowed(
+        400, "invalid_value", "the chat worker refuses ids that no tokenizer holds: vLLM answers large ones with a 500"
+    ),
     "embeddings of a model that has none": Allowed(
         404, "model_not_found", "the worker did not declare the ability, so nobody is asked"
     ),
