@@ -3,11 +3,25 @@ whatever started the process starts it again."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
 log = logging.getLogger(__name__)
+
+
+AGAIN_SECONDS = 30.0  # longer than a task takes that writes what is left
+
+
+async def end(tasks: Iterable["asyncio.Task[Any]"], why: str | None = None, again: float = AGAIN_SECONDS) -> None:
+    """Cancel these until all have ended: a library may take a cancellation for a timeout of its own, and go on. What
+    they raise is left to who started them."""
+    given = list(tasks)
+    while left := [task for task in given if not task.done()]:
+        for task in left:
+            task.cancel(why)
+        await asyncio.wait(left, timeout=again)
+    await asyncio.gather(*given, return_exceptions=True)
 
 
 class Watchers:
@@ -42,8 +56,8 @@ class Watchers:
 
     async def stop(self) -> None:
         """All of them; returns when they have ended. What an ending task raises is logged."""
-        self.cancel()
-        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+        self._stopped.update(self.tasks)
+        await end(self.tasks.values())
 
     async def __aenter__(self) -> "Watchers":
         return self

@@ -24,6 +24,7 @@ from sqlalchemy.engine import URL
 
 from core.db.errors import DATABASE_AWAY
 from core.errors import Forbidden, SoundstageError, UpstreamTimeout, internal
+from core.watchers import end
 from orchestrator.auth import Key
 from orchestrator.jobs.durable import SECONDS, Durable, LostError, Turns, traced
 from orchestrator.jobs.events import Hub, Teller
@@ -132,10 +133,7 @@ class Runs:
 
     async def __aexit__(self, *_: object) -> None:
         """What runs here is left as it is: another orchestrator takes it up, or this one when it is back."""
-        tasks = [here.task for here in self._here.values()]
-        for task in tasks:
-            task.cancel(STOPPING)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end([here.task for here in self._here.values()], STOPPING)
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1) as apart:  # it ends the threads that it would otherwise run on
             await loop.run_in_executor(apart, lambda: DBOS.destroy(destroy_registry=True))

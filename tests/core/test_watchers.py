@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from core.serving import FAILED, FAILED_GRACE_SECONDS
-from core.watchers import Watchers
+from core.watchers import Watchers, end
 from tests.core.test_stop import LONG, Running, running
 from tests.fakes.wait import answers, soon
 
@@ -113,3 +113,21 @@ async def test_a_server_that_was_stopped_ends_with_0() -> None:
         await service.service.watchers.stop()
     assert serving.done()
     assert (service.server.exit_status, service.forced) == (0, 0)
+
+
+async def test_a_task_that_takes_a_cancellation_for_something_else_is_cancelled_again() -> None:
+    times = 0
+
+    async def hard_of_hearing() -> None:
+        nonlocal times
+        while times < 2:
+            try:
+                await for_ever()
+            except asyncio.CancelledError:
+                times += 1
+        await for_ever()
+
+    task = asyncio.create_task(hard_of_hearing())
+    await asyncio.sleep(0)
+    await soon(end([task], again=0.01))
+    assert (times, task.cancelled()) == (2, True)
