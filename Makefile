@@ -6,7 +6,7 @@ JOBS ?= 4
 # The tests of a file stay together, for what they share (tests/conftest.py). Bytecode is kept, whatever this shell says:
 # hundreds of processes are started.
 TESTS := env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest --dist loadgroup
-SOURCES := core llm image vision prompts orchestrator compose bench tests
+SOURCES := core llm image vision prompts orchestrator training compose bench tests
 
 .PHONY: help up test check install format lint types imports unit e2e lock docs clean
 
@@ -75,7 +75,7 @@ format: ## Format the code and mend what the linter can.
 .PHONY: tiny-model
 tiny-model: ## Train the small picture model that ships: hours on a CPU.
 	@$(PYTHON) compose/install.py app tiny
-	@exec $(PY) -m image.tiny $(TINY)
+	@exec $(PY) -m training.tiny $(TINY)
 
 # Pins by name and version alone; what only a CUDA torch wants is left out.
 lock: ## Resolve the pinned versions again.

@@ -21,7 +21,7 @@ from typing import Any
 
 import aiohttp
 
-from orchestrator.enhance import job_types
+from orchestrator.legacy.enhance import job_types
 from tests.e2e.studio import Studio, command, data_directory, running_studio
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,11 +18,11 @@ from pydantic import AnyHttpUrl
 from yarl import URL
 
 from core.wire.workers import Announcement, ServedModel
-from orchestrator.admission import FairQueue, Ticket
-from orchestrator.auth import Key, Keys, hashed
-from orchestrator.pool import Ask, Pool, Worker
-from orchestrator.pools import Pools, Rules
-from orchestrator.routing import Strategy
+from orchestrator.access.keys import Key, Keys, hashed
+from orchestrator.workers.places import Pools, Rules
+from orchestrator.workers.queue import FairQueue, Ticket
+from orchestrator.workers.routing import Strategy
+from orchestrator.workers.worker import Ask, Pool, Worker
 
 WORKERS, KEYS, WAITING, TENANTS = 1000, 100_000, 10_000, 100
 ROUNDS, CALLS = 30, 200

@@ -49,7 +49,9 @@ async def measured(seconds: float) -> dict[str, object]:
     with tempfile.TemporaryDirectory(prefix="soundstage-") as name:
         folder, key = Path(name), new_key()
         engine_port, port = free_port(), free_port()
-        fake = python("llm.fake_engine", "--model", "any", "--port", engine_port, "--served-model-name", "small")
+        fake = python(
+            "tests.fakes.fake_engine", "--model", "any", "--port", engine_port, "--served-model-name", "small"
+        )
         env = {**without_settings(folder), "PORT": str(port), "DATA_DIR": str(folder), "WAN_WORKER_API_KEY": key}
         env |= {"LOG_LEVEL": "warning", "MAX_REQUESTS": "20000", "QUEUE_SECONDS": "5"}
         async with (

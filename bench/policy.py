@@ -11,8 +11,8 @@ import re
 import time
 from collections.abc import Iterator
 
-from orchestrator import policy
-from orchestrator.policy import Rules, compile_rules, deciding
+from orchestrator.policy import decide as policy
+from orchestrator.policy.decide import Rules, compile_rules, deciding
 
 LOOP_MS = 50.0
 _SPACES = 8_000

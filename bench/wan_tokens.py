@@ -10,7 +10,7 @@ import sys
 
 from tokenizers import Tokenizer
 
-from orchestrator.enhance.tokens import estimate
+from orchestrator.legacy.enhance.tokens import estimate
 
 PHRASES = (
     *("slow dolly shot across a rain soaked neon street at night", "smooth motion", "cinematic lighting"),

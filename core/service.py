@@ -14,12 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from core import metrics
-from core.access_log import AccessLog
-from core.body_budget import BodyBudget
-from core.disconnect import ClientDisconnected
 from core.errors import BY_STATUS, InvalidRequest, SoundstageError, internal
+from core.http.access_log import AccessLog
+from core.http.body_budget import BodyBudget
+from core.http.disconnect import ClientDisconnected
+from core.http.shell import CLIENT_CLOSED_REQUEST, ASGIApp, Authorise, Explain, Shell
 from core.settings import Settings
-from core.shell import CLIENT_CLOSED_REQUEST, ASGIApp, Authorise, Explain, Shell
 from core.watchers import Watchers
 
 

@@ -1,4 +1,4 @@
-"""A service's background tasks. None of them ends by itself: one that does ends the process (see core/serving.py), and
+"""A service's background tasks. None of them ends by itself: one that does ends the process (core/http/serving.py), and
 whatever started the process starts it again."""
 
 import asyncio

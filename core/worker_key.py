@@ -3,7 +3,7 @@
 import hmac
 
 from core.errors import Unauthenticated
-from core.shell import Authorise, Scope
+from core.http.shell import Authorise, Scope
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/health", "/metrics"})
 

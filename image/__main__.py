@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core import commands, core_files, logs, telemetry
-from core.serving import serve
+from core.http.serving import serve
 from core.settings import SettingsError
 from image import encode, signing
 from image.app import create_app

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 
 from fastapi import FastAPI
 
-from core.idempotency import Bounds
+from core.http.idempotency import Bounds
+from core.http.shell import Authorise, Scope, Shell
 from core.service import Readiness, create_service
-from core.shell import Authorise, Scope, Shell
 from core.watchers import Watchers
 from core.worker_key import worker_key_check
 from image import blobs, residence, signing, sources

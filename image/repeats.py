@@ -13,9 +13,9 @@ from typing import Literal
 
 from prometheus_client import Counter, Gauge
 
-from core import idempotency
 from core.errors import Unavailable
-from core.idempotency import Bounds, Kept
+from core.http import idempotency
+from core.http.idempotency import Bounds, Kept
 from image.events import LAST, Cancelled, Event, Finished, Partial, Progress
 from image.generation import Generation, last_of
 from image.request import ImageRequest

@@ -9,7 +9,7 @@ from core.settings import CommaList, DeviceSettings
 from image.request import Limits, parse_size
 from image.scheduler import Budget
 
-TRAINED = Path(__file__).parent / "tiny" / "zimage-tiny-icons"
+TRAINED = Path(__file__).parent / "models" / "zimage-tiny-icons"
 """The small trained pipeline that is shipped (docs/tiny-model.md)."""
 
 

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.responses import Response
 
-from core.disconnect import until_disconnect
 from core.errors import SoundstageError
-from core.shell import Receive, Scope, Send
+from core.http.disconnect import until_disconnect
+from core.http.shell import Receive, Scope, Send
 
 T = TypeVar("T")
 

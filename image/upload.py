@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from core.errors import InvalidRequest
-from core.multipart import Parts, boundary_of
+from core.http.multipart import Parts, boundary_of
 
 MAX_IMAGES = 16
 _IMAGE_FIELDS = frozenset({"image", "image[]"})

@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 
 from fastapi import Request
 
-from core import idempotency
 from core.device_lease import DeviceLease
-from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, NotFound
+from core.http import idempotency
+from core.http.disconnect import until_disconnect
 from image.async_engine import AsyncEngine
 from image.blobs import Blobs
 from image.encode import EDITED, GENERATED, Origin, Output, encode

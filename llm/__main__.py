@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 
 from core import commands, logs
-from core.serving import serve
+from core.http.serving import serve
 from core.settings import SettingsError
 from llm import catalogue
 from llm.app import create_app

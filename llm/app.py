@@ -10,15 +10,15 @@ from fastapi import FastAPI
 from yarl import URL
 
 from core.canonical import read_messages, read_responses
-from core.connections import Answer
-from core.disconnect import until_disconnect
 from core.errors import InvalidRequest, Overloaded, Unavailable
-from core.idempotency import Bounds
+from core.http.connections import Answer
+from core.http.disconnect import until_disconnect
+from core.http.idempotency import Bounds
+from core.http.relay import RawHeaders, Relay, Timeouts, read_body, request_headers
+from core.http.shell import Shell
 from core.json_size import aside, is_heavy
 from core.registration import Registrar
-from core.relay import RawHeaders, Relay, Timeouts, read_body, request_headers
 from core.service import Readiness, create_service
-from core.shell import Shell
 from core.watchers import Watchers
 from core.wire.workers import Announcement
 from core.worker_key import worker_key_check

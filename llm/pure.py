@@ -8,10 +8,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from core import pure, untrusted
-from core.disconnect import until_disconnect
 from core.errors import SoundstageError, Unavailable, UpstreamTimeout
+from core.http.disconnect import until_disconnect
+from core.http.relay import Relay
 from core.pure import PureCall, legacy_body
-from core.relay import Relay
 from core.wire.pure import BASE, PATHS, PureAnswer
 from llm.engine import Engine
 from llm.gate import Gate

@@ -13,8 +13,8 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from core import idempotency
-from core.idempotency import Bounds, Kept
+from core.http import idempotency
+from core.http.idempotency import Bounds, Kept
 
 REPEATS = Counter("soundstage_chat_repeats_total", "Answers given again to who asked with the same key.")
 MOST_BYTES = 1 << 20  # of one answer that is kept

@@ -18,10 +18,13 @@ from typing import Any
 from core import commands, core_files, logs
 from core.db.embedded import DatabaseError, embedded_postgres
 from core.db.migrate import MigrationError
-from core.serving import bind, serve_on
+from core.http.serving import bind, serve_on
 from core.settings import SettingsError
-from orchestrator import backup, doctor, jobs_cli, keys_cli, names_cli
+from orchestrator.access import cli as keys_cli
+from orchestrator.jobs import cli as jobs_cli
+from orchestrator.operate import backup, doctor
 from orchestrator.settings import OrchestratorSettings
+from orchestrator.workers import cli as names_cli
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,8 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
 async def serve(settings: OrchestratorSettings, sock: socket.socket) -> int:
     """With DATABASE_URL on that database, else on an embedded one that lives as long as this process. Returns the exit
     status."""
-    from orchestrator import tracing
     from orchestrator.app import create_app  # loads everything; the other commands need little of it
+    from orchestrator.operate import tracing
 
     async with contextlib.AsyncExitStack() as stack:
         if settings.database_url is not None:

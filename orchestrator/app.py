@@ -1,6 +1,6 @@
 """The orchestrator as one ASGI application. Start here: what there is, and how it is wired.
 
-A request enters the shell (core/service.py); the relay's paths go to gateway.py, the rest to FastAPI's routes.
+A request enters the shell (core/service.py); the relay's paths go to gateway/exchange.py, the rest to FastAPI's routes.
 """
 
 import asyncio
@@ -14,64 +14,63 @@ from fastapi import FastAPI
 
 from core.db.migrate import migrate
 from core.db.pool import Pool, make_pool, opened
+from core.http.relay import Relay
+from core.http.shell import Shell
 from core.keys import read_or_make
-from core.relay import Relay
 from core.service import Readiness, create_service
-from core.shell import Shell
 from core.watchers import Watchers
-from orchestrator import blobs, gateway, static_workers
-from orchestrator.auth import Keys, create_key
-from orchestrator.contents import Vault, contents_key
-from orchestrator.conversations import Conversations
-from orchestrator.direct import Direct
-from orchestrator.engines import Engines
-from orchestrator.enhance import job_types
-from orchestrator.enhance.cache import EnhancementCache
-from orchestrator.enhance.desk import EnhanceDesk
-from orchestrator.enhance.enhancer import Enhancer
-from orchestrator.enhance.tokens import Counters
-from orchestrator.epoch import Epoch
-from orchestrator.gateway import Gateway
-from orchestrator.guard import Guard, GuardSettings
-from orchestrator.intake.handler import JobHandler
-from orchestrator.intake.intake import intake_of
-from orchestrator.likenesses import Likenesses
-from orchestrator.media import Media
-from orchestrator.older_chat import OlderChat
-from orchestrator.oversight import Oversight
+from orchestrator.access import alias_routes as aliases
+from orchestrator.access import key_routes
+from orchestrator.access import tenant_routes as tenants
+from orchestrator.access.dependencies import LimitsShown, key_first
+from orchestrator.access.keys import Keys, create_key
+from orchestrator.access.quotas import Quotas
+from orchestrator.engines.client import Engines
+from orchestrator.gateway import exchange
+from orchestrator.gateway.exchange import Gateway
+from orchestrator.gateway.media import Media
+from orchestrator.gateway.openapi import publish
+from orchestrator.legacy import chat_routes as chat
+from orchestrator.legacy import enhance_routes as enhance
+from orchestrator.legacy.conversations import Conversations
+from orchestrator.legacy.enhance import job_types
+from orchestrator.legacy.enhance.cache import EnhancementCache
+from orchestrator.legacy.enhance.desk import EnhanceDesk
+from orchestrator.legacy.enhance.enhancer import Enhancer
+from orchestrator.legacy.enhance.tokens import Counters
+from orchestrator.legacy.intake.handler import JobHandler
+from orchestrator.legacy.intake.intake import intake_of
+from orchestrator.legacy.older_chat import OlderChat
+from orchestrator.operate import blob_routes, blobs
+from orchestrator.operate.epoch import Epoch
+from orchestrator.operate.outage import add_away, told
+from orchestrator.operate.seal import Seal
+from orchestrator.operate.tracing import Tracing
 from orchestrator.pipelines import known
+from orchestrator.pipelines import profile_routes as profile
+from orchestrator.pipelines import routes as pipelines
 from orchestrator.pipelines.base import Pipeline, Studio
 from orchestrator.pipelines.calls import Attended, Desk
+from orchestrator.pipelines.likenesses import Likenesses
 from orchestrator.pipelines.warming import Warming
-from orchestrator.policy_store import Policies, first_policy
-from orchestrator.probes import Prober
-from orchestrator.published import publish
-from orchestrator.quotas import Quotas
-from orchestrator.recipes import RecipeRunner
-from orchestrator.registered import RegisteredEngines
-from orchestrator.routes import (
-    aliases,
-    chat,
-    enhance,
-    models,
-    moderations,
-    pipelines,
-    policies,
-    profile,
-    prompts,
-    tenants,
-    workers,
-)
-from orchestrator.routes import blobs as blob_routes
-from orchestrator.routes import keys as key_routes
-from orchestrator.routes import runs as run_routes
-from orchestrator.routes.access import LimitsShown, key_first
-from orchestrator.routes.away import add_away, told
-from orchestrator.runs import RunLog
-from orchestrator.seal import Seal
+from orchestrator.policy import routes as policies
+from orchestrator.policy.guard import Guard, GuardSettings
+from orchestrator.policy.store import Policies, first_policy
+from orchestrator.recipes import routes as prompts
+from orchestrator.recipes.messages import Direct
+from orchestrator.recipes.recipe import RecipeRunner
+from orchestrator.runs import moderations
+from orchestrator.runs import routes as run_routes
+from orchestrator.runs.contents import Vault, contents_key
+from orchestrator.runs.judge import Oversight
+from orchestrator.runs.record import RunLog
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.tracing import Tracing
-from orchestrator.workers import WorkerPool
+from orchestrator.workers import model_routes as models
+from orchestrator.workers import routes as workers
+from orchestrator.workers import static as static_workers
+from orchestrator.workers.probe import Prober
+from orchestrator.workers.registered import RegisteredEngines
+from orchestrator.workers.registry import WorkerPool
 from prompts.registry import Registry, import_recipes
 from prompts.sources import read_folder, shipped
 
@@ -234,14 +233,14 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     api.include_router(tenants.router(keys, pool, vault))
     api.include_router(run_routes.router(keys, quotas, pool, runs, vault, registry, recipes))
     media = Media(settings.media_domains)
-    publish(api, gateway.PATHS)
+    publish(api, exchange.PATHS)
     relayed = Gateway(
         *(keys, quotas, workers_pool, relay, engines, recipes, oversight, media),
         prove_tokens=settings.prove_tokens,
         limits=settings.timeouts_of_routes(),
         tracing=tracing,
     )
-    routes = {path: {"POST": relayed} for path in gateway.PATHS}
+    routes = {path: {"POST": relayed} for path in exchange.PATHS}
     service = create_service(
         *("orchestrator", api, settings),
         routes=routes,

@@ -6,12 +6,12 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from core.relay import Timeouts
+from core.http.relay import Timeouts
 from core.settings import CommaList, Settings
 from core.wire.workers import Ability
-from orchestrator.enhance.job_types import BUNDLED as JOB_TYPES
-from orchestrator.pools import Rules
-from orchestrator.routing import Strategy
+from orchestrator.legacy.enhance.job_types import BUNDLED as JOB_TYPES
+from orchestrator.workers.places import Rules
+from orchestrator.workers.routing import Strategy
 
 _QUEUE = "The same as QUEUE_MAX, for the image workers of this pool."
 _POOL = "Static workers of the pool, besides those that register themselves."

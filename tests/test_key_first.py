@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import pytest
 
-from core.shell import Message, Shell
+from core.http.shell import Message, Shell
 from image.app import create_app as image_app
 from image.settings import ImageSettings
 from llm.app import RELAYED
 from llm.app import create_app as chat_app
 from llm.settings import ChatWorkerSettings
-from orchestrator import gateway
 from orchestrator.app import create_app as orchestrator_app
+from orchestrator.gateway import exchange
 from orchestrator.settings import OrchestratorSettings
 from vision.app import create_app as vision_app
 from vision.settings import VisionSettings
@@ -29,7 +29,7 @@ PUBLIC = {
     "image": OPERATING | {"GET /health", "GET /v1/images/files/x"},
     "vision": OPERATING | {"GET /health"},
 }
-RAW = {"orchestrator": tuple(gateway.PATHS), "chat": RELAYED, "image": (), "vision": ()}
+RAW = {"orchestrator": tuple(exchange.PATHS), "chat": RELAYED, "image": (), "vision": ()}
 
 
 def orchestrator(folder: Path) -> Shell:

@@ -12,10 +12,10 @@ WORKERS = ("llm", "image", "vision")
 SOURCE_FILES = {".py", ".pyc"}
 DATA_FILES = {
     "llm/models.toml",  # the catalogue of models: ids, sources, arguments
-    "image/tiny/things.txt",  # names of the things that the small image model is trained on
+    "training/tiny/things.txt",  # names of the things that the small image model is trained on
 }
 
-WEIGHTS = "image/tiny/zimage-tiny-icons/"  # the small image model as diffusers loads it, and its card
+WEIGHTS = "image/models/zimage-tiny-icons/"  # the small image model as diffusers loads it, and its card
 
 MANY_WORDS = 40
 """A text this long that is neither a docstring nor the help of an argument has no business in a worker."""
@@ -84,7 +84,7 @@ def test_a_worker_holds_no_prompt_text(folder: str) -> None:
     found = {str(file.relative_to(ROOT)): complaints(file.read_text("utf-8")) for file in (ROOT / folder).rglob("*.py")}
     # The fake engine repeats a message as an assistant: its role is the API's, its content the caller's.
     # The selfie worker shows a vision model its own answer again: so is that role, and the content is the model's.
-    for name in ("llm/fake_engine.py", "vision/describe.py"):
+    for name in ("tests/fakes/fake_engine.py", "vision/describe.py"):
         found[name] = [c for c in found.get(name, []) if "fixed role" not in c]
     assert {name: lines for name, lines in found.items() if lines} == {}
 

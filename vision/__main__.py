@@ -7,9 +7,9 @@ import argparse
 import sys
 
 from core import commands, core_files, logs, telemetry
+from core.http.serving import serve
 from core.pictures.decode import Limits
 from core.pictures.processes import DecodingProcesses
-from core.serving import serve
 from core.settings import SettingsError
 from vision.analysis import Eye
 from vision.app import create_app

@@ -5,9 +5,9 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 
 from core.canonical import messages_sha256
+from core.http.shell import Shell
 from core.pictures.processes import Decoder
 from core.service import create_service
-from core.shell import Shell
 from core.worker_key import worker_key_check
 from vision.analysis import Eye
 from vision.answer import Analysis, Faces

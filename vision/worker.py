@@ -10,8 +10,8 @@ from fastapi import FastAPI, Request
 from pydantic import AnyHttpUrl
 from starlette.requests import ClientDisconnect
 
-from core.disconnect import ClientDisconnected, until_disconnect
-from core.form import Field, Form, read_form
+from core.http.disconnect import ClientDisconnected, until_disconnect
+from core.http.form import Field, Form, read_form
 from core.pictures.decode import Photo
 from core.pictures.processes import Decoder
 from core.registration import Registrar

@@ -34,7 +34,11 @@ async def studio(folder: Path) -> AsyncIterator[tuple[dict[str, str], str, str]]
     """Its addresses by name, the local key and the workers' key, for as long as the block runs."""
     catalogue = folder / "models.toml"
     catalogue.write_text(CATALOGUE.format(folder=folder))
-    engine = {"VLLM_PYTHON": sys.executable, "LLM_ENGINE_MODULE": "llm.fake_engine", "LLM_CATALOGUE": str(catalogue)}
+    engine = {
+        "VLLM_PYTHON": sys.executable,
+        "LLM_ENGINE_MODULE": "tests.fakes.fake_engine",
+        "LLM_CATALOGUE": str(catalogue),
+    }
     ports = {name: _port(at) for at, name in enumerate(NAMES)}
     worker_key, children = new_key(), list[Child]()
     async with contextlib.AsyncExitStack() as stack:

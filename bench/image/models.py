@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from bench.image.clock import Read, reading
-from image import tiny_untrained
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest
 from image.scheduler import Budget
+from training import untrained
 
 PROMPT = "a small harbour at dawn, three boats and a lighthouse on the far side of the bay"
 
@@ -64,13 +64,13 @@ SMALL = Shape(  # walks through the same code where there is no GPU
 def tiny() -> Setup:
     from diffusers import ZImagePipeline
 
-    folder = tiny_untrained.ensure(Path(tempfile.gettempdir()) / "soundstage-bench" / tiny_untrained.MODEL)
+    folder = untrained.ensure(Path(tempfile.gettempdir()) / "soundstage-bench" / untrained.MODEL)
     stock = ZImagePipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     stock.set_progress_bar_config(disable=True)
     torch.set_num_threads(1)  # steadier where others share the machine
     sizes = ((64, 64), (96, 96), (128, 128), (256, 256))
     budget = Budget(tokens=320, residents=32, padding=32)
-    return Setup(tiny_untrained.MODEL, stock, ZImage(stock, tiny_untrained.MODEL), sizes, 8, budget)
+    return Setup(untrained.MODEL, stock, ZImage(stock, untrained.MODEL), sizes, 8, budget)
 
 
 def real(device: str = "cuda", shape: Shape = Z_IMAGE) -> Setup:

@@ -21,7 +21,8 @@ from statistics import median
 import aiohttp
 import psutil
 
-from image import heap, tiny_untrained
+from image import heap
+from training import untrained
 
 RESULTS = Path(__file__).parents[1] / "results" / "image-soak.json"
 CLIENTS = 8  # at once
@@ -91,7 +92,7 @@ async def worker(data: Path) -> AsyncIterator[tuple[str, int]]:
     own = {
         "PORT": str(port),
         "DATA_DIR": str(data),
-        "IMAGE_MODEL": str(tiny_untrained.ensure(data / tiny_untrained.MODEL)),
+        "IMAGE_MODEL": str(untrained.ensure(data / untrained.MODEL)),
         "IMAGE_THREADS": "1",
         "IMAGE_DEFAULT_SIZE": "128x128",
         "IMAGE_TOKEN_BUDGET": "2000",

@@ -20,10 +20,10 @@ from typing import Any
 
 import uvicorn
 
-from core.disconnect import ClientDisconnected, until_disconnect
 from core.errors import InvalidRequest, SoundstageError
-from core.idempotency import Bounds
-from core.relay import read_body
+from core.http.disconnect import ClientDisconnected, until_disconnect
+from core.http.idempotency import Bounds
+from core.http.relay import read_body
 from image.events import Admitted, Finished, Partial
 from image.generation import Generation
 from image.repeats import Asked, Heard

@@ -14,9 +14,9 @@ from bench.relay import contestants
 from bench.relay.measure import Case, sample
 from bench.relay.processes import free_port, load_generator, python, running
 from core.canonical import read_messages
-from orchestrator import body_texts
-from orchestrator.policy import Rules, decide
-from orchestrator.requests import peek
+from orchestrator.gateway import body_texts
+from orchestrator.gateway.body import peek
+from orchestrator.policy.decide import Rules, decide
 
 WORDS = ("sunday", "train", "harbour", "window", "letter", "garden", "river", "answer")
 CASES = (Case("json", 16), Case("sse", 16))

@@ -149,7 +149,7 @@ def _planned(folder: Path, dsn: str) -> Pods:
         entry = {"DATABASE_URL": dsn, "READY_NEEDS": "chat,image", "DEFAULT_IMAGE_SIZE": SIZE}
         orchestrator = Program(name, "orchestrator", data, {**own, **entry})
         own["ORCHESTRATOR_URL"] = orchestrator.url
-        engine = {"VLLM_PYTHON": sys.executable, "LLM_ENGINE_MODULE": "llm.fake_engine", "LLM_MODELS": MODEL}
+        engine = {"VLLM_PYTHON": sys.executable, "LLM_ENGINE_MODULE": "tests.fakes.fake_engine", "LLM_MODELS": MODEL}
         engine["LLM_CATALOGUE"] = str(shared / "models.toml")
         found.orchestrators.append(orchestrator)
         found.chats.append(Program(name, "llm", data, {**own, **engine}))

@@ -18,10 +18,10 @@ import torch
 from bench.tiny import classifier
 from bench.tiny.score import CHANCE, Score, drawn_by, score, score_sizes
 from bench.tiny.speed import SIDE, STEPS, TOGETHER, Speed, speed
-from image import tiny_untrained
 from image.settings import TRAINED
-from image.tiny import fetch
-from image.tiny.pictures import Painter
+from training import untrained as tiny_untrained
+from training.tiny import fetch
+from training.tiny.pictures import Painter
 
 RESULTS = Path(__file__).parents[1] / "results"
 

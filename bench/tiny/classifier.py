@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from image.tiny import scenes
+from training.tiny import scenes
 
 if TYPE_CHECKING:
-    from image.tiny.pictures import Painter
-    from image.tiny.scenes import Kind, Scene
+    from training.tiny.pictures import Painter
+    from training.tiny.scenes import Kind, Scene
 
 NOUNS = tuple(thing.word for thing in scenes.things() if thing.word != scenes.UNKNOWN)
 COLOURS = tuple(scenes.BACKGROUNDS)

@@ -14,8 +14,8 @@ from bench.tiny.__main__ import pipeline
 from bench.tiny.classifier import NOUNS
 from bench.tiny.score import SIZES, TOGETHER, Draw, drawn_by, fitted
 from image.settings import TRAINED
-from image.tiny import prompts, scenes
-from image.tiny.scenes import Kind, Scene
+from training.tiny import prompts, scenes
+from training.tiny.scenes import Kind, Scene
 
 DOCS = Path(__file__).parents[2] / "docs"
 SHOWN = 512  # pixels of a side

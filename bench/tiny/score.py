@@ -12,9 +12,9 @@ import torch
 from bench.tiny.classifier import COLOURS, NOUNS, Judge, views
 from image import canvas
 from image.request import ImageRequest, Pixels
-from image.tiny import prompts, scenes
-from image.tiny.pictures import SIDE
-from image.tiny.scenes import Scene
+from training.tiny import prompts, scenes
+from training.tiny.pictures import SIDE
+from training.tiny.scenes import Scene
 
 Draw = Callable[[Sequence[str], int], np.ndarray[Any, Any]]
 """Prompts and a seed to pictures: N by height by width by 3, 0 to 1."""

@@ -30,7 +30,9 @@ BACKGROUND = (
     """-H 'Content-Type: application/json' -d '{"message": "A red apple.", "background": true}' """
     """| python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])' >job"""
 )
-OTHER = f"({PYTHON} -m llm.fake_engine --model any --served-model-name other --port $OTHER_PORT >other.log 2>&1 &)"
+OTHER = (
+    f"({PYTHON} -m tests.fakes.fake_engine --model any --served-model-name other --port $OTHER_PORT >other.log 2>&1 &)"
+)
 THERE = "a job of this walk"
 POD = "HOST=127.0.0.1 PORT=$POD_PORT DATA_DIR=$PWD/pod WAN_WORKER_API_KEY=$(cat data/keys/worker_key)"
 POD_NOTE = "the selfie worker, on this machine: a rented pod was not at hand"

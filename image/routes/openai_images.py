@@ -13,9 +13,9 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from core.disconnect import until_disconnect
 from core.errors import InvalidRequest
-from core.idempotency import HEADER
+from core.http.disconnect import until_disconnect
+from core.http.idempotency import HEADER
 from core.parsing import parse, parse_strings
 from core.pictures.decode import Photo
 from image import sources

@@ -1,1 +1,4 @@
-"""Runs of pipelines that outlive the process which began them: calling, following, ending, taking up again."""
+"""Runs of pipelines that outlive the process which began them: called, followed, cancelled, taken up again.
+
+Others use `service.Jobs`.
+"""

@@ -15,12 +15,11 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError
 from starlette.responses import Response
 
-from core import idempotency
 from core.db.errors import DATABASE_AWAY
-from core.disconnect import ClientDisconnected, until_disconnect
 from core.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from orchestrator.auth import Key
-from orchestrator.blobs import Blobs
+from core.http import idempotency
+from core.http.disconnect import ClientDisconnected, until_disconnect
+from orchestrator.access.keys import Key
 from orchestrator.jobs import store
 from orchestrator.jobs.events import Hub
 from orchestrator.jobs.plain import as_error, kept_error, plain
@@ -28,11 +27,12 @@ from orchestrator.jobs.runs import Runs
 from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.values import End, Wanted, Way
 from orchestrator.jobs.webhooks import refuse_private
-from orchestrator.oversight import Caller
+from orchestrator.operate.blobs import Blobs
 from orchestrator.pipelines.base import Asked
 from orchestrator.pipelines.calls import Events
 from orchestrator.pipelines.flow import Event
 from orchestrator.pipelines.showing import Shown
+from orchestrator.runs.judge import Caller
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ import psycopg
 from prometheus_client import Counter, Histogram
 
 from core.errors import ContentPolicy, Overloaded, SoundstageError, Unavailable, internal
+from orchestrator.access.payments import Step, paying
 from orchestrator.jobs.events import Kept, Teller, Told
 from orchestrator.jobs.plain import plain, where
 from orchestrator.jobs.values import End, Taken
-from orchestrator.payments import Step, paying
+from orchestrator.operate.tracing import Tracing
 from orchestrator.pipelines.flow import COMPLETED, STARTED, current_step, of_memory, step_key, within
-from orchestrator.policy import CHECK_FAILED
-from orchestrator.tracing import Tracing
+from orchestrator.policy.decide import CHECK_FAILED
 from prompts.registry import AWAY_CODES
 
 log = logging.getLogger(__name__)

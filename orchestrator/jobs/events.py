@@ -19,8 +19,8 @@ from core.db.connection import connect, listener
 from core.db.errors import DATABASE_AWAY, is_refusal
 from core.errors import SoundstageError, internal
 from orchestrator.jobs.store import EVENTS, JobStore, sealed_end
+from orchestrator.operate.seal import Seal
 from orchestrator.pipelines.flow import Event
-from orchestrator.seal import Seal
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """How many background jobs of a pool are at work at once, in all orchestrators together: as many as its workers declare
-places, shared evenly among the tenants who have some. The places themselves are given out by orchestrator/pools.py, as
-to everyone, and it is its workers that are counted here: no more runs are begun than could be drawn.
+places, shared evenly among the tenants who have some. The places themselves are given out by workers/places.py, as to
+everyone, and it is its workers that are counted here: no more runs are begun than could be drawn.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from orchestrator.jobs.runs import Runs, queue_of
-from orchestrator.pool import Worker
-from orchestrator.workers import WorkerPool
+from orchestrator.workers.registry import WorkerPool
+from orchestrator.workers.worker import Worker
 
 log = logging.getLogger(__name__)
 

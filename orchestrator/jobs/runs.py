@@ -25,17 +25,17 @@ from sqlalchemy.engine import URL
 from core.db.errors import DATABASE_AWAY
 from core.errors import Forbidden, SoundstageError, UpstreamTimeout, internal
 from core.watchers import end
-from orchestrator.auth import Key
+from orchestrator.access.keys import Key
+from orchestrator.access.limits import Limits
 from orchestrator.jobs.durable import SECONDS, Durable, LostError, Turns, traced
 from orchestrator.jobs.events import Hub, Teller
 from orchestrator.jobs.plain import kept_error, plain, where
 from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.values import By, End, Queue, Taken, Wanted, Way, begun, new_job_id
-from orchestrator.limits import Limits
-from orchestrator.oversight import Caller
+from orchestrator.operate.tracing import Tracing
 from orchestrator.pipelines.base import Pipeline, Studio
 from orchestrator.pipelines.flow import STOPPING
-from orchestrator.tracing import Tracing
+from orchestrator.runs.judge import Caller
 
 log = logging.getLogger(__name__)
 

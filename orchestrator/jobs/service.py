@@ -13,7 +13,8 @@ from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.keys import read_or_make
 from core.watchers import Watchers
-from orchestrator.auth import Keys
+from orchestrator.access.keys import Keys
+from orchestrator.jobs import routes as jobs
 from orchestrator.jobs.desk import JobDesk
 from orchestrator.jobs.events import Ear, Hub, Teller
 from orchestrator.jobs.queues import Queues
@@ -21,12 +22,11 @@ from orchestrator.jobs.recovery import Reaper
 from orchestrator.jobs.runs import Runs
 from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.webhooks import Webhooks
+from orchestrator.operate.seal import Seal
+from orchestrator.operate.tracing import Tracing
 from orchestrator.pipelines.base import Pipeline, Studio
-from orchestrator.routes import jobs
-from orchestrator.seal import Seal
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.tracing import Tracing
-from orchestrator.workers import WorkerPool
+from orchestrator.workers.registry import WorkerPool
 
 log = logging.getLogger(__name__)
 

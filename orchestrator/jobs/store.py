@@ -8,14 +8,14 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Json, Jsonb
 
-from core import idempotency
 from core.db.pool import Pool, patiently
 from core.errors import Conflict, NotFound, Overloaded, SoundstageError, Unavailable
+from core.http import idempotency
+from core.http.paging import unknown_after
 from orchestrator.jobs.plain import kept_error, told_error
 from orchestrator.jobs.values import Added, By, End, Queue, State, Taken, Wanted, kept_caller
-from orchestrator.paging import unknown_after
+from orchestrator.operate.seal import SEALED, Seal
 from orchestrator.pipelines.flow import COMPLETED
-from orchestrator.seal import SEALED, Seal
 
 EVENTS = 200  # read at once
 FULL_SECONDS = 30.0

@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from core.errors import InvalidRequest
 from core.settings import SettingsError
-from orchestrator.blobs import Blobs
-from orchestrator.engines import Engines
-from orchestrator.likenesses import Likenesses
-from orchestrator.oversight import Caller
+from orchestrator.engines.client import Engines
+from orchestrator.operate.blobs import Blobs
 from orchestrator.pipelines.flow import Called, Flow
-from orchestrator.recipes import RecipeRunner
-from orchestrator.runs import Run
+from orchestrator.pipelines.likenesses import Likenesses
+from orchestrator.recipes.recipe import RecipeRunner
+from orchestrator.runs.judge import Caller
+from orchestrator.runs.record import Run
 
 Plain = dict[str, Any]
 """Plain JSON; a picture in it is a blob reference."""

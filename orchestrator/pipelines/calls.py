@@ -9,15 +9,15 @@ import msgspec
 from fastapi import Request
 from starlette.responses import Response
 
-from core.disconnect import ClientDisconnected, until_disconnect
 from core.errors import InvalidRequest, SoundstageError, UpstreamTimeout
-from core.shell import Receive, Scope, Send
-from orchestrator.auth import Key
-from orchestrator.oversight import Caller
+from core.http.disconnect import ClientDisconnected, until_disconnect
+from core.http.shell import Receive, Scope, Send
+from orchestrator.access.keys import Key
 from orchestrator.pipelines import flow
 from orchestrator.pipelines.base import Asked, Pipeline, Plain, Studio
 from orchestrator.pipelines.showing import Shown
-from orchestrator.runs import new_run_id
+from orchestrator.runs.judge import Caller
+from orchestrator.runs.record import new_run_id
 
 HEARTBEAT_SECONDS = 10.0
 COMPLETED, ERROR = "pipeline.completed", "error"

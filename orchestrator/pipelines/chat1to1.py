@@ -6,11 +6,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from core.errors import InvalidRequest
-from orchestrator.oversight import Caller
 from orchestrator.pipelines import steps, story
 from orchestrator.pipelines.base import Plain, Single, Studio, Turn, release
 from orchestrator.pipelines.flow import Flow
 from orchestrator.pipelines.story import Answer, Told, expand_alone, tell
+from orchestrator.runs.judge import Caller
 
 __all__ = ["Answer", "Request"]
 

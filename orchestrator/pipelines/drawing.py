@@ -20,13 +20,13 @@ from openai import AsyncOpenAI
 
 from core import untrusted
 from core.errors import Conflict, Upstream
-from core.idempotency import REPEATED
+from core.http.idempotency import REPEATED
 from core.wire.workers import Ability
-from orchestrator.blobs import MAX_BYTES, Reference
-from orchestrator.oversight import Caller
-from orchestrator.payments import PictureCount
+from orchestrator.access.payments import PictureCount
+from orchestrator.operate.blobs import MAX_BYTES, Reference
 from orchestrator.pipelines.base import Studio
 from orchestrator.pipelines.flow import STOPPING, Flow
+from orchestrator.runs.judge import Caller
 
 PARTIAL = "image_generation.partial_image"
 PNG = "image/png"

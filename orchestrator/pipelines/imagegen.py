@@ -7,11 +7,11 @@ from pydantic import Field
 
 from core.control_tokens import COMMON
 from core.errors import InvalidRequest
-from orchestrator.oversight import Caller
 from orchestrator.pipelines import steps
 from orchestrator.pipelines.base import Asked, Drawn, Plain, Studio
 from orchestrator.pipelines.flow import Flow
-from orchestrator.policy import GENERAL
+from orchestrator.policy.decide import GENERAL
+from orchestrator.runs.judge import Caller
 
 NAME, PATH, ROLE = "imagegen", "/v1/imagegen", None
 _MARKUP = re.compile(r"<[^<>]{0,200}>|https?://\S+")

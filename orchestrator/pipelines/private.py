@@ -5,10 +5,10 @@ What is hard is refused; what is soft gets the policy's constraints appended, vi
 
 from pydantic import Field
 
-from orchestrator.oversight import Caller
 from orchestrator.pipelines import steps
 from orchestrator.pipelines.base import Asked, Drawn, Plain, Studio
 from orchestrator.pipelines.flow import Flow
+from orchestrator.runs.judge import Caller
 
 NAME, PATH, ROLE = "private", "/v1/chat/private/imagegen", "chat1to1"
 

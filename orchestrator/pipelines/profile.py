@@ -10,16 +10,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from core.errors import InvalidRequest, Upstream
-from orchestrator import selfies
-from orchestrator.oversight import Caller
+from orchestrator.access.usage import stated
+from orchestrator.gateway import selfies
+from orchestrator.gateway.selfies import Question, Seen, Selfie
 from orchestrator.pipelines import steps
 from orchestrator.pipelines.base import Asked, Drawn, Made, Plain, Studio, made, release
 from orchestrator.pipelines.drawing import Source
 from orchestrator.pipelines.flow import Flow
-from orchestrator.policy_floor import Subject
-from orchestrator.runs import Run
-from orchestrator.selfies import Question, Seen, Selfie
-from orchestrator.usage import stated
+from orchestrator.policy.floor import Subject
+from orchestrator.runs.judge import Caller
+from orchestrator.runs.record import Run
 
 NAME, PATH, ROLE = "profile", "/v1/profile/create", "profile"
 FORM = True

@@ -1,10 +1,10 @@
 """Shorts: a message becomes one vertical frame, clothed by its recipe, with a caption. expand → generate → caption."""
 
-from orchestrator.oversight import Caller
 from orchestrator.pipelines import steps
 from orchestrator.pipelines.base import Plain, Studio
 from orchestrator.pipelines.flow import Flow
 from orchestrator.pipelines.story import Answer, Request, Told, expand_alone, tell
+from orchestrator.runs.judge import Caller
 
 __all__ = ["Answer", "Request"]
 

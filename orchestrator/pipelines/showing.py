@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.blobs import Blobs, Reference, is_reference
+from orchestrator.operate.blobs import Blobs, Reference, is_reference
 
 B64 = re.compile(r"(?:^|_)(?:base64|b64_json)$")
 

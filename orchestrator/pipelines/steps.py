@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 from core.errors import ContentPolicy, Overloaded, SoundstageError, Unavailable, Upstream
-from orchestrator.oversight import Caller
 from orchestrator.pipelines import drawing, expansion
 from orchestrator.pipelines.base import Asked, Made, Plain, Studio, made, release
 from orchestrator.pipelines.flow import Flow
 from orchestrator.pipelines.shortening import words
-from orchestrator.policy_floor import Subject
-from orchestrator.runs import Run
+from orchestrator.policy.floor import Subject
+from orchestrator.runs.judge import Caller
+from orchestrator.runs.record import Run
 from prompts.registry import AWAY_CODES
 
 log = logging.getLogger(__name__)

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from orchestrator import texts
-from orchestrator.oversight import Caller
 from orchestrator.pipelines import steps
 from orchestrator.pipelines.base import Asked, Drawn, Plain, Single, Studio, release
 from orchestrator.pipelines.flow import Flow
+from orchestrator.policy import texts
+from orchestrator.runs.judge import Caller
 
 
 class Told(BaseModel):

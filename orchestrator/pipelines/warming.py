@@ -9,11 +9,11 @@ import logging
 from collections.abc import Hashable, Mapping
 
 from core.errors import SoundstageError
-from orchestrator import dialects
-from orchestrator.engines import Engines
+from orchestrator.engines import chat_api
+from orchestrator.engines.client import Engines
 from orchestrator.pipelines.base import Pipeline
-from orchestrator.pool import Worker
-from orchestrator.workers import WorkerPool
+from orchestrator.workers.registry import WorkerPool
+from orchestrator.workers.worker import Worker
 from prompts.registry import Registry
 from prompts.render import Release
 
@@ -79,7 +79,7 @@ class Warming:
                     return  # it is full: the work that it has makes it warm
                 sampling = {**release.sampling, "max_tokens": 1}
                 messages = [*release.opening(), LAST]
-                async with dialects.CHAT.call(client, model, messages, sampling) as response:
+                async with chat_api.CHAT.call(client, model, messages, sampling) as response:
                     await response.read()
         except (SoundstageError, TimeoutError) as exc:
             log.info("an engine is not warm", extra={"worker": worker.id, "recipe": release.name, "reason": exc})

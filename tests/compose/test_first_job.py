@@ -12,7 +12,7 @@ from rich.console import Console
 
 from compose import first_job
 from compose.show import Show
-from llm import fake_engine
+from tests.fakes import fake_engine
 from tests.fakes.serving import serving
 from tests.fakes.upstream import Upstream, saying
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from core.relay import Relay, Timeouts
+from core.http.relay import Relay, Timeouts
 from core.settings import Settings
 from tests.fakes.gateway import Gateway
 from tests.fakes.serving import serving

@@ -6,13 +6,13 @@ import json
 from fastapi import FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel
 
-from core.access_log import AccessLog
-from core.disconnect import until_disconnect
 from core.errors import Overloaded
-from core.relay import read_body
+from core.http.access_log import AccessLog
+from core.http.disconnect import until_disconnect
+from core.http.relay import read_body
+from core.http.shell import ASGIApp, Receive, Scope, Send, send_json
 from core.service import Readiness, create_service
 from core.settings import Settings
-from core.shell import ASGIApp, Receive, Scope, Send, send_json
 
 LIMIT = 1024
 SECRET = "the-inside-of-a-bug"

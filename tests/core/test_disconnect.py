@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from core.disconnect import ClientDisconnected, until_disconnect
-from core.shell import Message
+from core.http.disconnect import ClientDisconnected, until_disconnect
+from core.http.shell import Message
 from tests.fakes.wait import soon
 
 LEFT: Message = {"type": "http.disconnect"}

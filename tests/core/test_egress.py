@@ -10,7 +10,7 @@ import pytest
 
 from core import egress
 from core.addresses import is_public, may_serve
-from core.connections import Connections
+from core.http.connections import Connections
 
 PUBLIC = (
     *("93.184.216.34", "8.8.8.8", "1.1.1.1", "192.88.98.1", "100.128.0.1", "172.32.0.1"),

@@ -8,12 +8,12 @@ import pytest
 from fastapi import FastAPI, Request
 
 from core.errors import Unauthenticated
-from core.http_protocol import MAX_FRAMING, HttpProtocol
+from core.http.protocol import MAX_FRAMING, HttpProtocol
+from core.http.relay import read_body
+from core.http.shell import Receive, Scope, Send, send_json
 from core.paths import unescaped
-from core.relay import read_body
 from core.service import create_service
 from core.settings import Settings
-from core.shell import Receive, Scope, Send, send_json
 from tests.fakes.client import ask, connected, request
 from tests.fakes.serving import serving
 

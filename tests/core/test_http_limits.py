@@ -9,12 +9,12 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 
-from core.http_protocol import MAX_HEAD, MAX_HEADERS, HttpProtocol
-from core.relay import read_body
+from core.http.protocol import MAX_HEAD, MAX_HEADERS, HttpProtocol
+from core.http.relay import read_body
+from core.http.serving import bind, server_config
+from core.http.shell import CONTROL_BODY, Receive, Scope, Send, send_json
 from core.service import create_service
-from core.serving import bind, server_config
 from core.settings import Settings
-from core.shell import CONTROL_BODY, Receive, Scope, Send, send_json
 from tests.fakes.client import ask, connected, request
 from tests.fakes.wait import eventually, soon
 

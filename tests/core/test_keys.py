@@ -8,8 +8,8 @@ import pytest
 from core.keys import LEAST, read_or_make, read_or_make_bytes
 from core.settings import SettingsError
 from image.blobs import Blobs
-from orchestrator import blobs
 from orchestrator.app import create_app
+from orchestrator.operate import blobs
 from orchestrator.settings import OrchestratorSettings
 
 SHORT = ["", "\n", "a" * (LEAST - 1), "two words that are long enough to be a key\n", "a" * 40 + "\0"]

@@ -6,10 +6,10 @@ import socket
 import pytest
 from yarl import URL
 
-from core.disconnect import ClientDisconnected
 from core.errors import RequestTimeout
-from core.relay import Sent, read_body
-from core.shell import Message
+from core.http.disconnect import ClientDisconnected
+from core.http.relay import Sent, read_body
+from core.http.shell import Message
 from tests.fakes.client import connected, request
 from tests.fakes.gateway import Gateway
 from tests.fakes.upstream import Exchange, Upstream, saying

@@ -10,7 +10,7 @@ import pytest
 from yarl import URL
 
 from core.errors import UpstreamTimeout
-from core.relay import Relay, Sent, Timeouts
+from core.http.relay import Relay, Sent, Timeouts
 from tests.core.conftest import WithTimeouts
 from tests.fakes.client import ask, connected, request
 from tests.fakes.gateway import Gateway

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 from prometheus_client import REGISTRY
 
+from core.http.serving import bind
+from core.http.shell import Scope
 from core.service import Readiness
-from core.serving import bind
-from core.shell import Scope
 from tests.core.shell import LIMIT, SECRET, SERVICE, Service
 from tests.fakes.client import ask, connected, request
 from tests.fakes.serving import serving
@@ -162,9 +162,9 @@ async def test_retry_after_is_whole_seconds_rounded_up(service: Service, path: b
 
 async def test_a_bug_is_logged_under_the_request_id(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     for path in (b"/bug", b"/raw/bug"):
-        with caplog.at_level(logging.ERROR, logger="core.shell"):
+        with caplog.at_level(logging.ERROR, logger="core.http.shell"):
             await ask(service.port, request(b"GET", path, [(b"X-Request-Id", b"find-me")]))
-        (record,) = (r for r in caplog.records if r.name == "core.shell")
+        (record,) = (r for r in caplog.records if r.name == "core.http.shell")
         assert (record.__dict__["request_id"], SECRET in (record.exc_text or "")) == ("find-me", True)
         caplog.clear()
 

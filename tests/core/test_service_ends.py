@@ -7,11 +7,11 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
 
-from core.disconnect import ClientDisconnected
 from core.errors import Overloaded, Unavailable
+from core.http.disconnect import ClientDisconnected
+from core.http.shell import ASGIApp, Message, Receive, Scope, Send, send_json
 from core.service import create_service
 from core.settings import Settings
-from core.shell import ASGIApp, Message, Receive, Scope, Send, send_json
 from tests.fakes.wait import soon
 
 NAME = "ends"

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from core.access_log import FLUSH_LINES, AccessLog
+from core.http.access_log import FLUSH_LINES, AccessLog
 from tests.core.shell import SERVICE, Service
 from tests.fakes.client import ask, connected, request
 from tests.fakes.serving import serving

@@ -10,10 +10,10 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from core.http.serving import Server, bind, server_config
+from core.http.shell import Shell
 from core.service import create_service
-from core.serving import Server, bind, server_config
 from core.settings import Settings
-from core.shell import Shell
 from tests.fakes.client import Answer, ask, request
 from tests.fakes.wait import answers, eventually, soon
 

@@ -30,7 +30,7 @@ def test_onnx_runtime_keeps_no_id_of_the_machine(tmp_path: Path) -> None:
 def test_a_service_says_so_before_it_loads_a_model(module: str, tmp_path: Path) -> None:
     """Its entry point is run up to where it would serve."""
     code = (
-        f"import sys, core.serving, {module}.__main__ as entry\n"
+        f"import sys, core.http.serving, {module}.__main__ as entry\n"
         "entry.serve = lambda *_: None\n"
         "assert 'onnxruntime' not in sys.modules\n"
         "entry.main([])\n"

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 
-from core.connections import Connections
-from core.transport import Transport
+from core.http.connections import Connections
+from core.http.transport import Transport
 from tests.fakes.upstream import Exchange, Script, Upstream, saying, then
 from tests.fakes.wait import soon
 

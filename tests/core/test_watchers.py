@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from core.serving import FAILED, FAILED_GRACE_SECONDS
+from core.http.serving import FAILED, FAILED_GRACE_SECONDS
 from core.watchers import Watchers, end
 from tests.core.test_stop import LONG, Running, running
 from tests.fakes.wait import answers, soon

@@ -127,7 +127,9 @@ async def test_a_killed_studio_leaves_no_process_and_starts_again_and_stops_clea
     assert {*children, studio.engine()} < set(started)
     await studio.stop(signal.SIGKILL)
     await _all_gone(started, studio.data)
-    async with running_studio(studio.data, VLLM_PYTHON=sys.executable, LLM_ENGINE_MODULE="llm.fake_engine") as again:
+    async with running_studio(
+        studio.data, VLLM_PYTHON=sys.executable, LLM_ENGINE_MODULE="tests.fakes.fake_engine"
+    ) as again:
         started = again.processes()
         assert await again.stop(signal.SIGTERM) == 128 + signal.SIGTERM
         await _all_gone(started, studio.data)

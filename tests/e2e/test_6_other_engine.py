@@ -19,7 +19,7 @@ async def other_server() -> AsyncIterator[str]:
     """A server that knows one model, by a name of its own."""
     port = free_ports(("ENGINE",))["ENGINE"]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "llm.fake_engine", "--model", "mistral-small", "--port", str(port)), cwd=ROOT
+        *(sys.executable, "-m", "tests.fakes.fake_engine", "--model", "mistral-small", "--port", str(port)), cwd=ROOT
     )
     url = f"http://127.0.0.1:{port}"
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import psutil
 
-from core.relay import Timeouts
+from core.http.relay import Timeouts
 from llm.app import create_app
 from llm.catalogue import Model
 from llm.settings import ChatWorkerSettings
@@ -53,7 +53,7 @@ def engine_processes(checkpoint: Path, parent: int | None = None) -> dict[str, E
     for process in psutil.Process(parent).children(recursive=True):
         try:
             command = process.cmdline()
-            if command[1:5] == ["-m", "llm.fake_engine", "--model", str(checkpoint)]:
+            if command[1:5] == ["-m", "tests.fakes.fake_engine", "--model", str(checkpoint)]:
                 found[command[command.index("--served-model-name") + 1]] = EngineProcess(process)
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
@@ -91,7 +91,7 @@ async def chat_worker(
         **{
             "data_dir": data_dir,
             "vllm_python": sys.executable,
-            "llm_engine_module": "llm.fake_engine",
+            "llm_engine_module": "tests.fakes.fake_engine",
             "orchestrator_url": None,
             **given,
         }

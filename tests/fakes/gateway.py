@@ -5,11 +5,11 @@ import asyncio
 from fastapi import FastAPI
 from yarl import URL
 
-from core.disconnect import until_disconnect
-from core.relay import Relay, Sent, read_body, request_headers
+from core.http.disconnect import until_disconnect
+from core.http.relay import Relay, Sent, read_body, request_headers
+from core.http.shell import ASGIApp, Receive, Scope, Send
 from core.service import create_service
 from core.settings import Settings
-from core.shell import ASGIApp, Receive, Scope, Send
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 ENGINE_KEY = "engine-key"

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from core.disconnect import ClientDisconnected, until_disconnect
+from core.http.disconnect import ClientDisconnected, until_disconnect
 from tests.fakes.image_worker import PICTURE
 
 CAPTION = "Here is the quiet picture that you asked me for, made just for you."

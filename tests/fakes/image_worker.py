@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from core.disconnect import ClientDisconnected, until_disconnect
+from core.http.disconnect import ClientDisconnected, until_disconnect
 
 PICTURE = base64.b64encode(b"\x89PNG\r\n\x1a\n a picture").decode()
 

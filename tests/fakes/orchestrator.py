@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from core.serving import bind
+from core.http.serving import bind
 
 
 class Heard(NamedTuple):

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from core.db.pool import open_pool
-from orchestrator.intake.commands import over_redis
-from orchestrator.intake.intake import Intake, Rules
-from orchestrator.intake.job import Job
-from orchestrator.oversight import Caller
-from orchestrator.seal import Seal
+from orchestrator.legacy.intake.commands import over_redis
+from orchestrator.legacy.intake.intake import Intake, Rules
+from orchestrator.legacy.intake.job import Job
+from orchestrator.operate.seal import Seal
+from orchestrator.runs.judge import Caller
 
 
 class Echo:

@@ -10,8 +10,8 @@ from fastapi.responses import JSONResponse, Response
 from python_multipart.multipart import parse_options_header
 
 from core.canonical import messages_sha256
-from core.disconnect import ClientDisconnected, until_disconnect
-from core.form import Field, read_form
+from core.http.disconnect import ClientDisconnected, until_disconnect
+from core.http.form import Field, read_form
 
 FIELDS = ("messages", "schema", "sampling", "repair", "portrait")
 PORTRAIT = b"\xff\xd8\xff\xe0 a portrait"

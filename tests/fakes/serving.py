@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 import uvicorn
 
-from core.http_protocol import HttpProtocol
-from core.serving import bind, server_config
-from core.shell import ASGIApp
+from core.http.protocol import HttpProtocol
+from core.http.serving import bind, server_config
+from core.http.shell import ASGIApp
 from tests.fakes.wait import eventually, soon
 
 

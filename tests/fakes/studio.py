@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import httpx2
 from openai import AsyncOpenAI
 
-from core.shell import ASGIApp
+from core.http.shell import ASGIApp
 from core.watchers import Watchers
-from llm import fake_engine
 from orchestrator.app import create_app
+from orchestrator.operate.tracing import Tracing
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.tracing import Tracing
+from tests.fakes import fake_engine
 from tests.fakes.drawing_worker import DrawingWorker
 from tests.fakes.image_worker import ImageWorker
 from tests.fakes.proving_worker import ProvingWorker

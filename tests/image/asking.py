@@ -13,10 +13,10 @@ from PIL import Image
 from image.app import create_app
 from image.building import Load
 from image.settings import ImageSettings
-from image.tiny_untrained import MODEL
 from tests.fakes.client import Answer, ask, request
 from tests.fakes.serving import serving
 from tests.fakes.wait import soon
+from training.untrained import MODEL
 
 GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
 Headers = list[tuple[bytes, bytes]]

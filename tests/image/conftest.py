@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from image import tiny_untrained
 from image.pipelines.load import load
 from image.pipelines.whole import WholePipeline
 from image.pipelines.zimage import ZImage
@@ -14,6 +13,7 @@ from image.settings import ImageSettings
 from tests.image import tiny_pipelines
 from tests.image.asking import worker
 from tests.image.reference import Stock
+from training import untrained
 
 
 @pytest.fixture(scope="session")
@@ -21,14 +21,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     torch.set_num_threads(1)
-    return tiny_untrained.ensure(tmp_path_factory.mktemp("models") / tiny_untrained.MODEL)
+    return untrained.ensure(tmp_path_factory.mktemp("models") / untrained.MODEL)
 
 
 @pytest.fixture(scope="session")
 def pipeline(checkpoint: Path) -> ZImage:
     import torch
 
-    return ZImage.load(checkpoint, tiny_untrained.MODEL, "cpu", torch.float32)
+    return ZImage.load(checkpoint, untrained.MODEL, "cpu", torch.float32)
 
 
 @pytest.fixture(scope="session")

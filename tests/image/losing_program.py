@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from core.serving import serve
+from core.http.serving import serve
 from image.app import create_app
 from image.pipelines.base import Row
 from image.pipelines.zimage import ZImage
 from image.settings import ImageSettings
-from image.tiny_untrained import MODEL
 from tests.image.doubles import Transparent
+from training.untrained import MODEL
 
 
 class Losing(Transparent):

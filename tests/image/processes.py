@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from core.serving import bind
+from core.http.serving import bind
 from tests.fakes.program import program
 from tests.image.asking import get
 

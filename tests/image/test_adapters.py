@@ -18,12 +18,12 @@ from image.pipelines.adapters import Adapters
 from image.pipelines.whole import WholePipeline
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest
-from image.tiny_untrained import MODEL
 from tests.fakes.serving import serving
 from tests.image import driving_whole
 from tests.image.asking import GENERATIONS, Headers, get, post, ready, settings
 from tests.image.doubles import Transparent
 from tests.image.driving import Driven
+from training.untrained import MODEL
 
 pytestmark = [
     pytest.mark.slow,

@@ -14,7 +14,6 @@ from image.encode import GENERATED
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest
 from image.routes.roles import WORKER_PATHS
-from image.tiny_untrained import MODEL
 from tests.fakes.client import connected, request
 from tests.fakes.orchestrator import Orchestrator, listening
 from tests.fakes.serving import serving
@@ -22,6 +21,7 @@ from tests.fakes.wait import eventually, soon
 from tests.image.asking import GENERATIONS, get, picture, post, ready, settings, until, until_idle, worker
 from tests.image.doubles import Poisoned, Stepped
 from tests.image.reference import Stock
+from training.untrained import MODEL
 
 
 async def test_generate_is_stock_pixels_with_their_origin(port: int, stock: Stock) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from core.serving import FAILED
+from core.http.serving import FAILED
 from tests.fakes.chat_worker import chat_worker, engine_processes, instruct
 from tests.fakes.client import connected, request
 from tests.fakes.orchestrator import Orchestrator, listening

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from core.idempotency import REPEATED, Bounds, Kept
+from core.http.idempotency import REPEATED, Bounds, Kept
 from image.encode import facts_of
 from image.pipelines.zimage import ZImage
 from tests.fakes.client import RawClient, connected, request

@@ -17,9 +17,9 @@ from image.pipelines.load import CheckpointError, load
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest, RequestId
 from image.settings import ImageSettings
-from image.tiny_untrained import MODEL
 from tests.image.doubles import Wrapped
 from tests.image.reference import Stock
+from training.untrained import MODEL
 
 pytestmark = pytest.mark.slow
 

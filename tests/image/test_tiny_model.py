@@ -12,8 +12,8 @@ from image.pipelines.load import load
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest
 from image.settings import TRAINED, ImageSettings
-from image.tiny import scenes, vocabulary
 from tests.image.reference import Stock
+from training.tiny import scenes, vocabulary
 
 SEED = Path(__file__).resolve().parents[2] / "prompts" / "seed"
 RECIPES = sorted(SEED.glob(f"*.{TRAINED.name}"))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from image.tiny import autoencoder, export, fast, latents, model, muon, prompts, scenes, train, vocabulary
-from image.tiny.learning import Pace
-from image.tiny.pictures import ONE, TWO, Painter
+from training.tiny import autoencoder, export, fast, latents, model, muon, prompts, scenes, train, vocabulary
+from training.tiny.learning import Pace
+from training.tiny.pictures import ONE, TWO, Painter
 
 SMALL = model.Sizes(width=48, heads=2, layers=1, text_layers=2, autoencoder=(8, 8, 8, 8))
 
@@ -181,7 +181,7 @@ def test_stock_diffusers_draws_with_what_is_exported(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_whole_way_from_icons_to_a_pipeline(tmp_path: Path, painter: Painter) -> None:
-    from image.tiny.__main__ import make, rehearsal
+    from training.tiny.__main__ import make, rehearsal
 
     work, out = tmp_path / "work", tmp_path / "model"
     make(rehearsal("cpu"), work, out, _Faceless(painter))

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from image import tiny_untrained
 from image.pipelines.base import Row
 from image.pipelines.load import CheckpointError, load
 from image.pipelines.zimage import ZImage
 from image.settings import ImageSettings
+from training import untrained
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -17,20 +17,20 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_seed_gives_the_same_weights(checkpoint: Path, tmp_path: Path) -> None:
-    again = tiny_untrained.ensure(tmp_path / "again")
-    other = tiny_untrained.ensure(tmp_path / "other", seed=1)
+    again = untrained.ensure(tmp_path / "again")
+    other = untrained.ensure(tmp_path / "other", seed=1)
     assert weights(again) == weights(checkpoint)
     assert weights(other) != weights(checkpoint)
 
 
 def test_what_is_there_is_kept_and_what_is_stale_is_built_anew(tmp_path: Path) -> None:
-    folder = tiny_untrained.ensure(tmp_path / "tiny")
+    folder = untrained.ensure(tmp_path / "tiny")
     index = folder / "model_index.json"
     built = index.stat().st_mtime_ns
-    tiny_untrained.ensure(folder)
+    untrained.ensure(folder)
     assert index.stat().st_mtime_ns == built
     next(folder.glob("soundstage-recipe*")).write_text("older")
-    tiny_untrained.ensure(folder)
+    untrained.ensure(folder)
     assert index.stat().st_mtime_ns != built
     assert [f.name for f in tmp_path.iterdir()] == ["tiny"]
 

@@ -12,10 +12,10 @@ from image.mail import Cancel, Stop
 from image.pipelines.whole import OnStep, WholePipeline
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest
-from image.tiny_untrained import MODEL
 from tests.fakes.serving import serving
 from tests.image.asking import GENERATIONS, get, picture, post, ready, settings
 from tests.image.driving_whole import Driven, Watched, asked
+from training.untrained import MODEL
 
 # diffusers' own, with numpy 2
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from core.serving import bind
+from core.http.serving import bind
 from llm.edge_registration import FUNCTION, keep
 from llm.settings import ChatWorkerSettings
 from tests.fakes.chat_worker import chat_worker, instruct

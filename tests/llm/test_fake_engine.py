@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 
-from llm.fake_engine import create_app
+from tests.fakes.fake_engine import create_app
 from tests.fakes.serving import serving
 
 CHAT = {"model": "small", "messages": [{"role": "user", "content": "one two three"}]}

@@ -40,7 +40,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "PORT": str(port),
         "LLM_CATALOGUE": str(tmp_path / "models.toml"),
         "LLM_MODELS": "small",
-        "LLM_ENGINE_MODULE": "llm.fake_engine",
+        "LLM_ENGINE_MODULE": "tests.fakes.fake_engine",
         "VLLM_PYTHON": sys.executable,
         "ORCHESTRATOR_URL": "",
         "WAN_WORKER_API_KEY": "",

@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-from core.idempotency import REPEATED
+from core.http.idempotency import REPEATED
 from tests.fakes.chat_worker import ChatWorker
 from tests.fakes.client import Answer, ask, connected, request
 from tests.fakes.wait import answers, soon

@@ -167,7 +167,7 @@ async def test_only_ready_models_are_announced_and_a_death_at_once(tmp_path: Pat
 async def test_a_worker_that_is_told_to_stop_says_so_while_it_still_answers(tmp_path: Path) -> None:
     orchestrator = Orchestrator()
     async with listening(orchestrator):
-        given: dict[str, Any] = {"vllm_python": sys.executable, "llm_engine_module": "llm.fake_engine"}
+        given: dict[str, Any] = {"vllm_python": sys.executable, "llm_engine_module": "tests.fakes.fake_engine"}
         service = create_app(
             ChatWorkerSettings.load(data_dir=tmp_path, orchestrator_url=orchestrator.url, **given), [instruct(tmp_path)]
         )

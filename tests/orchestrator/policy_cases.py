@@ -1,8 +1,8 @@
-"""Policy cases: euphemisms and placeholders only. `zz…` words are the floor's test words (policy_lexicon.py)."""
+"""Policy cases: euphemisms and placeholders only. `zz…` words are the floor's test words (policy/lexicon.py)."""
 
 from typing import Literal, NamedTuple
 
-from orchestrator.policy_floor import Subject, Surface
+from orchestrator.policy.floor import Subject, Surface
 
 Outcome = Literal["allow", "soft", "refuse"]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.admission import FIRST_GUESS_SECONDS, FairQueue, ServiceTime, Ticket, expected_wait, retry_after
+from orchestrator.workers.queue import FIRST_GUESS_SECONDS, FairQueue, ServiceTime, Ticket, expected_wait, retry_after
 
 CAP = 30.0
 SECONDS = st.floats(0, 1e6)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator import names_cli
 from orchestrator.settings import OrchestratorSettings
+from orchestrator.workers import cli as names_cli
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import answers
 

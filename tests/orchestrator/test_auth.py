@@ -11,7 +11,7 @@ import pytest
 
 from core.db.pool import Pool, open_pool
 from core.errors import Forbidden, Unauthenticated, Unavailable
-from orchestrator.auth import Key, Keys, Scope, create_key
+from orchestrator.access.keys import Key, Keys, Scope, create_key
 from tests.fakes.cable import cable
 from tests.fakes.studio import WORKER_KEY, Studio
 from tests.fakes.wait import answers

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from orchestrator import backup
+from orchestrator.operate import backup
 from orchestrator.settings import OrchestratorSettings
 from tests.fakes.studio import WORKER_KEY, Studio, studio_over
 from tests.orchestrator.test_prompts_api import made, named

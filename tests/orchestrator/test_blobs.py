@@ -14,8 +14,8 @@ from moto.server import ThreadedMotoServer
 from obstore.store import LocalStore, MemoryStore, ObjectStore
 
 from core.errors import Forbidden, NotFound, PayloadTooLarge, SoundstageError, Unavailable, Upstream
-from orchestrator import blobs
-from orchestrator.blobs import Keeping, Reference, StoredBlobs
+from orchestrator.operate import blobs
+from orchestrator.operate.blobs import Keeping, Reference, StoredBlobs
 from orchestrator.settings import OrchestratorSettings
 
 DAY = Keeping(seconds=86_400, link_seconds=3600, most_bytes=1 << 20)

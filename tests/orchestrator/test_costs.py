@@ -8,7 +8,8 @@ import pytest
 
 from core.wire.images import PicturesAsked
 from core.wire.workers import Ability
-from orchestrator.costs import (
+from orchestrator.access.limits import Needs
+from orchestrator.gateway.costs import (
     LARGEST,
     MOST,
     PHOTO_ANSWER,
@@ -20,7 +21,6 @@ from orchestrator.costs import (
     photo,
     whole,
 )
-from orchestrator.limits import Needs
 
 CHAT = {"messages": [{"role": "user", "content": "x" * 370}]}
 

@@ -12,7 +12,7 @@ import pytest
 from psycopg import sql
 
 from core.db.pool import open_pool
-from orchestrator.auth import create_key
+from orchestrator.access.keys import create_key
 from prompts.store import Writer, save_release
 from tests.fakes.studio import Studio, studio_over
 from tests.orchestrator.test_prompts_api import named

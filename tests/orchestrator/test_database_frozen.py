@@ -13,7 +13,7 @@ import pytest
 from core.db.embedded import embedded_postgres
 from core.db.migrate import migrate
 from core.db.pool import open_pool
-from orchestrator.auth import create_key
+from orchestrator.access.keys import create_key
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import answers, soon
 

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from core.db.migrate import bundled
-from orchestrator import doctor, machine
-from orchestrator.machine import GIB, Finding
+from orchestrator.operate import checks, doctor
+from orchestrator.operate.checks import GIB, Finding
 from orchestrator.settings import OrchestratorSettings
 from tests.fakes.studio import studio_over
 
@@ -19,22 +19,22 @@ from tests.fakes.studio import studio_over
 @pytest.mark.parametrize(
     ("finding", "state"),
     [
-        (machine.python((3, 10, 9)), "fail"),
-        (machine.python((3, 11, 0)), "ok"),
-        (machine.disk(GIB), "fail"),
-        (machine.disk(5 * GIB), "warn"),
-        (machine.disk(50 * GIB), "ok"),
-        (machine.memory(3 * GIB), "warn"),
-        (machine.memory(16 * GIB), "ok"),
-        (machine.open_files(1024), "warn"),
-        (machine.open_files(65536), "ok"),
-        (machine.open_files(-1), "ok"),
-        (machine.port("PORT", "none"), "fail"),
-        (machine.port("PORT", "70000"), "fail"),
-        (machine.engine(Path("/nowhere/python"), None), "warn"),
-        (machine.engine(Path("/nowhere/python"), "http://127.0.0.1:11434/v1"), "ok"),
-        (machine.models(Path("/nowhere"), None), "ok"),
-        (machine.models(Path("/nowhere"), "/nowhere"), "fail"),
+        (checks.python((3, 10, 9)), "fail"),
+        (checks.python((3, 11, 0)), "ok"),
+        (checks.disk(GIB), "fail"),
+        (checks.disk(5 * GIB), "warn"),
+        (checks.disk(50 * GIB), "ok"),
+        (checks.memory(3 * GIB), "warn"),
+        (checks.memory(16 * GIB), "ok"),
+        (checks.open_files(1024), "warn"),
+        (checks.open_files(65536), "ok"),
+        (checks.open_files(-1), "ok"),
+        (checks.port("PORT", "none"), "fail"),
+        (checks.port("PORT", "70000"), "fail"),
+        (checks.engine(Path("/nowhere/python"), None), "warn"),
+        (checks.engine(Path("/nowhere/python"), "http://127.0.0.1:11434/v1"), "ok"),
+        (checks.models(Path("/nowhere"), None), "ok"),
+        (checks.models(Path("/nowhere"), "/nowhere"), "fail"),
         (doctor.judged_database(14, 1.0, {}), "fail"),
         (doctor.judged_database(18, 1.0, {}), "ok"),
         (doctor.judged_database(18, 1.0, {bundled()[0].version: "other"}), "fail"),
@@ -51,7 +51,7 @@ def test_a_figure_is_judged_and_what_is_wrong_has_a_cure(finding: Finding, state
 
 def test_gpus_are_judged_by_their_driver() -> None:
     told = "NVIDIA H100 80GB HBM3, 575.57.08, 81559, 80994\nTesla T4, 470.82.01, 15109, 15000\n"
-    found = list(machine.judged_gpus(told))
+    found = list(checks.judged_gpus(told))
     assert [finding.state for finding in found] == ["ok", "warn"]
     assert "80994 of 81559 MiB free" in found[0].says
     assert "570" in found[1].todo
@@ -61,15 +61,15 @@ def test_a_port_that_another_program_has_is_a_failure() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         port = str(other.getsockname()[1])
-        found = machine.port("CHAT_PORT", port)
+        found = checks.port("CHAT_PORT", port)
     assert (found.state, found.todo) == ("fail", "Stop what uses it, or choose another: CHAT_PORT=…")
-    assert machine.port("CHAT_PORT", port).state == "ok"
+    assert checks.port("CHAT_PORT", port).state == "ok"
 
 
 def test_other_versions_than_pinned_are_told(tmp_path: Path) -> None:
     constraints = tmp_path / "constraints.txt"
     constraints.write_text("pytest==0.0.1\nnot-installed-anywhere==1.0\n")
-    found = machine.packages(constraints)
+    found = checks.packages(constraints)
     assert found.state == "warn"
     assert "pytest" in found.says
     assert "not-installed" not in found.says
@@ -117,7 +117,7 @@ async def test_a_studio_that_runs_is_asked(migrated_dsn: str, tmp_path: Path) ->
         await studio.chat_worker("chat-7")
         settings = OrchestratorSettings.load(port=studio.port, data_dir=tmp_path)
         found = await asyncio.to_thread(lambda: list(doctor.studio(settings)))
-        port = await asyncio.to_thread(machine.port, "PORT", str(studio.port))
+        port = await asyncio.to_thread(checks.port, "PORT", str(studio.port))
     assert [(each.check, each.state) for each in found] == [("orchestrator", "ok"), ("worker chat-7", "ok")]
     assert "service of the studio answers" in port.says
     [away] = doctor.studio(settings)

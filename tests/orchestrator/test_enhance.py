@@ -8,8 +8,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from core.settings import SettingsError
-from orchestrator.enhance import job_types
-from orchestrator.enhance.tokens import Counters
+from orchestrator.legacy.enhance import job_types
+from orchestrator.legacy.enhance.tokens import Counters
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import answers, soon
 

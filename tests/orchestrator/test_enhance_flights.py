@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from core.db.pool import open_pool
-from orchestrator.enhance.cache import Cached, EnhancementCache
-from orchestrator.enhance.flights import Flights
-from orchestrator.seal import Seal
+from orchestrator.legacy.enhance.cache import Cached, EnhancementCache
+from orchestrator.legacy.enhance.flights import Flights
+from orchestrator.operate.seal import Seal
 from tests.fakes.wait import soon
 
 KEY, OTHER = "a" * 64, "b" * 64

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator.enhance import job_types
-from orchestrator.enhance.compress import compress
-from orchestrator.enhance.enhancer import cleaned
-from orchestrator.enhance.phrases import Kind, content_words, kind_of, phrases, tidy
-from orchestrator.enhance.score import CHECKS, score
-from orchestrator.enhance.tokens import Counters, estimate
+from orchestrator.legacy.enhance import job_types
+from orchestrator.legacy.enhance.compress import compress
+from orchestrator.legacy.enhance.enhancer import cleaned
+from orchestrator.legacy.enhance.phrases import Kind, content_words, kind_of, phrases, tidy
+from orchestrator.legacy.enhance.score import CHECKS, score
+from orchestrator.legacy.enhance.tokens import Counters, estimate
 
 KINDS = job_types.read()
 CLIP = Counters(None).of("sdxl")
@@ -24,7 +24,7 @@ LONG = (
 
 def test_clip_counts_as_clip_does() -> None:
     """Ids that are published with the model: 320 is `a`, 2368 is `cat`."""
-    from orchestrator.enhance.tokens import clip
+    from orchestrator.legacy.enhance.tokens import clip
 
     assert clip().encode("A photo of a CAT", add_special_tokens=False).ids == [320, 1125, 539, 320, 2368]
     assert (CLIP(""), CLIP("a  photo\n of a cat"), CLIP("lighthouse, 8k")) == (0, 5, 4)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 
 from core.db.pool import Pool, open_pool
-from orchestrator.epoch import POLL_SECONDS, Epoch
+from orchestrator.operate.epoch import POLL_SECONDS, Epoch
 
 NEVER = 3600.0
 

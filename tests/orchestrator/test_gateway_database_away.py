@@ -12,7 +12,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from core.db.pool import open_pool
-from orchestrator.auth import create_key
+from orchestrator.access.keys import create_key
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import answers, soon
 from tests.orchestrator.test_database_away import away

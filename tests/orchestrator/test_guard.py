@@ -6,10 +6,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from orchestrator import guard
-from orchestrator.guard import OpinionError, by_moderations, by_words, pieces
+from orchestrator.policy import guard
+from orchestrator.policy.guard import OpinionError, by_moderations, by_words, pieces
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.static_workers import announced, listed
+from orchestrator.workers.static import announced, listed
 from tests.fakes.guard import BAD, GuardModel
 from tests.fakes.studio import Studio, studio_over
 

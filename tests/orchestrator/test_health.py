@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.health import LONGEST_SECONDS, Breaker
+from orchestrator.workers.breaker import LONGEST_SECONDS, Breaker
 
 
 def test_three_failures_in_a_row_open_it() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from core.relay import read_body
-from core.shell import Receive, Scope, Send, send_json
-from orchestrator import gateway
+from core.http.relay import read_body
+from core.http.shell import Receive, Scope, Send, send_json
+from orchestrator.gateway import exchange
 from tests.fakes.studio import CHAT_ABILITIES, WORKER_KEY, Studio, studio_over
 from tests.orchestrator.fuzzing import NOBODY, Made
 
@@ -148,7 +148,7 @@ def recipes() -> Iterator[Made]:
 def relayed() -> Iterator[Made]:
     """The relay's paths, whose bodies are published loosely; also with a recipe."""
     recipe = {"prompt": {"id": "caption", "version": "production", "variables": {"prompt": "x"}}}
-    for path in gateway.PATHS:
+    for path in exchange.PATHS:
         for body in (RELAYED, {**RELAYED, **recipe}):
             for sent in (b'{"model": "\xff\xfe"}', b"\xff", *_exchanged(body)):
                 yield Made(f"post {path}", "POST", path, {"content-type": "application/json"}, sent)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from core.errors import InvalidRequest
 from core.wire.images import PicturesAsked
-from orchestrator import forms
+from orchestrator.gateway import forms
 from tests.fakes.client import connected, request
 from tests.fakes.studio import Studio
 from tests.fakes.wait import eventually, soon

@@ -18,11 +18,11 @@ from psycopg_pool import PoolTimeout
 
 from core.db.pool import Pool, open_pool
 from core.errors import Unavailable, Unprocessable
-from orchestrator.intake.commands import Commands, QueueAwayError, over_redis, over_upstash
-from orchestrator.intake.intake import JOBS, Intake, Rules
-from orchestrator.intake.job import Job, read
-from orchestrator.oversight import Caller
-from orchestrator.seal import Seal
+from orchestrator.legacy.intake.commands import Commands, QueueAwayError, over_redis, over_upstash
+from orchestrator.legacy.intake.intake import JOBS, Intake, Rules
+from orchestrator.legacy.intake.job import Job, read
+from orchestrator.operate.seal import Seal
+from orchestrator.runs.judge import Caller
 from tests.fakes.redis_server import TOKEN, client, redis_server, upstash
 from tests.fakes.studio import studio_over
 from tests.fakes.tls import tls_before

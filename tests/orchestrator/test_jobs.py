@@ -10,11 +10,11 @@ import pytest
 
 from core.db.pool import open_pool
 from core.errors import Conflict
-from orchestrator.contents import contents_key
 from orchestrator.jobs.plain import kept_error
 from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.values import End
-from orchestrator.seal import Seal
+from orchestrator.operate.seal import Seal
+from orchestrator.runs.contents import contents_key
 from tests.fakes.client import RawClient, connected, request
 from tests.fakes.image_worker import ImageWorker
 from tests.fakes.studio import ChatWorker, Studio

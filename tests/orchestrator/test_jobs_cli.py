@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from orchestrator import jobs_cli
+from orchestrator.jobs import cli as jobs_cli
 from orchestrator.settings import OrchestratorSettings
 from tests.fakes.studio import Studio
 from tests.fakes.wait import eventually, soon

@@ -21,9 +21,9 @@ from orchestrator.jobs.recovery import lock_key
 from orchestrator.jobs.runs import VERSION
 from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.values import End, Taken
+from orchestrator.operate.seal import Seal
 from orchestrator.pipelines.flow import COMPLETED, STARTED, Event
-from orchestrator.policy import CHECK_FAILED
-from orchestrator.seal import Seal
+from orchestrator.policy.decide import CHECK_FAILED
 from tests.fakes.studio import Studio
 from tests.fakes.wait import answers, soon
 from tests.orchestrator.test_jobs import ASKED, PATH, ended

@@ -11,7 +11,7 @@ from yarl import URL
 
 from core.wire.workers import Announcement
 from orchestrator.jobs.queues import BUSY_POLL_SECONDS, IDLE_POLL_SECONDS, Limits, limits, places
-from orchestrator.pool import Worker
+from orchestrator.workers.worker import Worker
 from tests.fakes.studio import Studio
 from tests.fakes.wait import answers, eventually
 from tests.orchestrator.test_jobs import ASKED, PATH, ended

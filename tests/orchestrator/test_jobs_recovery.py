@@ -17,13 +17,13 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from core.db.pool import open_pool
-from core.serving import bind
+from core.http.serving import bind
 from orchestrator.jobs.recovery import lock_key
 from orchestrator.jobs.runs import VERSION
 from orchestrator.jobs.service import purge_once
 from orchestrator.jobs.store import JobStore
+from orchestrator.operate.seal import Seal
 from orchestrator.pipelines import PIPELINES
-from orchestrator.seal import Seal
 from tests.fakes.client import Answer, connected, request
 from tests.fakes.held_engines import CAPTION, HeldEngines
 from tests.fakes.image_worker import ImageWorker

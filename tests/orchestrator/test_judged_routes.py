@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from orchestrator.enhance.desk import EnhanceRequest
-from orchestrator.older_chat import ChatRequest
+from orchestrator.legacy.enhance.desk import EnhanceRequest
+from orchestrator.legacy.older_chat import ChatRequest
 from orchestrator.pipelines import chat1to1, imagegen, private, profile, scenes, shorts
-from orchestrator.texts import NOT_SHOWN
+from orchestrator.policy.texts import NOT_SHOWN
 from tests.fakes.studio import Studio
 from tests.orchestrator.planted import everywhere
 from tests.orchestrator.test_image_edits import KIND, PICTURE, PROMPT, form, part

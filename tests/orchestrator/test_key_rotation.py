@@ -12,7 +12,7 @@ import pytest
 from core.db.migrate import bundled, migrate
 from core.db.pool import open_pool
 from core.errors import Unauthenticated
-from orchestrator.auth import Keys, create_key, hashed
+from orchestrator.access.keys import Keys, create_key, hashed
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import answers, eventually
 from tests.orchestrator.test_prompts_api import made as released
@@ -62,7 +62,7 @@ async def test_a_rotated_key_is_the_same_key(studio: Studio) -> None:
 
 @slow
 async def test_what_is_spent_stays_spent(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.limits.MINUTE", 86_400)
+    monkeypatch.setattr("orchestrator.access.limits.MINUTE", 86_400)
     await studio.chat_worker()
     await studio.drawing_worker()
     key = await made(studio, limits=LIMITS)

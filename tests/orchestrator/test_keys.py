@@ -113,7 +113,7 @@ async def test_the_command_line(studio: Studio, tmp_path: Path) -> None:
 async def test_when_a_key_was_last_used_is_kept(
     migrated_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.quotas.FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr("orchestrator.access.quotas.FLUSH_SECONDS", 0.05)
     async with studio_over(migrated_dsn, tmp_path) as studio:
         await studio.chat_worker()
         key = await made(studio)

@@ -10,8 +10,8 @@ import openai
 import pytest
 
 from core.errors import InvalidRequest
-from orchestrator import body_texts
-from orchestrator.epoch import Epoch
+from orchestrator.gateway import body_texts
+from orchestrator.operate.epoch import Epoch
 from tests.fakes.cable import cable
 from tests.fakes.studio import studio_over
 from tests.fakes.wait import soon

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from core.db.pool import open_pool
-from orchestrator.paging import MOST
+from core.http.paging import MOST
 from tests.fakes.studio import Studio
 
 

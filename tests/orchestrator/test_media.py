@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from core.errors import InvalidRequest, Unavailable
-from orchestrator.media import Media
+from orchestrator.gateway.media import Media
 
 PICTURE = b"\x89PNG\r\n\x1a\n and so on"
 DATA = "data:image/png;base64," + base64.b64encode(PICTURE).decode()

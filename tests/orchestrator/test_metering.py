@@ -9,7 +9,7 @@ import pytest
 
 from bench.metering.measure import Counted, Metering
 from bench.metering.ways import Way, ways
-from orchestrator.costs import most
+from orchestrator.gateway.costs import most
 from tests.fakes.studio import ChatWorker, Studio, studio_over
 from tests.fakes.upstream import Exchange, Upstream
 

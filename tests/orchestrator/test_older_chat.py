@@ -10,9 +10,9 @@ import pytest
 
 from core.db.pool import open_pool
 from core.errors import Overloaded
-from orchestrator.auth import create_key
-from orchestrator.conversations import Conversations, Turn, fitting
-from orchestrator.seal import Seal
+from orchestrator.access.keys import create_key
+from orchestrator.legacy.conversations import Conversations, Turn, fitting
+from orchestrator.operate.seal import Seal
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import answers, soon
 

@@ -8,8 +8,8 @@ import pytest
 from core.errors import InvalidRequest
 from core.parsing import parse, parse_strings
 from image.wire import EditBody, GenerationBody
-from orchestrator import forms
-from orchestrator.requests import Body
+from orchestrator.gateway import forms
+from orchestrator.gateway.body import Body
 from tests.fakes.studio import Studio
 
 Read = tuple[Any, ...] | str | None

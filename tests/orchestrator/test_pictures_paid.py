@@ -13,8 +13,8 @@ from fastapi.responses import Response
 from psycopg.types.json import Json, Jsonb
 
 from core.errors import Unavailable, UpstreamTimeout
-from core.idempotency import REPEATED
-from orchestrator.payments import Answer, PictureCount, Step, paying
+from core.http.idempotency import REPEATED
+from orchestrator.access.payments import Answer, PictureCount, Step, paying
 from tests.fakes.client import connected, request
 from tests.fakes.drawing_worker import DrawingWorker, picture
 from tests.fakes.studio import Studio, studio_over
@@ -54,7 +54,7 @@ def event(name: str, data: dict[str, Any]) -> bytes:
 @pytest.fixture(autouse=True)
 def day(monkeypatch: pytest.MonkeyPatch) -> None:
     """No minute ends while a test counts."""
-    monkeypatch.setattr("orchestrator.limits.MINUTE", 86_400)
+    monkeypatch.setattr("orchestrator.access.limits.MINUTE", 86_400)
 
 
 @pytest.fixture

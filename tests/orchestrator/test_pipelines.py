@@ -9,7 +9,7 @@ from typing import Any
 from obstore.store import MemoryStore
 from openai._streaming import SSEDecoder
 
-from orchestrator.blobs import Keeping, StoredBlobs
+from orchestrator.operate.blobs import Keeping, StoredBlobs
 from orchestrator.pipelines import PIPELINES
 from orchestrator.pipelines.calls import Events
 from orchestrator.pipelines.flow import Event

@@ -3,8 +3,8 @@
 import pytest
 
 from core.db.pool import open_pool
-from orchestrator.auth import create_key
-from orchestrator.policy_floor import Subject
+from orchestrator.access.keys import create_key
+from orchestrator.policy.floor import Subject
 from tests.fakes.scripted_worker import expansion
 from tests.fakes.studio import Studio
 from tests.orchestrator.pipeline_cases import LONG, STORIES

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import InvalidRequest
-from orchestrator import policy, policy_floor
-from orchestrator.policy import compile_rules, decide, tier_in_force
-from orchestrator.policy_floor import Subject
+from orchestrator.policy import decide as policy
+from orchestrator.policy import floor
+from orchestrator.policy.decide import compile_rules, decide, tier_in_force
+from orchestrator.policy.floor import Subject
 from tests.orchestrator.harmless import HARMLESS
 from tests.orchestrator.policy_cases import CASES, STEPS, Case, Step
 
@@ -152,8 +153,8 @@ def test_a_decision_echoes_nothing() -> None:
 
 
 def test_the_floor_has_a_version_hash() -> None:
-    assert len(policy_floor.version()) == 16
-    assert int(policy_floor.version(), 16)
+    assert len(floor.version()) == 16
+    assert int(floor.version(), 16)
 
 
 def test_no_policy_document_removes_the_floor() -> None:

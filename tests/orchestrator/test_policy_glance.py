@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator import policy, policy_dull, policy_floor, policy_lexicon
-from orchestrator.policy import Rules, compile_rules, decide
-from orchestrator.policy_dull import RISKY
-from orchestrator.policy_floor import Subject
-from orchestrator.policy_pieces import pieces
+from orchestrator.policy import decide as policy
+from orchestrator.policy import dull, floor, lexicon
+from orchestrator.policy.decide import Rules, compile_rules, decide
+from orchestrator.policy.dull import RISKY
+from orchestrator.policy.floor import Subject
+from orchestrator.policy.pieces import pieces
 from tests.orchestrator.age_cases import NEIGHBOURS, UNDER_EIGHTEEN
 from tests.orchestrator.harmless import HARMLESS
 from tests.orchestrator.policy_cases import CASES
@@ -56,8 +57,8 @@ _ENDS = (
 
 def _parts() -> list[str]:
     """Words and phrases that mean something, pieces of them, numbers, and what stands between them."""
-    words = [word for group in policy_lexicon._WORDS.values() for word in group.split()]
-    phrases = [word for phrase, _ in policy_lexicon.PHRASES for word in phrase.split()]
+    words = [word for group in lexicon._WORDS.values() for word in group.split()]
+    phrases = [word for phrase, _ in lexicon.PHRASES for word in phrase.split()]
     ages = [word for phrase in (*UNDER_EIGHTEEN, *NEIGHBOURS) for word in phrase.split()]
     cut = [half for word in words if len(word) > 5 for half in (word[:3], word[3:])]
     leet = [word.replace("e", "3").replace("i", "1") for word in words]
@@ -86,10 +87,10 @@ def _without_a_glance(monkeypatch: pytest.MonkeyPatch, texts: list[str], **asked
 def _seen(texts: list[str]) -> bool:
     """Whether a glance says that they mean nothing risky; that is then true of every piece."""
     found = list(pieces(texts))
-    if policy_floor.glance([piece.text for piece in found], [part for piece in found for part in piece.parts]) is None:
+    if floor.glance([piece.text for piece in found], [part for piece in found for part in piece.parts]) is None:
         return False
     for piece in found:
-        assert not policy_floor.scan(*piece).flags & RISKY, texts
+        assert not floor.scan(*piece).flags & RISKY, texts
     return True
 
 
@@ -150,15 +151,15 @@ def test_an_ordinary_chat_takes_few_steps() -> None:
 
 
 def test_few_words_are_looked_into_at_once_and_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy_dull, "_known", known := set[str]())
-    monkeypatch.setattr(policy_dull, "MOST_CHUNKS", 100)
+    monkeypatch.setattr(dull, "_known", known := set[str]())
+    monkeypatch.setattr(dull, "MOST_CHUNKS", 100)
     text = " ".join(f"lorem{'abcdefghij'[at // 10]}{'klmnopqrst'[at % 10]}" for at in range(80))
-    assert not policy_dull.is_dull(text)
-    assert len(known) == policy_dull.MOST_STRANGE
-    assert not policy_dull.is_dull(text)
-    assert policy_dull.is_dull(text)
-    assert policy_dull.is_dull("x" + "yz" * 50)
+    assert not dull.is_dull(text)
+    assert len(known) == dull.MOST_STRANGE
+    assert not dull.is_dull(text)
+    assert dull.is_dull(text)
+    assert dull.is_dull("x" + "yz" * 50)
     assert len(known) == 80
     for at in range(300):
-        policy_dull.is_dull("word" + "".join("abcdefghij"[int(digit)] for digit in str(at)))
+        dull.is_dull("word" + "".join("abcdefghij"[int(digit)] for digit in str(at)))
         assert len(known) <= 100

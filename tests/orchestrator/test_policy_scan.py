@@ -14,11 +14,12 @@ import orchestrator
 from bench.policy import shapes
 from core import control_tokens
 from core.control_tokens import Tokens
-from orchestrator import policy_floor, policy_pieces, texts
-from orchestrator.oversight import in_turns
 from orchestrator.pipelines.shortening import shortened
-from orchestrator.policy import compile_rules, decide, deciding
-from orchestrator.policy_pieces import PIECE, pieces
+from orchestrator.policy import floor, texts
+from orchestrator.policy import pieces as policy_pieces
+from orchestrator.policy.decide import compile_rules, decide, deciding
+from orchestrator.policy.pieces import PIECE, pieces
+from orchestrator.runs.judge import in_turns
 from tests.orchestrator.age_cases import NEIGHBOURS, UNDER_EIGHTEEN
 
 RULES = compile_rules("test@1", {"hard": [{"category": "test/hard", "terms": ["zzhard", "a", "c++", "слово", "文字"]}]})
@@ -38,10 +39,10 @@ def _calls(text: str) -> int:
         nonlocal counted
         counted += event in ("call", "c_call")
 
-    policy_floor._scan.cache_clear()
+    floor._scan.cache_clear()
     sys.setprofile(count)
     try:
-        found = policy_floor.scan(text)
+        found = floor.scan(text)
     finally:
         sys.setprofile(None)
     for terms in RULES.terms:
@@ -62,7 +63,7 @@ def test_what_the_engines_read_is_a_few_times_the_text(name: str) -> None:
     text = _shape(name, SMALL)
     views = [
         view
-        for reading in policy_floor.scan(text).readings
+        for reading in floor.scan(text).readings
         for view in (reading.words, reading.words_and_digits, *reading.disguised, reading.runs)
     ]
     assert sum(map(len, views)) <= 60 * len(text)

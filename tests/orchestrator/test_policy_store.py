@@ -7,13 +7,13 @@ import pytest
 
 from core.db.pool import open_pool
 from core.errors import Conflict
-from orchestrator.auth import Key
-from orchestrator.contents import Vault, contents_key
-from orchestrator.epoch import Epoch
-from orchestrator.oversight import Caller, Oversight, Refused
-from orchestrator.policy_store import Policies, PolicyUnavailableError, first_policy, put_in_force, save_policy
-from orchestrator.runs import RunLog
-from orchestrator.seal import Seal
+from orchestrator.access.keys import Key
+from orchestrator.operate.epoch import Epoch
+from orchestrator.operate.seal import Seal
+from orchestrator.policy.store import Policies, PolicyUnavailableError, first_policy, put_in_force, save_policy
+from orchestrator.runs.contents import Vault, contents_key
+from orchestrator.runs.judge import Caller, Oversight, Refused
+from orchestrator.runs.record import RunLog
 from prompts.store import Writer
 
 KEY = Key("k", "default", frozenset({"chat"}), 1, None)

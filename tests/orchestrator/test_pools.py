@@ -14,8 +14,8 @@ from yarl import URL
 
 from core.errors import Overloaded, Unavailable, UpstreamTimeout
 from core.wire.workers import Announcement, ServedModel
-from orchestrator.pool import Ask, Worker
-from orchestrator.pools import Place, Pools, Rules
+from orchestrator.workers.places import Place, Pools, Rules
+from orchestrator.workers.worker import Ask, Worker
 from tests.fakes.wait import soon
 
 ASK = Ask("small", "chat")

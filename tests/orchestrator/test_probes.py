@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.health import Breaker
+from orchestrator.workers.breaker import Breaker
 from tests.fakes.studio import WORKER_KEY, Studio, studio_over
 from tests.fakes.upstream import Exchange, recording_upstream, saying
 from tests.fakes.wait import answers, eventually

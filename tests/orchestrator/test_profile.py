@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from core.db.pool import open_pool
-from orchestrator.costs import PHOTO_TOKENS
-from orchestrator.selfies import Selfie
+from orchestrator.gateway.costs import PHOTO_TOKENS
+from orchestrator.gateway.selfies import Selfie
 from prompts.sources import SEED
 from tests.fakes.client import connected, request
 from tests.fakes.selfie_worker import FACE, PORTRAIT
@@ -190,7 +190,7 @@ async def test_a_likeness_is_its_tenants_own(studio: Studio, migrated_dsn: str) 
     likeness = (await create(studio)).json()["likeness"]
     await rows(migrated_dsn, "insert into tenants (id) values ('other') returning 1")
     async with open_pool(migrated_dsn, size=1) as pool:
-        from orchestrator.auth import create_key
+        from orchestrator.access.keys import create_key
 
         other = await create_key(pool, "theirs", ["pipelines"], tenant="other")
     assert (await studio.get(f"/v1/likenesses/{likeness}", key=other)).status_code == 404
@@ -220,7 +220,7 @@ async def test_bad_input_is_named_and_reaches_no_worker(studio: Studio) -> None:
 
 
 async def test_who_may_not(studio: Studio, migrated_dsn: str) -> None:
-    from orchestrator.auth import create_key
+    from orchestrator.access.keys import create_key
 
     async with open_pool(migrated_dsn, size=1) as pool:
         chatter = await create_key(pool, "chats", ["chat"])

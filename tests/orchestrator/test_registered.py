@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from psycopg import sql
 
 from core.db.pool import open_pool
-from orchestrator.registered import EngineWanted, RegisteredEngines
+from orchestrator.workers.registered import EngineWanted, RegisteredEngines
 from prompts.store import Writer
 from tests.fakes.image_worker import ImageWorker
 from tests.fakes.studio import WORKER_KEY, Studio, studio_over

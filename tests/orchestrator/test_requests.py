@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import InvalidRequest
-from orchestrator.requests import Body, peek, stored_prompt
+from orchestrator.gateway.body import Body, peek, stored_prompt
 
 DEEP = 100_000
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.routing import AWAY, BOUND, Ring, in_turn, least, load, of_two
+from orchestrator.workers.routing import AWAY, BOUND, Ring, in_turn, least, load, of_two
 
 LOADS = st.lists(st.one_of(st.just(AWAY), st.floats(0, 1, exclude_max=True)), max_size=12)
 IDS = [f"worker-{number}" for number in range(12)]

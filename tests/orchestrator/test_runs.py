@@ -11,9 +11,9 @@ from prometheus_client import REGISTRY
 
 from core.db.pool import open_pool
 from core.errors import Unavailable
-from orchestrator.contents import Vault, contents_key
-from orchestrator.runs import MAX_WAITING, Record, Run, RunLog, new_run_id, now
-from orchestrator.seal import Seal
+from orchestrator.operate.seal import Seal
+from orchestrator.runs.contents import Vault, contents_key
+from orchestrator.runs.record import MAX_WAITING, Record, Run, RunLog, new_run_id, now
 from prompts import audit
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import soon
@@ -56,7 +56,7 @@ async def test_replay_of_a_run_made_three_releases_ago(studio: Studio) -> None:
 async def test_a_replay_that_calls_is_a_request_under_limits_and_a_run_of_its_own(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.limits.MINUTE", 86_400)
+    monkeypatch.setattr("orchestrator.access.limits.MINUTE", 86_400)
     worker = await studio.scripted_worker()
     await made(studio, "First.")
     limits = {"requests_per_minute": 3, "budget_tokens": 100_000, "budget_days": 366}

@@ -9,7 +9,7 @@ import pytest
 
 from core.db.pool import Pool, open_pool
 from core.errors import Unavailable
-from orchestrator.slots import Slots
+from orchestrator.access.slots import Slots
 from tests.fakes.cable import cable
 from tests.fakes.wait import answers
 

@@ -7,9 +7,9 @@ from typing import Any
 import openai
 import pytest
 
-from llm import fake_engine
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.static_workers import IMAGE_ABILITIES, StaticWorker, announced, listed
+from orchestrator.workers.static import IMAGE_ABILITIES, StaticWorker, announced, listed
+from tests.fakes import fake_engine
 from tests.fakes.image_worker import ImageWorker
 from tests.fakes.serving import serving
 from tests.fakes.studio import WORKER_KEY, ChatWorker, Studio, studio_over

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psycopg
 
-from core.shell import ASGIApp, Message, Receive, Scope, Send
+from core.http.shell import ASGIApp, Message, Receive, Scope, Send
 from orchestrator.app import create_app
 from orchestrator.settings import OrchestratorSettings
 from tests.fakes.serving import serving

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import InvalidRequest
-from orchestrator import body_texts, texts
-from orchestrator.policy import Rules, decide
+from orchestrator.gateway import body_texts
+from orchestrator.policy import texts
+from orchestrator.policy.decide import Rules, decide
 from tests.orchestrator.planted import everywhere, places, planted
 
 HARD = "zzexplicit"

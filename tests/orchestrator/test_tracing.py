@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 from prometheus_client import REGISTRY
 
-from orchestrator.tracing import Tracing, from_environment
+from orchestrator.operate.tracing import Tracing, from_environment
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import eventually
 
@@ -100,7 +100,10 @@ async def test_with_traces_off_the_callers_trace_reaches_the_worker_all_the_same
 
 def test_where_it_is_off_nothing_of_it_is_loaded() -> None:
     assert from_environment() is None
-    code = "import sys, orchestrator.gateway; print([m for m in sys.modules if m.startswith('opentelemetry.sdk')])"
+    code = (
+        "import sys, orchestrator.gateway.exchange;"
+        " print([m for m in sys.modules if m.startswith('opentelemetry.sdk')])"
+    )
     found = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.requests import peek
-from orchestrator.usage import Usage, UsageReader
-from orchestrator.usage_stream import UsageStream, Wanted, wanted_of, with_ask
+from orchestrator.access.usage import Usage, UsageReader
+from orchestrator.gateway.body import peek
+from orchestrator.gateway.usage_stream import UsageStream, Wanted, wanted_of, with_ask
 
 USAGE = {"prompt_tokens": 5, "total_tokens": 12, "completion_tokens": 7}
 TOLD = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}

@@ -10,7 +10,7 @@ import httpx2
 import psycopg
 import pytest
 
-from core.serving import FAILED
+from core.http.serving import FAILED
 from tests.fakes.studio import Studio
 from tests.fakes.wait import answers, soon
 

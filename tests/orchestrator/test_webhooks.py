@@ -12,8 +12,8 @@ from aiohttp import web
 
 from core.db.pool import Pool, open_pool
 from core.errors import InvalidRequest
-from core.serving import bind
-from orchestrator.auth import create_key
+from core.http.serving import bind
+from orchestrator.access.keys import create_key
 from orchestrator.jobs.webhooks import Webhooks, refuse_private
 
 JOB = "job_" + "1" * 24

@@ -159,7 +159,7 @@ async def test_a_row_that_is_not_understood_is_passed_over(
                 " values (%s, 'chat', %s, %s, now() + interval '1 minute')",
                 (worker_id, NOWHERE, announcement),
             )
-    with caplog.at_level(logging.WARNING, logger="orchestrator.workers"):
+    with caplog.at_level(logging.WARNING, logger="orchestrator.workers.registry"):
         await becomes(studio, ["known"])
     assert "announcement not understood" in caplog.text
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from orchestrator.oversight import Caller
 from orchestrator.pipelines import steps
 from orchestrator.pipelines.base import Asked, Drawn, Plain, Studio
 from orchestrator.pipelines.flow import Flow
+from orchestrator.runs.judge import Caller
 
 NAME, PATH, ROLE = "postcard", "/v1/postcards", "scenes"
 RECIPES = Path(__file__).with_name("recipes")

@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from orchestrator.policy import Rules, decide
+from orchestrator.policy.decide import Rules, decide
 from prompts.sources import SEED, RecipeSource, read_folder
 
 RECIPES = {source.name: source for source in read_folder(SEED)}

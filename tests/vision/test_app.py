@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from core.shell import Message, Receive, Scope, Send, Shell, send_json
+from core.http.shell import Message, Receive, Scope, Send, Shell, send_json
 from tests.fakes.client import RawClient, ask, connected, request
 from tests.fakes.serving import serving
 from tests.fakes.wait import eventually

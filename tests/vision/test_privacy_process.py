@@ -12,7 +12,7 @@ import psutil
 import pytest
 from fastapi import FastAPI, Request
 
-from core.disconnect import ClientDisconnected, until_disconnect
+from core.http.disconnect import ClientDisconnected, until_disconnect
 from tests.fakes.canary import NAME, Canary, marked
 from tests.fakes.client import ask, connected, request
 from tests.fakes.serving import serving

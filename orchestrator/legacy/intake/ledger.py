@@ -1,0 +1,79 @@
+"""What became of each job, in Postgres: one row for each id, so that a job that comes twice has its effect once."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from psycopg.types.json import Jsonb
+
+from core.db.pool import Pool, patiently
+from orchestrator.jobs.plain import plain
+from orchestrator.operate.seal import Seal
+
+KEPT_DAYS = 7
+
+
+@dataclass(frozen=True)
+class Found:
+    """`mine`: to be run now, for the time `tries`. busy: another runs it. done, failed: with its `result`."""
+
+    state: Literal["mine", "busy", "done", "failed"]
+    tries: int = 0
+    result: dict[str, Any] | None = None
+
+
+class Ledger:
+    """`result` is sealed: it holds what was asked."""
+
+    def __init__(self, pool: Pool, seal: Seal, queue: str, holder: str, visibility: float) -> None:
+        self._seal = seal
+        self._pool, self._queue, self._holder, self._visibility = pool, queue, holder, visibility
+
+    async def begin(self, job: str) -> Found:
+        """Take it, unless it has ended or another holds it."""
+        query = (
+            "insert into queue_jobs as j (queue, id, tries, held_by, held_until)"
+            " values (%(queue)s, %(id)s, 1, %(me)s, now() + make_interval(secs => %(held)s))"
+            " on conflict (queue, id) do update set tries = j.tries + 1, held_by = excluded.held_by,"
+            " held_until = excluded.held_until where j.state = 'running' and j.held_until < now() returning tries"
+        )
+        given = {"queue": self._queue, "id": job, "me": self._holder, "held": self._visibility}
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(query, given)).fetchone()
+            if row is not None:
+                return Found("mine", row["tries"])
+            query = "select state, tries, result from queue_jobs where queue = %(queue)s and id = %(id)s"
+            row = await (await connection.execute(query, given)).fetchone()
+        assert row is not None
+        result = self._seal.unwrap(row["result"], f"{self._queue}/{job}")
+        return Found("busy" if row["state"] == "running" else row["state"], row["tries"], result)
+
+    async def end(
+        self, job: str, state: Literal["done", "failed"], result: dict[str, Any], tenant: str | None = None
+    ) -> bool:
+        """The effect, exactly once: false where another has ended it, or holds it now. `tenant`: for whom it was."""
+        query = (
+            "update queue_jobs set state = %s, result = %s, tenant = %s, ended_at = now(), held_by = null"
+            " where queue = %s and id = %s and state = 'running' and held_by = %s"
+        )
+        async with self._pool.connection() as connection:
+            sealed = self._seal.wrap(plain(result), f"{self._queue}/{job}")
+            given = (state, Jsonb(sealed), tenant, self._queue, job, self._holder)
+            return (await connection.execute(query, given)).rowcount == 1
+
+    async def hold(self, job: str) -> None:
+        await self._until(job, "now() + make_interval(secs => %s)", self._visibility)
+
+    async def let_go(self, job: str) -> None:
+        """It may be tried again at once."""
+        await self._until(job, "'-infinity'::timestamptz - make_interval(secs => %s)", 0)
+
+    async def _until(self, job: str, when: str, seconds: float) -> None:
+        query = f"update queue_jobs set held_until = {when} where queue = %s and id = %s and held_by = %s"  # noqa: S608 - constants only
+        async with self._pool.connection() as connection:
+            await connection.execute(query.encode(), (seconds, self._queue, job, self._holder))
+
+    async def purge(self) -> None:
+        """Forget jobs that ended long ago: longer than any queue delivers one twice."""
+        query = "delete from queue_jobs where ended_at < now() - make_interval(days => %s)"
+        async with patiently(self._pool) as connection:
+            await connection.execute(query, (KEPT_DAYS,))

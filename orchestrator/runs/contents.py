@@ -1,0 +1,63 @@
+"""Contents of runs: kept only where a tenant opted in, sealed with AES-256-GCM, for a stated time, erasable."""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+from core.db.errors import DATABASE_AWAY
+from core.db.pool import Pool, patiently
+from core.keys import read_or_make_bytes
+from orchestrator.operate.seal import Seal
+
+log = logging.getLogger(__name__)
+
+PURGE_SECONDS = 600.0
+
+
+class Vault:
+    """Seals and opens contents. The run's id is bound to the ciphertext: one moved to another run does not open."""
+
+    def __init__(self, pool: Pool, seal: Seal) -> None:
+        self._pool = pool
+        self._seal = seal
+
+    async def keep(self, connection: Any, run: str, tenant: str, plain: bytes, days: int) -> None:
+        """Within the caller's transaction; nothing where the tenant has opted out meanwhile."""
+        sealed = self._seal.seal(plain, run)
+        await connection.execute(
+            "insert into run_contents (run, tenant, sealed, expires_at)"
+            " select %s, id, %s, now() + make_interval(days => %s) from tenants where id = %s and store_contents"
+            " on conflict (run) do nothing",
+            (run, sealed, days, tenant),
+        )
+
+    async def open(self, run: str) -> bytes | None:
+        """The contents of a run, if they are there and their time is not over."""
+        query = "select sealed from run_contents where run = %s and expires_at > now()"
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(query, (run,))).fetchone()
+        if row is None:
+            return None
+        return self._seal.open(bytes(row["sealed"]), run)
+
+    async def erase(self, *, run: str | None = None, tenant: str | None = None) -> int:
+        """Erase one run's contents, or all of a tenant's. The records stay: they hold hashes only."""
+        query = "delete from run_contents where run = %s" if run else "delete from run_contents where tenant = %s"
+        async with patiently(self._pool) as connection:
+            return (await connection.execute(query, (run or tenant,))).rowcount
+
+    async def purge(self) -> None:
+        """Erase what is past its time, now and then; until cancelled."""
+        while True:
+            try:
+                async with patiently(self._pool) as connection:
+                    await connection.execute("delete from run_contents where expires_at <= now()")
+            except DATABASE_AWAY as exc:
+                log.warning("contents not purged; trying again", extra={"reason": exc})
+            await asyncio.sleep(PURGE_SECONDS)
+
+
+def contents_key(file: Path) -> bytes:
+    """The key in the data directory, made on first use. Raises SettingsError for one that is not whole."""
+    return read_or_make_bytes(file)

@@ -1,0 +1,104 @@
+"""/v1/workers: workers announce themselves here, with a key of the scope `worker`; an admin registers other servers by
+URL, sees them all, and drains them."""
+
+import time
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Body, Depends
+from pydantic import AfterValidator, BaseModel, ValidationError
+
+from core.errors import Forbidden
+from core.paths import unescaped
+from core.service import from_validation
+from core.wire.workers import Announcement, Lease
+from orchestrator.access.dependencies import needs
+from orchestrator.access.keys import Key, Keys
+from orchestrator.workers.registered import PREFIX, EngineWanted, RegisteredEngines
+from orchestrator.workers.registry import WorkerPool
+from prompts.store import Writer
+
+WorkerId = Annotated[str, AfterValidator(unescaped)]  # an id may hold slashes
+W = TypeVar("W", bound=BaseModel)
+
+
+class Registered(BaseModel):
+    """A server that is asked from now on."""
+
+    id: str
+    url: str
+
+
+def router(keys: Keys, workers: WorkerPool, engines: RegisteredEngines) -> APIRouter:
+    api = APIRouter(prefix="/v1/workers", tags=["workers"])
+    any_key = Annotated[Key, Depends(needs(keys))]
+    admin_key = Annotated[Key, Depends(needs(keys, "admin"))]
+
+    def operator(key: any_key) -> Key:
+        if not key.scopes & {"worker", "admin"}:
+            raise Forbidden("This key lacks the scope `worker`, and `admin`.", code="missing_scope")
+        return key
+
+    operators_key = Annotated[Key, Depends(operator)]
+
+    @api.post("", openapi_extra=_two_bodies())
+    async def register(body: Annotated[dict[str, Any], Body()], key: operators_key) -> Lease | Registered:
+        """With a worker key: register, or renew the lease that this key holds; the whole announcement replaces what was
+        known under its id. With an admin key: use a server by its URL; the same name again replaces what was known."""
+        if "worker" in key.scopes:
+            return await workers.register(_parsed(Announcement, body), key.id)
+        wanted = _parsed(EngineWanted, body)
+        await engines.register(wanted, Writer(key.id))
+        return Registered(id=wanted.worker_id, url=str(wanted.url))
+
+    @api.get("")
+    async def listed(_: operators_key) -> dict[str, Any]:
+        """Live workers and what each is doing for this orchestrator."""
+        now = time.monotonic()
+        data = [
+            {
+                **worker.announcement.model_dump(mode="json"),
+                "outstanding": worker.outstanding,
+                "mean_seconds": round(worker.service.mean, 3),
+                "breaker": worker.breaker.state(now),
+                "probed_ready": worker.probed,
+                "drained": worker.drained,
+            }
+            for worker in workers.live()
+        ]
+        return {"object": "list", "data": data}
+
+    @api.put("/{worker_id:path}/drain")
+    async def drain(worker_id: WorkerId, key: admin_key) -> dict[str, Any]:
+        """No new request goes to it; those that it has it finishes (`outstanding` in the list: this orchestrator's)."""
+        await workers.drain(worker_id, drained=True, actor=key.id)
+        return {"id": worker_id, "drained": True}
+
+    @api.delete("/{worker_id:path}/drain")
+    async def undrain(worker_id: WorkerId, key: admin_key) -> dict[str, Any]:
+        await workers.drain(worker_id, drained=False, actor=key.id)
+        return {"id": worker_id, "drained": False}
+
+    @api.delete("/{worker_id:path}")
+    async def remove(worker_id: WorkerId, key: operators_key) -> dict[str, Any]:
+        """A worker's farewell, by the key that holds its lease, or an admin's that it shall not be used any more."""
+        if worker_id.startswith(PREFIX):
+            key.require("admin")
+            await engines.remove(worker_id, Writer(key.id))
+            workers.forget(worker_id)
+        else:
+            await workers.remove(worker_id, None if "admin" in key.scopes else key.id)
+        return {"id": worker_id, "deleted": True}
+
+    return api
+
+
+def _parsed(kind: type[W], body: dict[str, Any]) -> W:
+    try:
+        return kind.model_validate(body)
+    except ValidationError as exc:
+        raise from_validation(exc.errors(include_input=False)) from exc
+
+
+def _two_bodies() -> dict[str, Any]:
+    schemas = [Announcement.model_json_schema(), EngineWanted.model_json_schema()]
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": {"anyOf": schemas}}}}}

@@ -1,0 +1,1 @@
+"""The small models that ship: how they are made. No service imports it."""
