@@ -5,6 +5,7 @@ A request enters the shell (core/service.py); the relay's paths go to gateway/ex
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -56,18 +57,21 @@ from orchestrator.pipelines.warming import Warming
 from orchestrator.policy import routes as policies
 from orchestrator.policy.guard import Guard, GuardSettings
 from orchestrator.policy.store import Policies, first_policy
+from orchestrator.recipes import replay
 from orchestrator.recipes import routes as prompts
 from orchestrator.recipes.messages import Direct
 from orchestrator.recipes.recipe import RecipeRunner
 from orchestrator.runs import moderations
 from orchestrator.runs import routes as run_routes
 from orchestrator.runs.contents import Vault, contents_key
+from orchestrator.runs.erasure import erase_texts
 from orchestrator.runs.judge import Oversight
 from orchestrator.runs.record import RunLog
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.workers import model_routes as models
 from orchestrator.workers import routes as workers
 from orchestrator.workers import static as static_workers
+from orchestrator.workers.places import rules_of
 from orchestrator.workers.probe import Prober
 from orchestrator.workers.registered import RegisteredEngines
 from orchestrator.workers.registry import WorkerPool
@@ -117,7 +121,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     timeouts = settings.timeouts()
     keys, registry, relay = Keys(access_pool), Registry(pool), Relay(timeouts)
     quotas = Quotas(access_pool)
-    workers_pool = WorkerPool(pool, key, settings.lease_seconds, settings.pool_rules())
+    workers_pool = WorkerPool(pool, key, settings.lease_seconds, rules_of(settings))
     engines = Engines(workers_pool, relay)
     in_force = Policies(access_pool)
     epoch = Epoch(dsn, pool, (keys.drop, registry.drop, in_force.drop))
@@ -230,8 +234,9 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     api.include_router(moderations.router(keys, oversight, guard))
     api.include_router(policies.router(keys, pool))
     api.include_router(prompts.router(keys, pool, registry, engines))
-    api.include_router(tenants.router(keys, pool, vault))
-    api.include_router(run_routes.router(keys, quotas, pool, runs, vault, registry, recipes))
+    api.include_router(tenants.router(keys, pool, vault.erase_tenant, functools.partial(erase_texts, pool)))
+    api.include_router(run_routes.router(keys, pool, runs, vault))
+    api.include_router(replay.router(keys, quotas, pool, runs, vault, registry, recipes))
     media = Media(settings.media_domains)
     publish(api, exchange.PATHS)
     relayed = Gateway(

@@ -8,11 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from core.http.relay import Timeouts
 from core.settings import CommaList, Settings
-from core.wire.workers import Ability
-from orchestrator.legacy.enhance.job_types import BUNDLED as JOB_TYPES
-from orchestrator.workers.places import Rules
-from orchestrator.workers.routing import Strategy
+from core.wire.workers import Ability, Strategy
 
+JOB_TYPES = Path(__file__).parent / "legacy" / "enhance" / "job_types.toml"
 _QUEUE = "The same as QUEUE_MAX, for the image workers of this pool."
 _POOL = "Static workers of the pool, besides those that register themselves."
 
@@ -216,20 +214,3 @@ class OrchestratorSettings(Settings):
             path: replace(self.timeouts(), **limits.model_dump(exclude_none=True))
             for path, limits in self.route_limits.items()
         }
-
-    def pool_rules(self) -> Rules:
-        """How requests get places at workers."""
-        of_roles = {
-            "profile": self.interface_profile_queue_max,
-            "chat1to1": self.interface_chat1to1_queue_max,
-            "shorts": self.interface_shorts_queue_max,
-            "scenes": self.interface_scenes_queue_max,
-        }
-        return Rules(
-            {"chat": self.routing_chat, "image": self.routing_image, "selfie": self.routing_selfie},
-            self.routing_pools,
-            self.queue_max,
-            self.queue_seconds,
-            {role: bound for role, bound in of_roles.items() if bound is not None},
-            self.interface_retry_after_cap_ms / 1000,
-        )

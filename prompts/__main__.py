@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from core.db.changes import Writer
 from core.db.pool import Pool, open_pool
 from core.db.tools import running_dsn
 from core.errors import SoundstageError
 from prompts import audit, contract, sync
 from prompts.sources import read_folder
-from prompts.store import PRODUCTION, Writer
+from prompts.store import PRODUCTION
 
 WHAT = {
     "pull": "write what changed in the database into the folder",

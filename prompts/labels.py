@@ -6,9 +6,9 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from core.db.changes import Connection, Writer, changing
 from core.db.pool import Pool
 from core.errors import Conflict, NotFound
-from prompts.store import Connection, Writer, changing
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,6 @@ __all__ = ["PRODUCTION", "Registry", "import_recipes"]
 log = logging.getLogger(__name__)
 
 MAX_CACHED = 20_000
-AWAY_CODES = frozenset(("database_away", "database_unavailable"))
-"""Of errors that mean the same, for who was to be told."""
 
 _LABEL = """
 select version, canaries from labels

@@ -1,33 +1,20 @@
 """Writing prompts: releases are added, never changed; every change says who made it, the audit chain keeps it."""
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
-from psycopg import AsyncConnection
-from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
+from core.db.changes import Connection, Writer, changing
 from core.db.connection import patient
 from core.db.pool import Pool
-from core.errors import Conflict, InvalidRequest
 from prompts import contract, includes
 from prompts.schema import NOTHING
 from prompts.sources import RecipeSource, template_sha256
 
 IMPORT_LOCK = 0x50_72_6F_6D
 PRODUCTION = "production"
-Connection = AsyncConnection[DictRow]
-
-
-@dataclass(frozen=True)
-class Writer:
-    """Who changes something, and for whom: `tenant` None is everyone."""
-
-    actor: str
-    tenant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,19 +25,6 @@ class Saved:
     version: int
     sha256: str
     created: bool
-
-
-@asynccontextmanager
-async def changing(pool: Pool, writer: Writer) -> AsyncIterator[Connection]:
-    """One transaction of a writer. What the database forbids is raised as Conflict or InvalidRequest."""
-    try:
-        async with pool.connection() as connection, connection.transaction():
-            await connection.execute("select set_config('soundstage.actor', %s, true)", (writer.actor,))
-            yield connection
-    except psycopg.errors.RestrictViolation as exc:
-        raise Conflict(exc.diag.message_primary or "Forbidden.", code="forbidden_write") from exc
-    except (psycopg.errors.IntegrityError, psycopg.errors.DataError) as exc:
-        raise InvalidRequest(exc.diag.message_primary or "Not valid.", code="invalid_value") from exc
 
 
 async def save_release(pool: Pool, source: RecipeSource, writer: Writer) -> Saved:

@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import tomli_w
 
+from core.db.changes import Writer
 from core.db.pool import Pool
 from core.errors import InvalidRequest
 from prompts import labels, read
 from prompts.labels import Target
 from prompts.sources import SHARED, MessageSource, RecipeSource, read_folder
-from prompts.store import PRODUCTION, Writer, save_release
+from prompts.store import PRODUCTION, save_release
 
 STATE = ".prompts.json"
 State = Literal["same", "changed here", "changed there", "conflict", "only here", "only there", "removed here"]

@@ -5,6 +5,8 @@ import psycopg_pool
 
 from core.errors import InvalidRequest, SoundstageError, Unavailable
 
+AWAY_CODES = frozenset(("database_away", "database_unavailable"))
+"""Of errors that mean the same, for who was to be told."""
 DATABASE_AWAY = (psycopg.OperationalError, psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests, OSError)
 
 _REFUSED = ("22", "23", "54")  # SQLSTATE classes: data, integrity, limits (an index entry too long)

@@ -23,6 +23,9 @@ Ability = Literal[
 ]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.:/@+-]+$")]
 
+Strategy = Literal["round_robin", "least_outstanding", "power_of_two", "affinity"]
+"""Which worker of a pool takes a request."""
+
 
 def _resolvable(url: AnyHttpUrl) -> AnyHttpUrl:
     host = url.host or ""

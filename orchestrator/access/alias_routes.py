@@ -4,13 +4,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
+from core.db.changes import Writer
 from core.db.pool import Pool
 from core.http.paging import MOST, After, Limit, page
 from orchestrator.access import aliases
 from orchestrator.access.aliases import AliasTarget
 from orchestrator.access.dependencies import needs
 from orchestrator.access.keys import Key, Keys
-from prompts.store import Writer
 
 
 def router(keys: Keys, pool: Pool) -> APIRouter:

@@ -5,11 +5,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from core.db.changes import Writer, changing
 from core.db.pool import Pool
 from core.errors import InvalidRequest, NotFound
 from core.http.paging import unknown_after
 from core.wire.workers import Name
-from prompts.store import Writer, changing
 
 MAX_ALIASES = 1000  # of one tenant, or of everyone
 

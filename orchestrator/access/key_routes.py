@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
+from core.db.changes import Writer
 from core.db.pool import Pool
 from core.errors import InvalidRequest
 from core.http.paging import MOST, After, Limit, page
@@ -12,7 +13,6 @@ from orchestrator.access import key_store
 from orchestrator.access.dependencies import needs
 from orchestrator.access.key_store import KeyChange, NewKey, Nothing, Rotation
 from orchestrator.access.keys import Key, Keys
-from prompts.store import Writer
 
 
 def router(keys: Keys, pool: Pool) -> APIRouter:

@@ -7,6 +7,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict, Field
 
+from core.db.changes import Writer, changing
 from core.db.pool import Pool
 from core.errors import Conflict, InvalidRequest, NotFound
 from core.http.paging import unknown_after
@@ -14,7 +15,6 @@ from core.keys import new_key
 from core.wire.times import Moment
 from orchestrator.access.keys import Scope, hashed
 from orchestrator.access.limits import NO_LIMITS, Limits
-from prompts.store import Writer, changing
 
 MOST_GRACE = 2_592_000  # seconds: 30 days
 MOST_SECRETS = 8  # old ones of a key that still work

@@ -16,11 +16,11 @@ import psycopg
 
 from core.db.pool import Pool
 from core.errors import Unavailable
+from core.usage import Usage
 from orchestrator.access.keys import Key
 from orchestrator.access.limits import Limits, Measure, Needs, Quota, RateLimited, TooManyAtOnce
 from orchestrator.access.payments import PictureCount
 from orchestrator.access.slots import Slots
-from orchestrator.access.usage import Usage
 
 log = logging.getLogger(__name__)
 

@@ -1,19 +1,20 @@
 """/v1/tenants: how high a tenant's tier is, and whether the contents of its runs are kept."""
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict, Field
 
+from core.db.changes import Writer, changing
 from core.db.pool import Pool
 from core.errors import NotFound
 from orchestrator.access.dependencies import needs
 from orchestrator.access.keys import Key, Keys
 from orchestrator.access.limits import Limits
-from orchestrator.runs import erasure
-from orchestrator.runs.contents import Vault
-from prompts.store import Writer, changing
+
+Erase = Callable[[str], Awaitable[Any]]
 
 
 class TenantChange(BaseModel):
@@ -27,7 +28,9 @@ class TenantChange(BaseModel):
     limits: Limits | None = Field(None, description="Of all keys of this tenant together.")
 
 
-def router(keys: Keys, pool: Pool, vault: Vault) -> APIRouter:
+def router(keys: Keys, pool: Pool, erase_contents: Erase, erase_texts: Erase) -> APIRouter:
+    """`erase_contents`: what runs of a tenant hold; `erase_texts`: all that is kept of its callers' texts. Each
+    says how much that was."""
     api = APIRouter(prefix="/v1/tenants", tags=["tenants"])
     admin_key = Annotated[Key, Depends(needs(keys, "admin"))]
 
@@ -48,14 +51,14 @@ def router(keys: Keys, pool: Pool, vault: Vault) -> APIRouter:
                 await connection.execute(query, {"id": tenant, **body.model_dump(), "limits": limits})
             ).fetchone()
         assert row is not None
-        erased = 0 if row["store_contents"] else await vault.erase(tenant=tenant)
+        erased = 0 if row["store_contents"] else await erase_contents(tenant)
         return {**row, "contents_erased": erased}
 
     @api.delete("/{tenant}/contents")
     async def erase(tenant: str, _: admin_key) -> dict[str, Any]:
         """Erase what is kept of what this tenant's callers wrote: contents of runs, conversations, enhancements, jobs
         that have ended, results of a queue. Records of runs stay: they hold hashes only."""
-        return {"id": tenant, "erased": await erasure.erase(pool, tenant)}
+        return {"id": tenant, "erased": await erase_texts(tenant)}
 
     @api.get("/{tenant}")
     async def one(tenant: str, _: admin_key) -> dict[str, Any]:

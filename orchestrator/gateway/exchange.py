@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from prometheus_client import Counter
 from yarl import URL
@@ -29,7 +29,7 @@ from orchestrator.access.limits import Needs
 from orchestrator.access.quotas import Metered, Quotas
 from orchestrator.engines.client import Engines
 from orchestrator.gateway import body_texts, costs, forms
-from orchestrator.gateway.body import Body, Peek, affinity, peek, stored_prompt
+from orchestrator.gateway.body import Body, Peek, StoredPrompt, affinity, peek, stored_prompt
 from orchestrator.gateway.body_texts import BodyTexts
 from orchestrator.gateway.media import Media
 from orchestrator.gateway.pictures import PictureMeter, counted
@@ -38,7 +38,6 @@ from orchestrator.gateway.usage import ASK_REFUSED, STREAMS, WORDED, Reading
 from orchestrator.gateway.usage_stream import wanted_of, with_ask
 from orchestrator.operate.tracing import Tracing
 from orchestrator.policy.floor import Subject, Surface
-from orchestrator.recipes.recipe import RecipeRunner
 from orchestrator.runs.judge import TIMEOUT_HEADER, WORKER_HEADER, Caller, Marked, Oversight, caller_of
 from orchestrator.runs.record import Run
 from orchestrator.workers.places import Place, nobody_listens
@@ -85,6 +84,14 @@ JUDGED: dict[str, Surface] = {
 }
 
 
+class Recipes(Protocol):
+    """Who answers for a request that names a stored prompt, and for one whose prompt's tokens are to be proved."""
+
+    async def answer(self, prompt: StoredPrompt, body: bytes, caller: Caller, send: Send) -> None: ...
+
+    async def prove(self, run: Run, model: str, body: bytes, caller: Caller, send: Send) -> None: ...
+
+
 class Gateway:
     """The relay's raw ASGI application: one instance answers every path of PATHS."""
 
@@ -95,7 +102,7 @@ class Gateway:
         workers: WorkerPool,
         relay: Relay,
         engines: Engines,
-        recipes: RecipeRunner,
+        recipes: Recipes,
         oversight: Oversight,
         media: Media,
         *,
@@ -338,7 +345,11 @@ class Gateway:
     async def _once(self, call: "_Call", sent: bytes, reading: Reading, accept: Callable[[Answer], None]) -> Sent:
         """These bytes to the worker, its answer back, and what it took to whoever counts."""
         headers, until = self._headers(call, reading), call.caller.until
-        span = None if self._tracing is None else self._tracing.ask(call.scope, call.worker, reading.ability, call.read)
+        span = (
+            None
+            if self._tracing is None
+            else self._tracing.ask(call.scope, call.worker.id, call.worker.url, reading.ability, call.read)
+        )
         if span is not None:
             headers = span.carried_by(headers)
         error: BaseException | None = None

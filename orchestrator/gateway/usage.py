@@ -10,8 +10,8 @@ from prometheus_client import Counter, Histogram
 
 from core.errors import UpstreamTimeout
 from core.http.relay import Passage
+from core.usage import BYTES_PER_TOKEN, Usage, UsageReader
 from core.wire.workers import Ability
-from orchestrator.access.usage import BYTES_PER_TOKEN, Usage, UsageReader
 from orchestrator.gateway.usage_stream import UsageStream, Wanted
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from core.json_text import NOT_JSON
-from orchestrator.access.usage import Usage, stated
+from core.usage import Usage, stated
 from orchestrator.gateway.body import Peek, split_at_field, with_member, with_value
 
 LONGEST_LINE = 8 << 20  # bytes of an event; a stream with a longer one passes unread from there on

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 
-from orchestrator.access.cli import add_where, local_key, no_answer, told
+from orchestrator.operate.remote import add_where, local_key, no_answer, told
 from orchestrator.settings import OrchestratorSettings
 
 _COLUMNS = ("id", "pipeline", "state", "way", "attempts", "created_at", "ended_at")

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import psycopg
 from prometheus_client import Counter, Histogram
 
+from core.db.errors import AWAY_CODES
 from core.errors import ContentPolicy, Overloaded, SoundstageError, Unavailable, internal
 from orchestrator.access.payments import Step, paying
 from orchestrator.jobs.events import Kept, Teller, Told
@@ -18,7 +19,6 @@ from orchestrator.jobs.values import End, Taken
 from orchestrator.operate.tracing import Tracing
 from orchestrator.pipelines.flow import COMPLETED, STARTED, current_step, of_memory, step_key, within
 from orchestrator.policy.decide import CHECK_FAILED
-from prompts.registry import AWAY_CODES
 
 log = logging.getLogger(__name__)
 

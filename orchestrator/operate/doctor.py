@@ -20,8 +20,8 @@ from core import untrusted
 from core.db.migrate import bundled
 from core.errors import SoundstageError
 from core.settings import SettingsError
-from orchestrator.access.cli import local_key
 from orchestrator.operate.checks import Finding, answers, check_machine, has_embedded_postgres
+from orchestrator.operate.remote import local_key
 from orchestrator.settings import OrchestratorSettings
 
 LEAST_POSTGRES = 15

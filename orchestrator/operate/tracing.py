@@ -13,13 +13,13 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from yarl import URL
 
 from core.errors import SoundstageError
 from core.http.relay import Passage
 from core.json_text import NOT_JSON
+from core.usage import Usage
 from core.wire.workers import Ability
-from orchestrator.access.usage import Usage
-from orchestrator.workers.worker import Worker
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -119,7 +119,7 @@ class Tracing:
         finally:
             span.end()
 
-    def ask(self, scope: MutableMapping[str, Any], worker: Worker, ability: Ability, body: bytes) -> Span:
+    def ask(self, scope: MutableMapping[str, Any], worker: str, url: URL, ability: Ability, body: bytes) -> Span:
         """A span of one request to a worker, which `Span.ended` ends."""
         from opentelemetry.trace import SpanKind, set_span_in_context
 
@@ -129,9 +129,9 @@ class Tracing:
         told |= {
             "gen_ai.operation.name": operation,
             "gen_ai.provider.name": "soundstage",
-            "server.address": worker.url.host or "",
-            "server.port": worker.url.port or 0,
-            "soundstage.worker": worker.id,
+            "server.address": url.host or "",
+            "server.port": url.port or 0,
+            "soundstage.worker": worker,
         }
         span = self._tracer.start_span(name, scope["trace"], SpanKind.CLIENT, told)
         carrier: dict[str, str] = {}

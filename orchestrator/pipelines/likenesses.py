@@ -3,10 +3,10 @@
 import os
 from typing import Any
 
+from core.db.changes import Writer, changing
 from core.db.pool import Pool
 from core.errors import Forbidden, NotFound
 from orchestrator.access.keys import Key
-from prompts.store import Writer, changing
 
 
 class Likenesses:

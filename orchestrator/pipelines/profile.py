@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from core.errors import InvalidRequest, Upstream
-from orchestrator.access.usage import stated
+from core.usage import stated
 from orchestrator.gateway import selfies
 from orchestrator.gateway.selfies import Question, Seen, Selfie
 from orchestrator.pipelines import steps

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, TypedDict
 
+from core.db.errors import AWAY_CODES
 from core.errors import ContentPolicy, Overloaded, SoundstageError, Unavailable, Upstream
 from orchestrator.pipelines import drawing, expansion
 from orchestrator.pipelines.base import Asked, Made, Plain, Studio, made, release
@@ -15,7 +16,6 @@ from orchestrator.pipelines.shortening import words
 from orchestrator.policy.floor import Subject
 from orchestrator.runs.judge import Caller
 from orchestrator.runs.record import Run
-from prompts.registry import AWAY_CODES
 
 log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
+from core.db.changes import Writer
 from core.db.pool import Pool
 from core.errors import NotFound
 from core.http.paging import MOST, AfterNumber, Limit, page, unknown_after
@@ -12,7 +13,6 @@ from orchestrator.access.dependencies import needs
 from orchestrator.access.keys import Key, Keys
 from orchestrator.policy import floor
 from orchestrator.policy.store import put_in_force, save_policy
-from prompts.store import Writer
 
 
 class NewPolicy(BaseModel):

@@ -8,11 +8,11 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from core.canonical import sha256_of_fields
+from core.db.changes import Connection, Writer, changing
 from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import Conflict, NotFound, SoundstageError
 from orchestrator.policy.decide import Rules, compile_rules
-from prompts.store import Connection, Writer, changing
 
 log = logging.getLogger(__name__)
 

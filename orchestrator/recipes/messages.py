@@ -10,8 +10,8 @@ import msgspec
 
 from core.canonical import messages_sha256
 from core.errors import SoundstageError
+from core.usage import estimated, read_whole
 from core.wire.workers import Ability
-from orchestrator.access.usage import estimated, read_whole
 from orchestrator.engines.client import Engines
 from orchestrator.gateway import costs
 from orchestrator.policy import texts

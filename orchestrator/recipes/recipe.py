@@ -13,10 +13,9 @@ from core.errors import Conflict, InvalidRequest, SoundstageError
 from core.http.idempotency import REPEATED
 from core.json_text import decoded
 from core.untrusted import storable
+from core.usage import Usage, estimated, read_whole
 from orchestrator.access.limits import Needs
 from orchestrator.access.payments import Answer
-from orchestrator.access.usage import Usage, estimated, read_whole
-from orchestrator.engines import answer as answers
 from orchestrator.engines import chat_api
 from orchestrator.engines.client import Engines
 from orchestrator.gateway import costs
@@ -26,6 +25,7 @@ from orchestrator.gateway.usage_stream import asking, wanted_by
 from orchestrator.policy import texts
 from orchestrator.policy.floor import Subject, Surface
 from orchestrator.policy.texts import Texts, no_forged_turn
+from orchestrator.recipes.passing import pass_on, proved
 from orchestrator.runs.judge import WORKER_HEADER, Caller, Marked, Oversight
 from orchestrator.runs.record import Contents, Run
 from prompts.registry import PRODUCTION, Registry
@@ -112,7 +112,7 @@ class RecipeRunner:
                             raise
                 self.oversight.compare(run, response.headers.get(WORKER_HEADER))
                 raw = response.http_response
-                text = await answers.pass_on(raw, run, marked, speech.reader, reading, ids_wanted=ids_wanted)
+                text = await pass_on(raw, run, marked, speech.reader, reading, ids_wanted=ids_wanted)
                 if contents is not None:
                     contents.output = text
         except BaseException as exc:  # a client that leaves, too: every run is recorded
@@ -159,7 +159,7 @@ class RecipeRunner:
                 answer.repeated = REPEATED in response.headers
                 self.oversight.compare(run, response.headers.get(WORKER_HEADER))
                 run.took(_of_whole(messages, response.content))
-                contents.output = storable(chat_api.CHAT.reader.read(response.content, run))
+                contents.output = storable(proved(run, chat_api.CHAT.reader.whole(response.content)))
                 status = 200
         except SoundstageError as exc:
             status = exc.status
@@ -208,7 +208,7 @@ class RecipeRunner:
                 response = await speech.whole(client, model, messages, {**fields, "stream": False})
                 self.oversight.compare(again, response.headers.get(WORKER_HEADER))
                 again.took(_of_whole(messages, response.content))
-                output = speech.reader.read(response.content, again)
+                output = proved(again, speech.reader.whole(response.content))
             status = 200
         except SoundstageError as exc:
             status = exc.status

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from core.canonical import messages_sha256, sha256
+from core.db.changes import Writer
 from core.db.pool import Pool
 from core.http.paging import MOST, AfterNumber, Limit, page, unknown_after
 from orchestrator.access.dependencies import needs
@@ -18,7 +19,6 @@ from prompts.registry import PRODUCTION, Registry
 from prompts.render import MAX_OUTPUT, ControlTokens, Role
 from prompts.schema import NOTHING
 from prompts.sources import Golden, MessageSource, RecipeSource
-from prompts.store import Writer
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,126}$")]
 

@@ -41,11 +41,17 @@ class Vault:
             return None
         return self._seal.open(bytes(row["sealed"]), run)
 
-    async def erase(self, *, run: str | None = None, tenant: str | None = None) -> int:
-        """Erase one run's contents, or all of a tenant's. The records stay: they hold hashes only."""
-        query = "delete from run_contents where run = %s" if run else "delete from run_contents where tenant = %s"
+    async def erase_run(self, run: str) -> int:
+        """Erase one run's contents. Its record stays: it holds hashes only."""
+        return await self._erase(b"delete from run_contents where run = %s", run)
+
+    async def erase_tenant(self, tenant: str) -> int:
+        """The same of all of a tenant's runs: how many there were."""
+        return await self._erase(b"delete from run_contents where tenant = %s", tenant)
+
+    async def _erase(self, query: bytes, of: str) -> int:
         async with patiently(self._pool) as connection:
-            return (await connection.execute(query, (run or tenant,))).rowcount
+            return (await connection.execute(query, (of,))).rowcount
 
     async def purge(self) -> None:
         """Erase what is past its time, now and then; until cancelled."""

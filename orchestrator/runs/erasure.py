@@ -11,7 +11,7 @@ _OF_TENANT = {
 }
 
 
-async def erase(pool: Pool, tenant: str) -> dict[str, int]:
+async def erase_texts(pool: Pool, tenant: str) -> dict[str, int]:
     """How many of each kind were erased. A job that has not ended is erased when it has, and this is asked again."""
     async with pool.connection() as connection, connection.transaction():
         return {

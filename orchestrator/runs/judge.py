@@ -15,11 +15,11 @@ from prometheus_client import Counter
 
 from core.errors import ContentPolicy, InvalidRequest, SoundstageError, Upstream, UpstreamTimeout
 from core.trace_context import traceparent
+from core.usage import BYTES_PER_TOKEN, Usage
 from orchestrator.access.keys import Key
 from orchestrator.access.limits import Needs
 from orchestrator.access.payments import Answer, PictureCount
 from orchestrator.access.quotas import Entry, Quotas
-from orchestrator.access.usage import BYTES_PER_TOKEN, Usage
 from orchestrator.operate.epoch import Epoch
 from orchestrator.policy import decide as policy
 from orchestrator.policy import floor

@@ -13,7 +13,7 @@ from core.db.errors import DATABASE_AWAY, is_refusal
 from core.db.pool import Pool, patiently
 from core.errors import Unavailable
 from core.ids import new_id
-from orchestrator.access.usage import Source, Usage
+from core.usage import Source, Usage
 from orchestrator.runs.contents import Vault
 
 log = logging.getLogger(__name__)

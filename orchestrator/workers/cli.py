@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx2
 
 from core.wire.workers import Ability, Kind
-from orchestrator.access.cli import add_where, told
+from orchestrator.operate.remote import add_where, told
 from orchestrator.settings import OrchestratorSettings
 
 COMMANDS = ("aliases", "workers")

@@ -16,10 +16,11 @@ import httpx2
 from prometheus_client import Counter, Histogram
 
 from core.errors import Overloaded, SoundstageError, Unavailable, Upstream
-from core.wire.workers import Ability, Kind
+from core.wire.workers import Ability, Kind, Strategy
+from orchestrator.settings import OrchestratorSettings
 from orchestrator.workers import queue as admission
 from orchestrator.workers.queue import Ticket
-from orchestrator.workers.routing import AWAY, Strategy
+from orchestrator.workers.routing import AWAY
 from orchestrator.workers.worker import Ask, Pool, Worker
 
 QUEUE_WAIT = Histogram(
@@ -48,6 +49,24 @@ class Rules:
     queue_seconds: float = 30.0
     role_queue_max: Mapping[str, int] = field(default_factory=dict)
     retry_after_cap: float = 30.0
+
+
+def rules_of(settings: OrchestratorSettings) -> Rules:
+    """How requests get places at workers."""
+    of_roles = {
+        "profile": settings.interface_profile_queue_max,
+        "chat1to1": settings.interface_chat1to1_queue_max,
+        "shorts": settings.interface_shorts_queue_max,
+        "scenes": settings.interface_scenes_queue_max,
+    }
+    return Rules(
+        {"chat": settings.routing_chat, "image": settings.routing_image, "selfie": settings.routing_selfie},
+        settings.routing_pools,
+        settings.queue_max,
+        settings.queue_seconds,
+        {role: bound for role, bound in of_roles.items() if bound is not None},
+        settings.interface_retry_after_cap_ms / 1000,
+    )
 
 
 class Waiting(Ticket):

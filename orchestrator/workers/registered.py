@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg.types.json import Jsonb
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
+from core.db.changes import Writer, changing
 from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import NotFound
 from core.wire.workers import Ability, Kind, Name, ServerUrl
 from orchestrator.workers.static import MAX_MODELS, REGISTERED, StaticWorker
-from prompts.store import Writer, changing
 
 log = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Body, Depends
 from pydantic import AfterValidator, BaseModel, ValidationError
 
+from core.db.changes import Writer
 from core.errors import Forbidden
 from core.paths import unescaped
 from core.service import from_validation
@@ -15,7 +16,6 @@ from orchestrator.access.dependencies import needs
 from orchestrator.access.keys import Key, Keys
 from orchestrator.workers.registered import PREFIX, EngineWanted, RegisteredEngines
 from orchestrator.workers.registry import WorkerPool
-from prompts.store import Writer
 
 WorkerId = Annotated[str, AfterValidator(unescaped)]  # an id may hold slashes
 W = TypeVar("W", bound=BaseModel)

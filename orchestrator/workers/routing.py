@@ -9,9 +9,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Literal
-
-Strategy = Literal["round_robin", "least_outstanding", "power_of_two", "affinity"]
 
 AWAY = math.inf
 BOUND = 1.25

@@ -12,11 +12,11 @@ from typing import Any
 
 from yarl import URL
 
-from core.wire.workers import Ability, Announcement
+from core.wire.workers import Ability, Announcement, Strategy
 from orchestrator.workers import queue, routing
 from orchestrator.workers.breaker import Breaker
 from orchestrator.workers.queue import FairQueue, ServiceTime
-from orchestrator.workers.routing import AWAY, Ring, Strategy
+from orchestrator.workers.routing import AWAY, Ring
 
 PACE_TOKENS = 8  # a shorter answer says more of its prompt than of its own pace
 PACE_SHARE = 0.2

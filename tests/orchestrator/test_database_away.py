@@ -11,9 +11,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from core.db.changes import Writer
 from core.db.pool import open_pool
 from orchestrator.access.keys import create_key
-from prompts.store import Writer, save_release
+from prompts.store import save_release
 from tests.fakes.studio import Studio, studio_over
 from tests.orchestrator.test_prompts_api import named
 from tests.prompts.recipes import recipe

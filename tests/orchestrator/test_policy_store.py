@@ -5,6 +5,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from core.db.changes import Writer
 from core.db.pool import open_pool
 from core.errors import Conflict
 from orchestrator.access.keys import Key
@@ -14,7 +15,6 @@ from orchestrator.policy.store import Policies, PolicyUnavailableError, first_po
 from orchestrator.runs.contents import Vault, contents_key
 from orchestrator.runs.judge import Caller, Oversight, Refused
 from orchestrator.runs.record import RunLog
-from prompts.store import Writer
 
 KEY = Key("k", "default", frozenset({"chat"}), 1, None)
 WRITER = Writer("key_test")

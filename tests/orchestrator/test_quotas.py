@@ -13,10 +13,10 @@ import pytest
 
 from core.db.pool import Pool, open_pool
 from core.errors import Unavailable
+from core.usage import Usage
 from orchestrator.access.keys import Key
 from orchestrator.access.limits import Limits, Needs, Quota, RateLimited, TooManyAtOnce
 from orchestrator.access.quotas import Metered, Quotas
-from orchestrator.access.usage import Usage
 from tests.fakes.cable import cable
 from tests.fakes.client import connected, request
 from tests.fakes.studio import Studio, studio_over

@@ -14,9 +14,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from psycopg import sql
 
+from core.db.changes import Writer
 from core.db.pool import open_pool
 from orchestrator.workers.registered import EngineWanted, RegisteredEngines
-from prompts.store import Writer
 from tests.fakes.image_worker import ImageWorker
 from tests.fakes.studio import WORKER_KEY, Studio, studio_over
 from tests.fakes.wait import answers

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.access.usage import Usage, UsageReader
+from core.usage import Usage, UsageReader
 from orchestrator.gateway.body import peek
 from orchestrator.gateway.usage_stream import UsageStream, Wanted, wanted_of, with_ask
 

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from core.db.changes import Writer
 from core.db.pool import Pool, open_pool
-from prompts.store import Writer
 
 
 @pytest.fixture

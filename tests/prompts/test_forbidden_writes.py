@@ -4,10 +4,11 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from core.db.changes import Writer
 from core.db.pool import Pool
 from prompts import labels
 from prompts.labels import Target
-from prompts.store import Writer, save_release
+from prompts.store import save_release
 from tests.prompts.recipes import recipe
 
 _RUN = (

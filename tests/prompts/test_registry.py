@@ -4,13 +4,14 @@ import asyncio
 
 import pytest
 
+from core.db.changes import Writer
 from core.db.pool import Pool
 from core.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from prompts import audit, labels
 from prompts.labels import Target
 from prompts.registry import Registry
 from prompts.sources import SEED, Golden, read_folder
-from prompts.store import Writer, import_recipes, save_release
+from prompts.store import import_recipes, save_release
 from tests.prompts.recipes import recipe
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from core.db.changes import Writer
 from core.db.pool import Pool
 from prompts import labels, read, sync
 from prompts.__main__ import main
 from prompts.labels import Target
 from prompts.sources import SEED, Golden, read_folder
-from prompts.store import Writer, import_recipes, save_release
+from prompts.store import import_recipes, save_release
 from tests.prompts.recipes import recipe
 
 SAID = ({"role": "system", "content": "You are brief."}, {"role": "user", "content": "Be kind. Hi"})

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from core.errors import Unprocessable
 from core.settings import SettingsError
+from orchestrator.settings import JOB_TYPES
 
-BUNDLED = Path(__file__).with_name("job_types.toml")
+BUNDLED = JOB_TYPES
 Family = Literal["sdxl", "wan", "chat"]
 
 

@@ -1,0 +1,110 @@
+"""An engine's answer to a recipe: passed on, read for its proof. JSON gets all of it in headers; a stream what is known
+when it begins, and the rest in a last SSE comment, which every SDK skips."""
+
+import hashlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import httpx2
+import msgspec
+
+from core.canonical import sha256
+from core.errors import Upstream
+from core.http.relay import error_event
+from orchestrator.engines.answer import Found, Reader
+from orchestrator.gateway.usage import Reading
+from orchestrator.runs.record import Run
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+PASSED_HEADERS = frozenset({"content-type", "content-encoding"})
+
+
+async def pass_on(
+    response: httpx2.Response, run: Run, send: Send, reader: Reader, passage: Reading, *, ids_wanted: bool
+) -> str:
+    """Send the engine's answer on, as `passage` lets it; its text, and its hashes in `run`."""
+    stream = response.headers.get("content-type", "").startswith("text/event-stream")
+    headers = [(k.encode(), v.encode()) for k, v in response.headers.items() if k in PASSED_HEADERS]
+    passage.status = response.status_code
+    headers = passage.begins(headers)
+    start = {"type": "http.response.start", "status": response.status_code, "headers": headers}
+    if stream:
+        await send(start)
+        return await _stream(response, run, send, _Events(reader, whole=ids_wanted), passage)
+    body = await response.aread()
+    passage.passes(body)
+    text = proved(run, reader.whole(body))
+    if not ids_wanted:
+        body = reader.bare(body)
+    start["headers"] = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send(start)
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+    return text
+
+
+def proved(run: Run, answer: Found) -> str:
+    """The text of an answer; its hashes go into `run`."""
+    text = answer.text or ""
+    if answer.token_ids is not None:
+        run.prompt_tokens_sha256 = sha256(answer.token_ids)
+    run.output_sha256 = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return text
+
+
+async def _stream(response: httpx2.Response, run: Run, send: Send, events: "_Events", passage: Reading) -> str:
+    """The engine's events as they come; an engine that breaks off leaves an error event."""
+    try:
+        async for chunk in response.aiter_raw():
+            if lines := events.feed(passage.passes(chunk)):
+                await send({"type": "http.response.body", "body": lines, "more_body": True})
+        if lines := events.feed(passage.rest()) + events.rest:
+            await send({"type": "http.response.body", "body": lines, "more_body": True})
+    except httpx2.HTTPError as exc:
+        late = isinstance(exc, httpx2.TimeoutException)
+        await send({"type": "http.response.body", "body": error_event(late), "more_body": True})
+    text = proved(run, Found("".join(events.text), events.token_ids))
+    await send({"type": "http.response.body", "body": proof_comment(run), "more_body": False})
+    return text
+
+
+def proof_comment(run: Run) -> bytes:
+    """An SSE comment: a line that begins with a colon is skipped by every client."""
+    rest = {
+        "run_id": run.id,
+        "messages_sha256": run.messages_sha256,
+        "prompt_tokens_sha256": run.prompt_tokens_sha256,
+        "output_sha256": run.output_sha256,
+        "proof": run.proof,
+    }
+    return b": soundstage " + msgspec.json.encode(rest) + b"\n\n"
+
+
+class _Events:
+    """Reads a stream beside its passing: its text and the prompt's token ids, which stay here unless `whole`."""
+
+    def __init__(self, reader: Reader, *, whole: bool) -> None:
+        self.text: list[str] = []
+        self.token_ids: list[int] | None = None
+        self.rest = b""
+        """The line that is not whole yet."""
+        self._reader = reader
+        self._whole = whole
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The lines that are whole by now, as they pass on."""
+        if not chunk:
+            return b""
+        *lines, self.rest = (self.rest + chunk).split(b"\n")
+        return b"".join(self._passed(line) + b"\n" for line in lines)
+
+    def _passed(self, line: bytes) -> bytes:
+        if not line.startswith(b"data:") or b"[DONE]" in line[:14]:
+            return line
+        try:
+            found = self._reader.event(line[5:])
+        except Upstream:
+            return line  # not what was expected: passed on all the same
+        self.token_ids = found.token_ids or self.token_ids
+        if found.text:
+            self.text.append(found.text)
+        return line if self._whole else b"data: " + self._reader.bare(line[5:]).strip()
