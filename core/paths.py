@@ -5,9 +5,9 @@ route. It stays encoded in the scope's path; a route whose names may hold slashe
 """
 
 import re
-from collections.abc import MutableMapping
-from typing import Any
 from urllib.parse import unquote
+
+from starlette.types import Scope
 
 from core.errors import InvalidRequest
 
@@ -17,7 +17,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f]")
 _DOTS = re.compile(r"/\.{1,2}(/|$)")
 
 
-def settle_path(scope: MutableMapping[str, Any]) -> None:
+def settle_path(scope: Scope) -> None:
     """Set the scope's path as the routes shall see it. Raises InvalidRequest."""
     if b"%00" in scope.get("query_string", b""):
         raise InvalidRequest("The query holds NUL.", param="query", code="invalid_query")

@@ -12,13 +12,14 @@ from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
 
 from core import metrics
 from core.errors import BY_STATUS, InvalidRequest, SoundstageError, internal
 from core.http.access_log import AccessLog
 from core.http.body_budget import BodyBudget
 from core.http.disconnect import ClientDisconnected
-from core.http.shell import CLIENT_CLOSED_REQUEST, ASGIApp, Authorise, Explain, Shell
+from core.http.shell import CLIENT_CLOSED_REQUEST, Authorise, Explain, Shell
 from core.settings import Settings
 from core.watchers import Watchers
 

@@ -2,8 +2,10 @@
 
 import hmac
 
+from starlette.types import Scope
+
 from core.errors import Unauthenticated
-from core.http.shell import Authorise, Scope
+from core.http.shell import Authorise
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/health", "/metrics"})
 

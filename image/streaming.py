@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 import msgspec
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from core.errors import SoundstageError
 from core.http.disconnect import until_disconnect
-from core.http.shell import Receive, Scope, Send
 
 T = TypeVar("T")
 

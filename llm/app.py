@@ -2,11 +2,12 @@
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated
 
 import msgspec
 from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
 from yarl import URL
 
 from core.canonical import read_messages, read_responses
@@ -42,10 +43,6 @@ RELAYED = (
     "/tokenize",
     DETOKENIZE,
 )
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class _Peek(msgspec.Struct):
@@ -222,7 +219,7 @@ def _with_proof(send: Send, digest: str | None) -> Send:
     if digest is None:
         return send
 
-    async def proved(message: MutableMapping[str, Any]) -> None:
+    async def proved(message: Message) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [*message["headers"], (b"x-messages-sha256", digest.encode())]
         await send(message)

@@ -7,11 +7,11 @@ passes once. What still runs ends with its client; who waits for it then asks th
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from prometheus_client import Counter
+from starlette.types import Message, Send
 
 from core.http import idempotency
 from core.http.idempotency import Bounds, Kept
@@ -21,8 +21,6 @@ MOST_BYTES = 1 << 20  # of one answer that is kept
 _HEADER = idempotency.HEADER.lower().encode()
 _REPEATED = idempotency.REPEATED.encode()
 
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
 Name = tuple[str, str]
 
 

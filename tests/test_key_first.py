@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from starlette.types import Message
 
-from core.http.shell import Message, Shell
+from core.http.shell import Shell
 from image.app import create_app as image_app
 from image.settings import ImageSettings
 from llm.app import RELAYED

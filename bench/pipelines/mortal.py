@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
+from starlette.types import Send
 
 from core.errors import InvalidRequest, SoundstageError
 from core.http.disconnect import ClientDisconnected, until_disconnect
@@ -29,7 +30,7 @@ from image.generation import Generation
 from image.repeats import Asked, Heard
 from image.repeats import Repeats as ImageRepeats
 from image.request import ImageRequest, Pixels, RequestId
-from llm.repeats import Repeats, Send
+from llm.repeats import Repeats
 
 TICK_SECONDS = 0.05
 CAPTION = "Here is the quiet picture that you asked me for, made just for you."

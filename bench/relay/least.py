@@ -4,13 +4,12 @@ It is the floor of this machine's Python. `python -m bench.relay.least PORT UPST
 """
 
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 import uvicorn
+from starlette.types import Message
 
-Message = MutableMapping[str, Any]
 _session: list[aiohttp.ClientSession] = []
 
 

@@ -1,11 +1,10 @@
 """Cancellation is normal: work that a client asked for ends when the client leaves."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
 from types import TracebackType
 from typing import Any, Self
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+from starlette.types import Receive
 
 
 class ClientDisconnected(Exception):

@@ -9,12 +9,13 @@ first byte an error is raised, so the caller may try another engine; after it an
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
+from starlette.types import Receive, Send
 from yarl import URL
 
 from core import metrics
@@ -22,8 +23,6 @@ from core.errors import InvalidRequest, RequestTimeout, SoundstageError, Unavail
 from core.http.connections import Answer, Connections
 from core.http.disconnect import ClientDisconnected
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
 HOP_BY_HOP = frozenset(

@@ -11,9 +11,10 @@ from types import FrameType
 from typing import cast
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from core.http.protocol import HttpProtocol
-from core.http.shell import ASGIApp, Shell
+from core.http.shell import Shell
 from core.settings import Settings
 
 FAILED = 70  # the exit status where a background task has ended; EX_SOFTWARE of sysexits.h

@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core import metrics
 from core.errors import (
@@ -27,11 +28,6 @@ from core.json_size import CONTROL_VALUES, ValueCount
 from core.paths import settle_path
 from core.watchers import Watchers
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Authorise = Callable[[Scope], Awaitable[None]]
 Explain = Callable[[Exception], SoundstageError | None]
 

@@ -4,10 +4,11 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from fastapi import Request
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as ASGIScope
 
 from core.http import idempotency
-from core.http.shell import ASGIApp, Authorise, Message, Receive, Send
-from core.http.shell import Scope as ASGIScope
+from core.http.shell import Authorise
 from orchestrator.access.keys import Key, Keys, Scope
 from orchestrator.access.limits import Needs
 from orchestrator.access.quotas import Entry, Quotas

@@ -3,13 +3,14 @@
 import hashlib
 import secrets
 import time
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
 import psycopg
+from starlette.types import Scope as ASGIScope
 
 from core.db.pool import Pool
 from core.errors import Forbidden, Unauthenticated, Unavailable
@@ -72,7 +73,7 @@ class Keys:
         self._found.clear()
         self._missed.clear()
 
-    async def caller(self, scope: MutableMapping[str, Any]) -> Key:
+    async def caller(self, scope: ASGIScope) -> Key:
         """Whose request this is, looked up once for each. Raises what `authenticate` does."""
         key: Key | None = scope.get(CALLER)
         if key is None:

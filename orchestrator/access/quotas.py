@@ -8,11 +8,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+from starlette.types import Message, Send
 
 from core.db.pool import Pool
 from core.errors import Unavailable
@@ -24,7 +25,6 @@ from orchestrator.access.slots import Slots
 
 log = logging.getLogger(__name__)
 
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 FLUSH_SECONDS = 10.0
 AWAY_SECONDS = 1.0
@@ -251,7 +251,7 @@ class Metered:
         self._send = send
         self._entry = entry
 
-    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+    async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [*message["headers"], *self._entry.headers()]
         await self._send(message)

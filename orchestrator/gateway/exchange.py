@@ -9,11 +9,13 @@ import asyncio
 import functools
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from prometheus_client import Counter
+from starlette.types import Receive, Send
+from starlette.types import Scope as ASGIScope
 from yarl import URL
 
 from core.errors import InvalidRequest, Unavailable, UpstreamTimeout
@@ -46,9 +48,6 @@ from orchestrator.workers.worker import Ask, Worker
 
 log = logging.getLogger(__name__)
 
-ASGIScope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MAX_TRIES, MAX_REACHED = 3, 2  # a request that brings workers down is let at no third one
 NO_LIMITS: Mapping[str, Timeouts] = {}

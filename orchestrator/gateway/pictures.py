@@ -1,14 +1,12 @@
 """Relayed pictures under limits: what an engine draws is paid, however the call for it ends."""
 
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+
+from starlette.types import Message, Send
 
 from core.errors import UpstreamTimeout
 from orchestrator.access.limits import Needs
 from orchestrator.access.quotas import Entry
-
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MOST = 10**6  # of one call; a worker refuses far fewer
 _COMPLETED = re.compile(rb'(?<!\\)"image_(?:generation|edit)\.completed"')
@@ -36,7 +34,7 @@ class PictureMeter:
         self.left = False
         """Nobody waited for the end of what a worker had begun."""
 
-    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+    async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
             self._stream = dict(message["headers"]).get(b"content-type", b"").startswith(b"text/event-stream")

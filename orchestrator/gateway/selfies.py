@@ -2,11 +2,12 @@
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 
 import httpx2
 import msgspec
+from starlette.types import Scope
 
 from core import untrusted
 from core.errors import InvalidRequest
@@ -117,7 +118,7 @@ async def analyze(
     return seen
 
 
-async def peek_form(scope: MutableMapping[str, Any], body: bytes) -> Peek:
+async def peek_form(scope: Scope, body: bytes) -> Peek:
     """What the gateway reads of a form on its way to a selfie worker: the texts that a model will see."""
     kind = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
     fields = {"image": Field(len(body), file=True, required=True), **QUESTIONS}

@@ -8,11 +8,12 @@ The caller's `traceparent` reaches the worker in any case: as it was sent or, wi
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from starlette.types import Scope
 from yarl import URL
 
 from core.errors import SoundstageError
@@ -95,7 +96,7 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
 
     @contextlib.contextmanager
-    def request(self, scope: MutableMapping[str, Any]) -> Iterator[None]:
+    def request(self, scope: Scope) -> Iterator[None]:
         """A span around a relayed request, below the caller's where it sent one."""
         from opentelemetry.trace import SpanKind, set_span_in_context
 
@@ -119,7 +120,7 @@ class Tracing:
         finally:
             span.end()
 
-    def ask(self, scope: MutableMapping[str, Any], worker: str, url: URL, ability: Ability, body: bytes) -> Span:
+    def ask(self, scope: Scope, worker: str, url: URL, ability: Ability, body: bytes) -> Span:
         """A span of one request to a worker, which `Span.ended` ends."""
         from opentelemetry.trace import SpanKind, set_span_in_context
 

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import msgspec
 from fastapi import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from core.errors import InvalidRequest, SoundstageError, UpstreamTimeout
 from core.http.disconnect import ClientDisconnected, until_disconnect
-from core.http.shell import Receive, Scope, Send
 from orchestrator.access.keys import Key
 from orchestrator.pipelines import flow
 from orchestrator.pipelines.base import Asked, Pipeline, Plain, Studio

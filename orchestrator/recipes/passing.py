@@ -2,11 +2,10 @@
 when it begins, and the rest in a last SSE comment, which every SDK skips."""
 
 import hashlib
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
 import httpx2
 import msgspec
+from starlette.types import Send
 
 from core.canonical import sha256
 from core.errors import Upstream
@@ -15,7 +14,6 @@ from orchestrator.engines.answer import Found, Reader
 from orchestrator.gateway.usage import Reading
 from orchestrator.runs.record import Run
 
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 PASSED_HEADERS = frozenset({"content-type", "content-encoding"})
 
 

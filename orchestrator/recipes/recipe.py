@@ -1,12 +1,13 @@
 """A recipe: the caller names a prompt instead of sending one. Resolve → render → judge → call the model → prove."""
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgspec
 import openai
+from starlette.types import Send
 
 from core.canonical import messages_sha256, sha256_of_any, sha256_of_fields
 from core.errors import Conflict, InvalidRequest, SoundstageError
@@ -30,8 +31,6 @@ from orchestrator.runs.judge import WORKER_HEADER, Caller, Marked, Oversight
 from orchestrator.runs.record import Contents, Run
 from prompts.registry import PRODUCTION, Registry
 from prompts.render import Message, Release
-
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 NOBODY = Subject()
 

@@ -6,12 +6,13 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from prometheus_client import Counter
+from starlette.types import Message, Scope, Send
 
 from core.errors import ContentPolicy, InvalidRequest, SoundstageError, Upstream, UpstreamTimeout
 from core.trace_context import traceparent
@@ -32,7 +33,6 @@ from orchestrator.runs.record import Contents, Run, RunLog, new_run_id, now
 
 log = logging.getLogger(__name__)
 
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 TIMEOUT_HEADER = b"x-request-timeout"
@@ -89,7 +89,7 @@ class Caller:
     trace: str | None = None  # the `traceparent` that workers are told
     entry: Entry | None = None  # of a relayed request under limits: its answer settles what it took
     priority: int = 0  # among its tenant's who wait: the higher goes first
-    notes: MutableMapping[str, Any] | None = None  # what is written down of the request, for its line in the log
+    notes: Scope | None = None  # what is written down of the request, for its line in the log
 
     @property
     def sticks_to(self) -> str:
@@ -113,10 +113,10 @@ class Waits(TypedDict):
     priority: int
     until: float
     trace: str | None
-    notes: MutableMapping[str, Any] | None
+    notes: Scope | None
 
 
-def caller_of(scope: MutableMapping[str, Any], key: Key) -> Caller:
+def caller_of(scope: Scope, key: Key) -> Caller:
     """From a request: `X-Content-Tier` lowers the tier, of several the lowest holds; `X-Session-Id` makes a canary and
     a worker stick to a session, `X-Prove: tokens` asks for the hash of a relayed prompt's tokens, `X-Request-Timeout`
     is how long the caller waits, in seconds, `X-Priority` (0 to 9) puts it before others of its tenant who wait."""
@@ -315,7 +315,7 @@ class Marked:
         self._digest = hashlib.sha256()
         self.status = 0
 
-    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+    async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             kept = [pair for pair in message["headers"] if pair[0] not in OUR_HEADERS]

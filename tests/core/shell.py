@@ -5,12 +5,13 @@ import json
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.errors import Overloaded
 from core.http.access_log import AccessLog
 from core.http.disconnect import until_disconnect
 from core.http.relay import read_body
-from core.http.shell import ASGIApp, Receive, Scope, Send, send_json
+from core.http.shell import send_json
 from core.service import Readiness, create_service
 from core.settings import Settings
 

@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
+from starlette.types import Message
 
 from core.http.disconnect import ClientDisconnected, until_disconnect
-from core.http.shell import Message
 from tests.fakes.wait import soon
 
 LEFT: Message = {"type": "http.disconnect"}

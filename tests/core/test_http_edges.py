@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request
+from starlette.types import Receive, Scope, Send
 
 from core.errors import Unauthenticated
 from core.http.protocol import MAX_FRAMING, HttpProtocol
 from core.http.relay import read_body
-from core.http.shell import Receive, Scope, Send, send_json
+from core.http.shell import send_json
 from core.paths import unescaped
 from core.service import create_service
 from core.settings import Settings

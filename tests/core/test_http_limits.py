@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request
+from starlette.types import Receive, Scope, Send
 
 from core.http.protocol import MAX_HEAD, MAX_HEADERS, HttpProtocol
 from core.http.relay import read_body
 from core.http.serving import bind, server_config
-from core.http.shell import CONTROL_BODY, Receive, Scope, Send, send_json
+from core.http.shell import CONTROL_BODY, send_json
 from core.service import create_service
 from core.settings import Settings
 from tests.fakes.client import ask, connected, request

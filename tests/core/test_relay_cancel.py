@@ -4,12 +4,12 @@ import asyncio
 import socket
 
 import pytest
+from starlette.types import Message
 from yarl import URL
 
 from core.errors import RequestTimeout
 from core.http.disconnect import ClientDisconnected
 from core.http.relay import Sent, read_body
-from core.http.shell import Message
 from tests.fakes.client import connected, request
 from tests.fakes.gateway import Gateway
 from tests.fakes.upstream import Exchange, Upstream, saying

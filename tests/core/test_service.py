@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from prometheus_client import REGISTRY
+from starlette.types import Scope
 
 from core.http.serving import bind
-from core.http.shell import Scope
 from core.service import Readiness
 from tests.core.shell import LIMIT, SECRET, SERVICE, Service
 from tests.fakes.client import ask, connected, request

@@ -6,10 +6,11 @@ import json
 import pytest
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.errors import Overloaded, Unavailable
 from core.http.disconnect import ClientDisconnected
-from core.http.shell import ASGIApp, Message, Receive, Scope, Send, send_json
+from core.http.shell import send_json
 from core.service import create_service
 from core.settings import Settings
 from tests.fakes.wait import soon

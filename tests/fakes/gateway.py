@@ -3,11 +3,11 @@
 import asyncio
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 from yarl import URL
 
 from core.http.disconnect import until_disconnect
 from core.http.relay import Relay, Sent, read_body, request_headers
-from core.http.shell import ASGIApp, Receive, Scope, Send
 from core.service import create_service
 from core.settings import Settings
 

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from core.http.protocol import HttpProtocol
 from core.http.serving import bind, server_config
-from core.http.shell import ASGIApp
 from tests.fakes.wait import eventually, soon
 
 

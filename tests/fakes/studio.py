@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import httpx2
 from openai import AsyncOpenAI
+from starlette.types import ASGIApp
 
-from core.http.shell import ASGIApp
 from core.watchers import Watchers
 from orchestrator.app import create_app
 from orchestrator.operate.tracing import Tracing

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from core.http.relay import read_body
-from core.http.shell import Receive, Scope, Send, send_json
+from core.http.shell import send_json
 from orchestrator.gateway import exchange
 from tests.fakes.studio import CHAT_ABILITIES, WORKER_KEY, Studio, studio_over
 from tests.orchestrator.fuzzing import NOBODY, Made

@@ -3,11 +3,12 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator, MutableMapping
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from obstore.store import MemoryStore
 from openai._streaming import SSEDecoder
+from starlette.types import Message
 
 from orchestrator.operate.blobs import Keeping, StoredBlobs
 from orchestrator.pipelines import PIPELINES
@@ -214,10 +215,10 @@ async def test_a_sign_of_life_is_nothing_to_the_official_client() -> None:
 
     sent = bytearray()
 
-    async def send(message: MutableMapping[str, Any]) -> None:
+    async def send(message: Message) -> None:
         sent.extend(message.get("body", b""))
 
-    async def receive() -> MutableMapping[str, Any]:
+    async def receive() -> Message:
         await asyncio.Event().wait()
         return {}
 

@@ -5,8 +5,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import psycopg
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from core.http.shell import ASGIApp, Message, Receive, Scope, Send
 from orchestrator.app import create_app
 from orchestrator.settings import OrchestratorSettings
 from tests.fakes.serving import serving

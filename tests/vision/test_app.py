@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
+from starlette.types import Message, Receive, Scope, Send
 
-from core.http.shell import Message, Receive, Scope, Send, Shell, send_json
+from core.http.shell import Shell, send_json
 from tests.fakes.client import RawClient, ask, connected, request
 from tests.fakes.serving import serving
 from tests.fakes.wait import eventually
