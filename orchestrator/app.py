@@ -59,13 +59,13 @@ from orchestrator.policy.guard import Guard, GuardSettings
 from orchestrator.policy.store import Policies, first_policy
 from orchestrator.recipes import replay
 from orchestrator.recipes import routes as prompts
-from orchestrator.recipes.messages import Direct
+from orchestrator.recipes.messages import MessageRunner
 from orchestrator.recipes.recipe import RecipeRunner
 from orchestrator.runs import moderations
 from orchestrator.runs import routes as run_routes
 from orchestrator.runs.contents import Vault, contents_key
 from orchestrator.runs.erasure import erase_texts
-from orchestrator.runs.judge import Oversight
+from orchestrator.runs.judge import Judge
 from orchestrator.runs.record import RunLog
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.workers import model_routes as models
@@ -140,7 +140,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     )
     runs = RunLog(pool, vault)
     guard = _guard(settings, engines, registry)
-    oversight = Oversight(
+    judge = Judge(
         in_force,
         runs,
         epoch,
@@ -149,9 +149,9 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
         guard=guard,
         quotas=quotas,
     )
-    recipes = RecipeRunner(registry, engines, oversight)
-    direct = Direct(engines, oversight)
-    enhancer = Enhancer(direct, recipes, registry, EnhancementCache(pool, seal), Counters(settings.wan_tokenizer))
+    recipes = RecipeRunner(registry, engines, judge)
+    runner = MessageRunner(engines, judge)
+    enhancer = Enhancer(runner, recipes, registry, EnhancementCache(pool, seal), Counters(settings.wan_tokenizer))
     kinds = job_types.read(settings.job_types)
     desk = EnhanceDesk(enhancer, kinds)
     conversations = Conversations(
@@ -161,7 +161,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
         hours=settings.conversation_hours,
         wait_seconds=settings.conversation_wait_seconds,
     )
-    older_chat = OlderChat(direct, recipes, conversations, *job_types.conversations(kinds))
+    older_chat = OlderChat(runner, recipes, conversations, *job_types.conversations(kinds))
     intake = intake_of(settings, pool, keys, JobHandler(desk, older_chat), seal)
     pictures, pipeline_table = blobs.stored(settings), known(settings.pipeline_modules)
     studio = Studio(recipes, engines, pictures, Likenesses(pool), settings.default_image_size)
@@ -209,7 +209,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     api = FastAPI(title="Soundstage", lifespan=lifespan)
     add_away(api)
     api.add_middleware(LimitsShown)
-    pure_route = chat.PureRoute(direct, workers_pool, settings.chat_max_tokens)
+    pure_route = chat.PureRoute(runner, workers_pool, settings.chat_max_tokens)
     api.include_router(chat.router(keys, quotas, pure_route, older_chat))
     api.include_router(enhance.router(keys, quotas, desk, pure_route, workers_pool))
     api.include_router(models.router(keys, workers_pool))
@@ -231,7 +231,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
             strength_max=settings.profile_strength_max,
         )
     )
-    api.include_router(moderations.router(keys, oversight, guard))
+    api.include_router(moderations.router(keys, judge, guard))
     api.include_router(policies.router(keys, pool))
     api.include_router(prompts.router(keys, pool, registry, engines))
     api.include_router(tenants.router(keys, pool, vault.erase_tenant, functools.partial(erase_texts, pool)))
@@ -240,7 +240,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     media = Media(settings.media_domains)
     publish(api, exchange.PATHS)
     relayed = Gateway(
-        *(keys, quotas, workers_pool, relay, engines, recipes, oversight, media),
+        *(keys, quotas, workers_pool, relay, engines, recipes, judge, media),
         prove_tokens=settings.prove_tokens,
         limits=settings.timeouts_of_routes(),
         tracing=tracing,

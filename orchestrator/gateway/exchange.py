@@ -40,7 +40,8 @@ from orchestrator.gateway.usage import ASK_REFUSED, STREAMS, WORDED, Reading
 from orchestrator.gateway.usage_stream import wanted_of, with_ask
 from orchestrator.operate.tracing import Tracing
 from orchestrator.policy.floor import Subject, Surface
-from orchestrator.runs.judge import TIMEOUT_HEADER, WORKER_HEADER, Caller, Marked, Oversight, caller_of
+from orchestrator.runs.caller import TIMEOUT_HEADER, Caller, caller_of
+from orchestrator.runs.judge import WORKER_HEADER, Judge, Marked
 from orchestrator.runs.record import Run
 from orchestrator.workers.places import Place, nobody_listens
 from orchestrator.workers.registry import WorkerPool
@@ -102,7 +103,7 @@ class Gateway:
         relay: Relay,
         engines: Engines,
         recipes: Recipes,
-        oversight: Oversight,
+        judge: Judge,
         media: Media,
         *,
         prove_tokens: bool = False,
@@ -121,7 +122,7 @@ class Gateway:
         self._relay = relay
         self._engines = engines
         self._recipes = recipes
-        self._oversight = oversight
+        self._judge = judge
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         if self._tracing is None:
@@ -200,8 +201,8 @@ class Gateway:
         if found.model is None and ability not in MODEL_OPTIONAL:
             raise InvalidRequest("`model` is required.", param="model", code="missing_model")
         if path in RECIPE_PATHS and found.model is not None and (caller.prove_tokens or self._prove_tokens):
-            run = self._oversight.begin(caller)
-            body = await self._judge(run, body, found, caller, JUDGED[path])
+            run = self._judge.begin(caller)
+            body = await self._judged(run, body, found, caller, JUDGED[path])
             await self._recipes.prove(run, found.model, body.sent, caller, send)
         elif path in JUDGED:
             await self._watched(scope, body, found, ability, caller, send)
@@ -212,13 +213,13 @@ class Gateway:
         self, scope: ASGIScope, body: Body, found: Peek, ability: Ability, caller: Caller, send: Send
     ) -> None:
         """Judge the request, forward it with the proof on its answer, record the run however it ends."""
-        run = self._oversight.begin(caller)
-        body = await self._judge(run, body, found, caller, JUDGED[scope["path"]])
-        marked = Marked(self._oversight, run, send)
+        run = self._judge.begin(caller)
+        body = await self._judged(run, body, found, caller, JUDGED[scope["path"]])
+        marked = Marked(self._judge, run, send)
 
         def accept(answer: Answer) -> None:
             _may_answer(answer)
-            self._oversight.compare(run, answer.headers.get(WORKER_HEADER))
+            self._judge.compare(run, answer.headers.get(WORKER_HEADER))
 
         try:
             await self._forward(scope, body, found, ability, caller, marked, accept, run)
@@ -227,7 +228,7 @@ class Gateway:
             raise
         marked.settle()
 
-    async def _judge(self, run: Run, body: Body, found: Peek, caller: Caller, surface: Surface) -> Body:
+    async def _judged(self, run: Run, body: Body, found: Peek, caller: Caller, surface: Surface) -> Body:
         """The body as it may go on. Raises Refused."""
         says = await self._texts(body, found, caller)
         run.model, run.messages_sha256 = found.model, says.messages_sha256
@@ -238,9 +239,9 @@ class Gateway:
             says.strings += decoded or ()
             says.unread = "prompt" if decoded is None else None
         if says.unread is not None:
-            self._oversight.refuse_unchecked(run, says.unread)
+            self._judge.refuse_unchecked(run, says.unread)
         subject = Subject(real=True) if caller.route in FORMS else says.subject
-        decision = await self._oversight.admit(run, caller, says.strings, surface, subject=subject)
+        decision = await self._judge.admit(run, caller, says.strings, surface, subject=subject)
         if decision.constraints and says.prompt is not None:
             run.constraints_added = decision.constraints
             body = body.with_text("prompt", f"{says.prompt} {decision.constraints}")

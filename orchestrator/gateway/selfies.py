@@ -16,7 +16,8 @@ from orchestrator.access.limits import Needs
 from orchestrator.engines.client import Engines
 from orchestrator.gateway import costs
 from orchestrator.gateway.body import Peek
-from orchestrator.runs.judge import WORKER_HEADER, Caller
+from orchestrator.runs.caller import Caller
+from orchestrator.runs.judge import WORKER_HEADER
 from orchestrator.runs.record import Run
 from prompts.render import Message
 

@@ -32,7 +32,7 @@ from orchestrator.pipelines.base import Asked
 from orchestrator.pipelines.calls import Events
 from orchestrator.pipelines.flow import Event
 from orchestrator.pipelines.showing import Shown
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 
 log = logging.getLogger(__name__)
 

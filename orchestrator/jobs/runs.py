@@ -35,7 +35,7 @@ from orchestrator.jobs.values import By, End, Queue, Taken, Wanted, Way, begun, 
 from orchestrator.operate.tracing import Tracing
 from orchestrator.pipelines.base import Pipeline, Studio
 from orchestrator.pipelines.flow import STOPPING
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from core.errors import SoundstageError
 from orchestrator.jobs.plain import told_error
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 
 State = Literal["queued", "running", "completed", "failed", "cancelled"]
 Way = Literal["wait", "stream", "background"]

@@ -13,19 +13,19 @@ from orchestrator.access.quotas import Quotas
 from orchestrator.legacy import pure as pure_form
 from orchestrator.legacy.envelope import answered, decoded, parsed
 from orchestrator.legacy.older_chat import CONVERSATION, ChatRequest, OlderChat
-from orchestrator.recipes.messages import Direct
-from orchestrator.runs.judge import Caller, caller_of
+from orchestrator.recipes.messages import MessageRunner
+from orchestrator.runs.caller import Caller, caller_of
 from orchestrator.workers.registry import WorkerPool
 
 
 class PureRoute:
     """The pure form on any of its three paths."""
 
-    def __init__(self, direct: Direct, workers: WorkerPool, most_tokens: int) -> None:
-        self._direct, self._workers, self._most = direct, workers, most_tokens
+    def __init__(self, runner: MessageRunner, workers: WorkerPool, most_tokens: int) -> None:
+        self._runner, self._workers, self._most = runner, workers, most_tokens
 
     async def answer(self, path: str, body: bytes, caller: Caller) -> BaseModel:
-        return await pure_form.answer(self._direct, self._workers, pure.read(path, body, self._most), caller)
+        return await pure_form.answer(self._runner, self._workers, pure.read(path, body, self._most), caller)
 
 
 def router(keys: Keys, quotas: Quotas, pure_route: PureRoute, older: OlderChat) -> APIRouter:

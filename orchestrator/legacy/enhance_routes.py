@@ -13,7 +13,7 @@ from orchestrator.legacy.chat_routes import PureRoute
 from orchestrator.legacy.enhance.cache import DROPPED, MOST
 from orchestrator.legacy.enhance.desk import EnhanceDesk
 from orchestrator.legacy.envelope import answered, decoded
-from orchestrator.runs.judge import Caller, caller_of
+from orchestrator.runs.caller import Caller, caller_of
 from orchestrator.workers.registry import WorkerPool
 
 SYSTEM = "soundstage"

@@ -18,9 +18,9 @@ from orchestrator.legacy.conversations import Conversations, Held, Turn, fitting
 from orchestrator.legacy.enhance.enhancer import asking
 from orchestrator.legacy.enhance.job_types import JobType
 from orchestrator.policy.decide import ADULT_TIER
-from orchestrator.recipes.messages import Direct
+from orchestrator.recipes.messages import MessageRunner
 from orchestrator.recipes.recipe import RecipeRunner
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 from orchestrator.runs.record import Run
 from prompts.render import Message
 
@@ -58,7 +58,7 @@ class ChatAnswer(BaseModel):
 class OlderChat:
     """One for each process. The job types say which recipe and model answer, within what limits."""
 
-    direct: Direct
+    runner: MessageRunner
     recipes: RecipeRunner
     conversations: Conversations
     plain: JobType
@@ -112,7 +112,7 @@ class OlderChat:
         if asked.system_prompt is None:
             return await self.recipes.text(job.recipe, {}, caller, turns)
         messages = [{"role": "system", "content": asked.system_prompt}, *turns]
-        body, run = await self.direct.chat(job.model, messages, {"max_tokens": job.max_tokens, **SAMPLING}, caller)
+        body, run = await self.runner.chat(job.model, messages, {"max_tokens": job.max_tokens, **SAMPLING}, caller)
         return text_of(body), run
 
     async def _turn(self, role: str, content: str, caller: Caller, job: JobType) -> Turn:
@@ -122,7 +122,7 @@ class OlderChat:
         """By the model's own tokenizer, in its chat template; by bytes where no worker counts."""
         message = [{"role": "user", "content": content}]
         try:
-            return len(await self.direct.engines.tokens(job.model, message, {}, caller.request_id))
+            return len(await self.runner.engines.tokens(job.model, message, {}, caller.request_id))
         except (NotFound, Unavailable, Upstream) as exc:
             log.warning("tokens not counted; taken from bytes", extra={"why": exc.message})
             return -(-len(content.encode("utf-8", "replace")) // BYTES_A_TOKEN)

@@ -7,12 +7,12 @@ import msgspec
 
 from core.pure import PureCall
 from core.wire.pure import BASE, PureAnswer
-from orchestrator.recipes.messages import Direct
-from orchestrator.runs.judge import Caller
+from orchestrator.recipes.messages import MessageRunner
+from orchestrator.runs.caller import Caller
 from orchestrator.workers.registry import WorkerPool
 
 
-async def answer(direct: Direct, workers: WorkerPool, call: PureCall, caller: Caller) -> PureAnswer:
+async def answer(runner: MessageRunner, workers: WorkerPool, call: PureCall, caller: Caller) -> PureAnswer:
     """`sfw_mode` asks for tier 0. Raises Refused, NotFound, and what engines raise."""
     started = time.perf_counter()
     asked = call.asked
@@ -21,12 +21,12 @@ async def answer(direct: Direct, workers: WorkerPool, call: PureCall, caller: Ca
     if asked.sfw_mode:
         caller = replace(caller, asked_tier=0)
     if _is_base(workers, asked.model):
-        body, _ = await direct.complete(
+        body, _ = await runner.complete(
             asked.model, call.prompt(), fields, caller, digest=call.messages_sha256, noted=noted
         )
     else:
         messages = msgspec.json.decode(call.messages)
-        body, _ = await direct.chat(asked.model, messages, fields, caller, noted=noted)
+        body, _ = await runner.chat(asked.model, messages, fields, caller, noted=noted)
     return call.answer(body, asked.model, time.perf_counter() - started)
 
 

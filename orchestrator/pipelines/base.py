@@ -15,7 +15,7 @@ from orchestrator.operate.blobs import Blobs
 from orchestrator.pipelines.flow import Called, Flow
 from orchestrator.pipelines.likenesses import Likenesses
 from orchestrator.recipes.recipe import RecipeRunner
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 from orchestrator.runs.record import Run
 
 Plain = dict[str, Any]

@@ -16,7 +16,7 @@ from orchestrator.access.keys import Key
 from orchestrator.pipelines import flow
 from orchestrator.pipelines.base import Asked, Pipeline, Plain, Studio
 from orchestrator.pipelines.showing import Shown
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 from orchestrator.runs.record import new_run_id
 
 HEARTBEAT_SECONDS = 10.0

@@ -10,7 +10,7 @@ from orchestrator.pipelines import steps, story
 from orchestrator.pipelines.base import Plain, Single, Studio, Turn, release
 from orchestrator.pipelines.flow import Flow
 from orchestrator.pipelines.story import Answer, Told, expand_alone, tell
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 
 __all__ = ["Answer", "Request"]
 

@@ -26,7 +26,7 @@ from orchestrator.access.payments import PictureCount
 from orchestrator.operate.blobs import MAX_BYTES, Reference
 from orchestrator.pipelines.base import Studio
 from orchestrator.pipelines.flow import STOPPING, Flow
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 
 PARTIAL = "image_generation.partial_image"
 PNG = "image/png"

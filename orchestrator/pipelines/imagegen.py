@@ -11,7 +11,7 @@ from orchestrator.pipelines import steps
 from orchestrator.pipelines.base import Asked, Drawn, Plain, Studio
 from orchestrator.pipelines.flow import Flow
 from orchestrator.policy.decide import GENERAL
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 
 NAME, PATH, ROLE = "imagegen", "/v1/imagegen", None
 _MARKUP = re.compile(r"<[^<>]{0,200}>|https?://\S+")

@@ -8,7 +8,7 @@ from pydantic import Field
 from orchestrator.pipelines import steps
 from orchestrator.pipelines.base import Asked, Drawn, Plain, Studio
 from orchestrator.pipelines.flow import Flow
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 
 NAME, PATH, ROLE = "private", "/v1/chat/private/imagegen", "chat1to1"
 

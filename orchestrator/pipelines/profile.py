@@ -18,7 +18,7 @@ from orchestrator.pipelines.base import Asked, Drawn, Made, Plain, Studio, made,
 from orchestrator.pipelines.drawing import Source
 from orchestrator.pipelines.flow import Flow
 from orchestrator.policy.floor import Subject
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 from orchestrator.runs.record import Run
 
 NAME, PATH, ROLE = "profile", "/v1/profile/create", "profile"
@@ -136,7 +136,7 @@ async def look(studio: Studio, selfie: Selfie, caller: Caller, *, portrait: bool
     except (KeyError, TypeError) as exc:
         raise Upstream(f"The release {release.name} holds no schema.", code="no_schema") from exc
     question = Question(messages, schema, sampling, repair[-1]["content"])
-    async with studio.recipes.oversight.within_limits(run, caller, question.needs):
+    async with studio.recipes.judge.within_limits(run, caller, question.needs):
         seen = await selfies.analyze(studio.engines, selfie, question, caller, run, portrait=portrait)
         run.took(stated(bytes(seen.usage)))
     if seen.vision_model is None:
@@ -144,10 +144,10 @@ async def look(studio: Studio, selfie: Selfie, caller: Caller, *, portrait: bool
     run.model, run.sampling = seen.vision_model, sampling
     status = 502
     try:
-        studio.recipes.oversight.compare(run, seen.messages_sha256)
+        studio.recipes.judge.compare(run, seen.messages_sha256)
         status = 200
     finally:
-        studio.recipes.oversight.settle(run, status)
+        studio.recipes.judge.settle(run, status)
     return seen, run
 
 

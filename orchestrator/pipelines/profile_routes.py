@@ -19,7 +19,7 @@ from orchestrator.pipelines import profile
 from orchestrator.pipelines.base import Studio
 from orchestrator.pipelines.calls import Desk
 from orchestrator.pipelines.routes import attended
-from orchestrator.runs.judge import caller_of
+from orchestrator.runs.caller import caller_of
 
 LARGE = frozenset({profile.PATH})  # paths whose bodies hold a picture
 OPTION_BYTES = 4096

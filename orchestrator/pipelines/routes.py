@@ -14,7 +14,7 @@ from orchestrator.access.keys import Key, Keys
 from orchestrator.access.quotas import Quotas
 from orchestrator.pipelines.base import Asked, Pipeline, Plain, Single, Studio
 from orchestrator.pipelines.calls import Desk
-from orchestrator.runs.judge import caller_of
+from orchestrator.runs.caller import caller_of
 
 T = TypeVar("T")
 

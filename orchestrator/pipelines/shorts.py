@@ -4,7 +4,7 @@ from orchestrator.pipelines import steps
 from orchestrator.pipelines.base import Plain, Studio
 from orchestrator.pipelines.flow import Flow
 from orchestrator.pipelines.story import Answer, Request, Told, expand_alone, tell
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 
 __all__ = ["Answer", "Request"]
 

@@ -14,7 +14,7 @@ from orchestrator.pipelines.base import Asked, Made, Plain, Studio, made, releas
 from orchestrator.pipelines.flow import Flow
 from orchestrator.pipelines.shortening import words
 from orchestrator.policy.floor import Subject
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 from orchestrator.runs.record import Run
 
 log = logging.getLogger(__name__)
@@ -88,11 +88,11 @@ async def expand(
     message = variables["message"]
     text, run = await _of_own(studio, recipe, variables, caller, role, key, also)
     found = expansion.read(text, message, structured="response_format" in (run.sampling or {}))
-    oversight = studio.recipes.oversight
-    look = _like(oversight.begin(caller), made(run))
+    judge = studio.recipes.judge
+    look = _like(judge.begin(caller), made(run))
     if found.safety == "unsafe":
-        oversight.refuse(look, UNSAFE, [message, text])
-    await oversight.admit(
+        judge.refuse(look, UNSAFE, [message, text])
+    await judge.admit(
         look,
         caller,
         [message, found.message, found.prompt],
@@ -149,7 +149,7 @@ async def generate(
 ) -> Pictures:
     """Pictures of `prompt` by the pool `role`, previews told as they come. The prompt is judged with what the caller
     `said`, under `tier` at most, by the policy of the release that made it (`like`) too. Raises Refused."""
-    limits = studio.recipes.oversight.pictures_within_limits(caller, asked.n)
+    limits = studio.recipes.judge.pictures_within_limits(caller, asked.n)
     look = judged(studio, prompt, caller, said=said, like=like, tier=tier, subject=subject)
     async with look as (run, allowed), limits as count:
         order = drawing.Order(
@@ -190,11 +190,11 @@ async def judged(
 ) -> AsyncIterator[tuple[Run, str]]:
     """A run for one image step: the prompt judged together with what the caller said, since a model can put in what
     the caller left out. Yields the run and the prompt as it may be sent, constraints appended. Raises Refused."""
-    oversight = studio.recipes.oversight
-    run = oversight.begin(caller)
+    judge = studio.recipes.judge
+    run = judge.begin(caller)
     if like is not None:
         _like(run, like)
-    decision = await oversight.admit(
+    decision = await judge.admit(
         run,
         caller,
         [said, prompt],
@@ -212,7 +212,7 @@ async def judged(
         yield run, prompt
         status = 200
     finally:
-        oversight.settle(run, status)
+        judge.settle(run, status)
 
 
 def _like(run: Run, like: Made) -> Run:
@@ -258,7 +258,7 @@ async def caption_anyway(
 async def _fallback(studio: Studio, caller: Caller, asked: int, tokens: int) -> Captioned:
     """Raises SoundstageError where the database holds none that is fit."""
     messages, _, run = await studio.recipes.rendered(FALLBACK, {}, caller)
-    studio.recipes.oversight.settle(run, 200)
+    studio.recipes.judge.settle(run, 200)
     text = messages[-1]["content"].strip()
     if not await _is_caption(studio, text, caller):
         raise SoundstageError(f"The recipe `{FALLBACK}` holds no caption that is fit.", code="no_caption")
@@ -270,9 +270,9 @@ async def _is_caption(studio: Studio, text: str, caller: Caller) -> bool:
     """Whether it has ten to fifteen words and is fit for everyone: allowed at tier 0 without any softening."""
     if len(text.split()) not in CAPTION_WORDS or len(words(text)) not in CAPTION_WORDS or "\n" in text:
         return False
-    oversight = studio.recipes.oversight
+    judge = studio.recipes.judge
     try:
-        found = await oversight.admit(oversight.begin(caller), caller, [text], "image", recipe_tier=0)
+        found = await judge.admit(judge.begin(caller), caller, [text], "image", recipe_tier=0)
     except ContentPolicy:
         return False
     return found.action == "allow"

@@ -12,7 +12,7 @@ from orchestrator.pipelines import steps
 from orchestrator.pipelines.base import Asked, Drawn, Plain, Single, Studio, release
 from orchestrator.pipelines.flow import Flow
 from orchestrator.policy import texts
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 
 
 class Told(BaseModel):

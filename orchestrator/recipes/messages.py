@@ -16,18 +16,19 @@ from orchestrator.engines.client import Engines
 from orchestrator.gateway import costs
 from orchestrator.policy import texts
 from orchestrator.policy.texts import no_forged_turn
-from orchestrator.runs.judge import WORKER_HEADER, Caller, Oversight
+from orchestrator.runs.caller import Caller
+from orchestrator.runs.judge import WORKER_HEADER, Judge
 from orchestrator.runs.record import Run
 
 NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
-class Direct:
+class MessageRunner:
     """The means; one for each process."""
 
     engines: Engines
-    oversight: Oversight
+    judge: Judge
 
     async def chat(
         self,
@@ -68,16 +69,16 @@ class Direct:
         caller: Caller,
         noted: Mapping[str, Any],
     ) -> tuple[bytes, Run]:
-        run = self.oversight.begin(caller)
+        run = self.judge.begin(caller)
         run.model, run.messages_sha256 = model, digest
         found = texts.of_body(body)
         if found.unread is not None:
-            self.oversight.refuse_unchecked(run, found.unread)
-        await self.oversight.admit(run, caller, found.strings, "text", subject=found.subject)
+            self.judge.refuse_unchecked(run, found.unread)
+        await self.judge.admit(run, caller, found.strings, "text", subject=found.subject)
         run.sampling = {name: value for name, value in body.items() if name not in ("messages", "prompt")} | dict(noted)
         status = 502
         try:
-            limits = self.oversight.within_limits(
+            limits = self.judge.within_limits(
                 run, caller, lambda: costs.most(ability, msgspec.json.encode(body), self.engines.context(model))
             )
             engine = self.engines.engine(model, ability, caller.request_id, **caller.place)
@@ -87,11 +88,11 @@ class Direct:
                 answer = await client.post(path, body=sent, cast_to=httpx2.Response)
                 run.took(read_whole(answer.content) or estimated(msgspec.json.encode(body), answer.content))
             if ability == "chat":
-                self.oversight.compare(run, answer.headers.get(WORKER_HEADER))
+                self.judge.compare(run, answer.headers.get(WORKER_HEADER))
             run.answer_sha256, status = hashlib.sha256(answer.content).hexdigest(), 200
         except SoundstageError as exc:
             status = exc.status
             raise
         finally:
-            self.oversight.settle(run, status)
+            self.judge.settle(run, status)
         return answer.content, run

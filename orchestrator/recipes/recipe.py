@@ -27,7 +27,8 @@ from orchestrator.policy import texts
 from orchestrator.policy.floor import Subject, Surface
 from orchestrator.policy.texts import Texts, no_forged_turn
 from orchestrator.recipes.passing import pass_on, proved
-from orchestrator.runs.judge import WORKER_HEADER, Caller, Marked, Oversight
+from orchestrator.runs.caller import Caller
+from orchestrator.runs.judge import WORKER_HEADER, Judge, Marked
 from orchestrator.runs.record import Contents, Run
 from prompts.registry import PRODUCTION, Registry
 from prompts.render import Message, Release
@@ -46,10 +47,10 @@ class _Way(NamedTuple):
 class RecipeRunner:
     """Answers a request that names a recipe; pipelines use `text` for their single steps."""
 
-    def __init__(self, registry: Registry, engines: Engines, oversight: Oversight) -> None:
+    def __init__(self, registry: Registry, engines: Engines, judge: Judge) -> None:
         self._registry = registry
         self._engines = engines
-        self.oversight = oversight
+        self.judge = judge
 
     async def answer(self, prompt: StoredPrompt, body: bytes, caller: Caller, send: Send) -> None:
         """Answer on raw ASGI, JSON or SSE, with the proof of what made it."""
@@ -92,7 +93,7 @@ class RecipeRunner:
         """Call the engine and pass its answer on, with its proof; the run is recorded however that ends."""
         speech = chat_api.of_route(caller.route)
         ids_wanted = any(request.get(name) for name in speech.ids)
-        marked = Marked(self.oversight, run, send)
+        marked = Marked(self.judge, run, send)
         ways = _ways(speech, messages, request)
         reading = ways[0].reading
         error: BaseException | None = None
@@ -109,7 +110,7 @@ class RecipeRunner:
                     except openai.APIStatusError as exc:
                         if way.last or exc.status_code not in ASK_REFUSED:
                             raise
-                self.oversight.compare(run, response.headers.get(WORKER_HEADER))
+                self.judge.compare(run, response.headers.get(WORKER_HEADER))
                 raw = response.http_response
                 text = await pass_on(raw, run, marked, speech.reader, reading, ids_wanted=ids_wanted)
                 if contents is not None:
@@ -156,7 +157,7 @@ class RecipeRunner:
                 run.worker, run.model = worker, model
                 response = await chat_api.CHAT.whole(client, model, messages, release.sampling)
                 answer.repeated = REPEATED in response.headers
-                self.oversight.compare(run, response.headers.get(WORKER_HEADER))
+                self.judge.compare(run, response.headers.get(WORKER_HEADER))
                 run.took(_of_whole(messages, response.content))
                 contents.output = storable(proved(run, chat_api.CHAT.reader.whole(response.content)))
                 status = 200
@@ -164,7 +165,7 @@ class RecipeRunner:
             status = exc.status
             raise
         finally:
-            self.oversight.settle(run, status, contents if days else None, days)
+            self.judge.settle(run, status, contents if days else None, days)
         return contents.output.strip(), run
 
     def _within_limits(
@@ -176,7 +177,7 @@ class RecipeRunner:
             body = msgspec.json.encode({**fields, "messages": messages})
             return costs.most("chat", body, self._engines.context(model))
 
-        return self.oversight.within_limits(run, caller, asked)
+        return self.judge.within_limits(run, caller, asked)
 
     async def rendered(
         self, recipe: str, variables: Mapping[str, Any], caller: Caller, *, subject: Subject = NOBODY
@@ -190,14 +191,14 @@ class RecipeRunner:
         self, release: Release, messages: list[Message], fields: Mapping[str, Any], run: Run, caller: Caller
     ) -> tuple[str, Run]:
         """Call the engine again with a run's messages, its other `fields`, its sampling and its seed."""
-        again = self.oversight.begin(caller)
+        again = self.judge.begin(caller)
         again.recipe, again.version, again.release_sha256 = release.recipe, release.version, release.sha256
         again.sampling, again.seed, again.variables_sha256 = run.sampling, run.seed, run.variables_sha256
         again.control_tokens = run.control_tokens
         speech = chat_api.of_route(run.route)
         again.messages_sha256 = messages_sha256(messages)
         said = texts.of(messages, "messages") + texts.of_body(fields)
-        await self.oversight.admit(again, caller, said.strings, "text", recipe_tier=release.tier, subject=said.subject)
+        await self.judge.admit(again, caller, said.strings, "text", recipe_tier=release.tier, subject=said.subject)
         engine = self._engines.engine(release.model, speech.ability, caller.request_id, **caller.place)
         limits = self._within_limits(again, caller, release.model, messages, fields)
         status = 502
@@ -205,7 +206,7 @@ class RecipeRunner:
             async with limits, engine as (client, model, worker):
                 again.worker, again.model = worker, model
                 response = await speech.whole(client, model, messages, {**fields, "stream": False})
-                self.oversight.compare(again, response.headers.get(WORKER_HEADER))
+                self.judge.compare(again, response.headers.get(WORKER_HEADER))
                 again.took(_of_whole(messages, response.content))
                 output = proved(again, speech.reader.whole(response.content))
             status = 200
@@ -213,13 +214,13 @@ class RecipeRunner:
             status = exc.status
             raise
         finally:
-            self.oversight.settle(again, status)
+            self.judge.settle(again, status)
         return output, again
 
     async def _begin(
         self, recipe: str, wanted: str, variables: Mapping[str, Any], caller: Caller
     ) -> tuple[Run, Release]:
-        run = self.oversight.begin(caller)
+        run = self.judge.begin(caller)
         release = await self._registry.resolve(recipe, wanted, tenant=caller.key.tenant, sticky=caller.sticks_to)
         run.recipe, run.version, run.label = release.recipe, release.version, wanted
         run.release_sha256, run.release_tier, run.policy_version = release.sha256, release.tier, release.policy_version
@@ -247,11 +248,11 @@ class RecipeRunner:
         run.control_tokens = tokens.recorded(seen)
         run.messages_sha256 = messages_sha256(messages)
         if said.unread is not None:
-            self.oversight.refuse_unchecked(run, said.unread)
+            self.judge.refuse_unchecked(run, said.unread)
         rendered = texts.of(messages, "messages").strings
         # First alone: what a template says of its own (that everyone is an adult) must not speak for the caller.
         for strings, last in ((said.strings, False), ([*said.strings, *rendered], True)):
-            await self.oversight.admit(
+            await self.judge.admit(
                 run,
                 caller,
                 strings,
@@ -265,7 +266,7 @@ class RecipeRunner:
 
     async def _days(self, caller: Caller) -> int:
         """How long this tenant keeps contents; 0 where it keeps none."""
-        standing = await self.oversight.policies.standing(caller.key.tenant)
+        standing = await self.judge.policies.standing(caller.key.tenant)
         return standing.contents_days if standing.store_contents else 0
 
 

@@ -14,8 +14,8 @@ from orchestrator.access.dependencies import counted, needs
 from orchestrator.access.keys import Key, Keys
 from orchestrator.access.quotas import Quotas
 from orchestrator.recipes.recipe import RecipeRunner, unrecorded
+from orchestrator.runs.caller import caller_of
 from orchestrator.runs.contents import Vault
-from orchestrator.runs.judge import caller_of
 from orchestrator.runs.record import Contents, Run, RunLog
 from orchestrator.runs.routes import find
 from prompts import read

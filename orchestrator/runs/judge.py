@@ -4,23 +4,19 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
-from typing import TypedDict
 
 from prometheus_client import Counter
-from starlette.types import Message, Scope, Send
+from starlette.types import Message, Send
 
-from core.errors import ContentPolicy, InvalidRequest, SoundstageError, Upstream, UpstreamTimeout
-from core.trace_context import traceparent
+from core.errors import ContentPolicy, SoundstageError, Upstream, UpstreamTimeout
 from core.usage import BYTES_PER_TOKEN, Usage
-from orchestrator.access.keys import Key
 from orchestrator.access.limits import Needs
 from orchestrator.access.payments import Answer, PictureCount
-from orchestrator.access.quotas import Entry, Quotas
+from orchestrator.access.quotas import Quotas
 from orchestrator.operate.epoch import Epoch
 from orchestrator.policy import decide as policy
 from orchestrator.policy import floor
@@ -29,16 +25,13 @@ from orchestrator.policy.floor import Subject, Surface
 from orchestrator.policy.guard import Guard
 from orchestrator.policy.store import Policies, PolicyUnavailableError, Standing
 from orchestrator.policy.texts import shows_somebody
+from orchestrator.runs.caller import Caller
 from orchestrator.runs.record import Contents, Run, RunLog, new_run_id, now
 
 log = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
 
-TIMEOUT_HEADER = b"x-request-timeout"
-PRIORITY_HEADER = b"x-priority"
-_READ = frozenset((b"x-content-tier", b"x-session-id", b"x-prove", b"traceparent", TIMEOUT_HEADER, PRIORITY_HEADER))
-MAX_TIMEOUT = 86_400
 WORKER_HEADER = "x-messages-sha256"
 OUR_HEADERS = frozenset(
     (
@@ -75,75 +68,7 @@ class Refused(ContentPolicy):
         return [*super().headers(), *self._headers]
 
 
-@dataclass(frozen=True)
-class Caller:
-    """Who asks, where, and under what tier they want to be judged."""
-
-    key: Key
-    request_id: str
-    route: str
-    session: str | None
-    asked_tier: int | None = None
-    prove_tokens: bool = False
-    until: float = math.inf  # when the caller has no more use for an answer, on the event loop's clock
-    trace: str | None = None  # the `traceparent` that workers are told
-    entry: Entry | None = None  # of a relayed request under limits: its answer settles what it took
-    priority: int = 0  # among its tenant's who wait: the higher goes first
-    notes: Scope | None = None  # what is written down of the request, for its line in the log
-
-    @property
-    def sticks_to(self) -> str:
-        """What a canary is sticky by."""
-        return self.session or self.key.id
-
-    @property
-    def place(self) -> "Waits":
-        """Whose turn it is to wait for a place at a worker, until when it may, and what it is traced as."""
-        return {
-            "tenant": self.key.tenant,
-            "priority": self.priority,
-            "until": self.until,
-            "trace": self.trace,
-            "notes": self.notes,
-        }
-
-
-class Waits(TypedDict):
-    tenant: str
-    priority: int
-    until: float
-    trace: str | None
-    notes: Scope | None
-
-
-def caller_of(scope: Scope, key: Key) -> Caller:
-    """From a request: `X-Content-Tier` lowers the tier, of several the lowest holds; `X-Session-Id` makes a canary and
-    a worker stick to a session, `X-Prove: tokens` asks for the hash of a relayed prompt's tokens, `X-Request-Timeout`
-    is how long the caller waits, in seconds, `X-Priority` (0 to 9) puts it before others of its tenant who wait."""
-    asked: int | None = None
-    session: str | None = None
-    trace: str | None = None
-    tokens, until, priority = False, math.inf, 0
-    for name, value in scope["headers"]:
-        if name not in _READ:
-            continue
-        if name == b"x-content-tier":
-            asked = policy.tier_in_force(asked, *map(_tier, value.split(b",")))
-        elif name == b"x-session-id":
-            session = value[:200].decode("latin-1")
-        elif name == b"x-prove":
-            tokens = value == b"tokens"
-        elif name == b"traceparent":
-            trace = traceparent(value.decode("latin-1"))
-        elif name == TIMEOUT_HEADER:
-            until = asyncio.get_running_loop().time() + _seconds(value)
-        elif name == PRIORITY_HEADER:
-            priority = _priority(value)
-    place = scope["path"], session, asked, tokens, until, trace, None, priority, scope
-    return Caller(key, scope["request_id"], *place)
-
-
-class Oversight:
+class Judge:
     """Judges by policy, compares hashes, keeps runs. One for each process."""
 
     def __init__(
@@ -308,8 +233,8 @@ class Oversight:
 class Marked:
     """`send` with the run's headers on the answer, and the hash of its bytes taken as they pass."""
 
-    def __init__(self, oversight: Oversight, run: Run, send: Send) -> None:
-        self._oversight = oversight
+    def __init__(self, judge: Judge, run: Run, send: Send) -> None:
+        self._judge = judge
         self._run = run
         self._send = send
         self._digest = hashlib.sha256()
@@ -319,7 +244,7 @@ class Marked:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             kept = [pair for pair in message["headers"] if pair[0] not in OUR_HEADERS]
-            message["headers"] = kept + self._oversight.headers(self._run)
+            message["headers"] = kept + self._judge.headers(self._run)
         else:
             self._digest.update(message["body"])
         await self._send(message)
@@ -328,30 +253,4 @@ class Marked:
         """Record the run with the answer's status, or with that of what ended it before it began."""
         status = self.status or (error.status if isinstance(error, SoundstageError) else 499)
         self._run.answer_sha256 = self._digest.hexdigest() if self.status else None
-        self._oversight.settle(self._run, status, contents, days)
-
-
-def _seconds(value: bytes) -> float:
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= MAX_TIMEOUT:
-        raise InvalidRequest(
-            f"X-Request-Timeout is a number of seconds, above 0 and at most {MAX_TIMEOUT}.",
-            param="X-Request-Timeout",
-            code="invalid_timeout",
-        )
-    return seconds
-
-
-def _priority(value: bytes) -> int:
-    if len(value) != 1 or not value.isdigit():
-        raise InvalidRequest("X-Priority is 0 to 9.", param="X-Priority", code="invalid_priority")
-    return int(value)
-
-
-def _tier(value: bytes) -> int:
-    if value.strip() not in (b"0", b"1", b"2"):
-        raise InvalidRequest("X-Content-Tier is 0, 1 or 2.", param="X-Content-Tier", code="invalid_tier")
-    return int(value)
+        self._judge.settle(self._run, status, contents, days)

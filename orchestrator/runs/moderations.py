@@ -14,7 +14,7 @@ from orchestrator.policy import floor, texts
 from orchestrator.policy.floor import Subject
 from orchestrator.policy.guard import Guard
 from orchestrator.policy.store import PolicyUnavailableError
-from orchestrator.runs.judge import Oversight, in_turns
+from orchestrator.runs.judge import Judge, in_turns
 from orchestrator.runs.record import new_run_id
 
 # OpenAI's categories; what the studio has no list for is never flagged.
@@ -44,7 +44,7 @@ class ModerationRequest(BaseModel):
     tier: int | None = Field(None, ge=0, le=2)
 
 
-def router(keys: Keys, oversight: Oversight, guard: Guard | None) -> APIRouter:
+def router(keys: Keys, judge: Judge, guard: Guard | None) -> APIRouter:
     api = APIRouter(tags=["policy"])
     chat_key = Annotated[Key, Depends(needs(keys, "chat"))]
 
@@ -52,7 +52,7 @@ def router(keys: Keys, oversight: Oversight, guard: Guard | None) -> APIRouter:
     async def moderations(body: ModerationRequest, request: Request, key: chat_key) -> dict[str, Any]:
         """One result for each text, with the guard's opinion where there is one."""
         try:
-            standing = await oversight.standing(key.tenant)
+            standing = await judge.standing(key.tenant)
         except PolicyUnavailableError as exc:
             raise ContentPolicy("The check failed, so the answer is no.", code=policy.CHECK_FAILED) from exc
         tier = policy.tier_in_force(key.max_tier, standing.max_tier, body.tier)

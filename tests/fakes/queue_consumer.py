@@ -11,7 +11,7 @@ from orchestrator.legacy.intake.commands import over_redis
 from orchestrator.legacy.intake.intake import Intake, Rules
 from orchestrator.legacy.intake.job import Job
 from orchestrator.operate.seal import Seal
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 
 
 class Echo:

@@ -22,7 +22,7 @@ from orchestrator.legacy.intake.commands import Commands, QueueAwayError, over_r
 from orchestrator.legacy.intake.intake import JOBS, Intake, Rules
 from orchestrator.legacy.intake.job import Job, read
 from orchestrator.operate.seal import Seal
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 from tests.fakes.redis_server import TOKEN, client, redis_server, upstash
 from tests.fakes.studio import studio_over
 from tests.fakes.tls import tls_before

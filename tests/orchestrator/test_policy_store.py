@@ -12,8 +12,9 @@ from orchestrator.access.keys import Key
 from orchestrator.operate.epoch import Epoch
 from orchestrator.operate.seal import Seal
 from orchestrator.policy.store import Policies, PolicyUnavailableError, first_policy, put_in_force, save_policy
+from orchestrator.runs.caller import Caller
 from orchestrator.runs.contents import Vault, contents_key
-from orchestrator.runs.judge import Caller, Oversight, Refused
+from orchestrator.runs.judge import Judge, Refused
 from orchestrator.runs.record import RunLog
 
 KEY = Key("k", "default", frozenset({"chat"}), 1, None)
@@ -54,12 +55,12 @@ async def test_policies_that_cannot_be_read_refuse_everything(migrated_dsn: str,
         await policies.standing("default")
         log = RunLog(pool, Vault(pool, Seal(contents_key(tmp_path / "key"))))
         epoch = Epoch(migrated_dsn, pool, ())
-        oversight = Oversight(policies, log, epoch, refuse_mismatch=True, stale_seconds=60)
+        judge = Judge(policies, log, epoch, refuse_mismatch=True, stale_seconds=60)
         caller = Caller(KEY, "r", "/v1/chat/completions", "s")
         await pool.close()
-        assert (await oversight.admit(oversight.begin(caller), caller, ["hello"], "text")).action == "allow"
-        old = Oversight(policies, log, epoch, refuse_mismatch=True, stale_seconds=0)  # known, but not for how long
-        policies_gone = Oversight(Policies(pool), log, epoch, refuse_mismatch=True, stale_seconds=60)
+        assert (await judge.admit(judge.begin(caller), caller, ["hello"], "text")).action == "allow"
+        old = Judge(policies, log, epoch, refuse_mismatch=True, stale_seconds=0)  # known, but not for how long
+        policies_gone = Judge(Policies(pool), log, epoch, refuse_mismatch=True, stale_seconds=60)
         for failing in (old, policies_gone):
             with pytest.raises(Refused) as raised:
                 await failing.admit(failing.begin(caller), caller, ["hello"], "text")

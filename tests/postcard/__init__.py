@@ -7,7 +7,7 @@ from pydantic import Field
 from orchestrator.pipelines import steps
 from orchestrator.pipelines.base import Asked, Drawn, Plain, Studio
 from orchestrator.pipelines.flow import Flow
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 
 NAME, PATH, ROLE = "postcard", "/v1/postcards", "scenes"
 RECIPES = Path(__file__).with_name("recipes")

@@ -13,7 +13,7 @@ from orchestrator.legacy.enhance.enhancer import Enhancer, Wish, asking
 from orchestrator.legacy.enhance.job_types import JobType
 from orchestrator.legacy.enhance.phrases import tidy
 from orchestrator.legacy.envelope import parsed
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 
 OPTIMIZATIONS = {"sdxl": "sdxl_optimizations", "wan": "wan_optimizations"}
 

@@ -26,9 +26,9 @@ from orchestrator.legacy.enhance.job_types import JobType
 from orchestrator.legacy.enhance.phrases import content_words, tidy
 from orchestrator.legacy.enhance.score import passed, score
 from orchestrator.legacy.enhance.tokens import Counters
-from orchestrator.recipes.messages import Direct
+from orchestrator.recipes.messages import MessageRunner
 from orchestrator.recipes.recipe import RecipeRunner
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 from prompts.registry import PRODUCTION, Registry
 
 log = logging.getLogger(__name__)
@@ -73,13 +73,13 @@ class Enhancer:
 
     def __init__(
         self,
-        direct: Direct,
+        runner: MessageRunner,
         recipes: RecipeRunner,
         registry: Registry,
         cache: EnhancementCache,
         counters: Counters,
     ) -> None:
-        self._direct, self._recipes, self._registry = direct, recipes, registry
+        self._runner, self._recipes, self._registry = runner, recipes, registry
         self.cache, self.counters = cache, counters
         self._shared = Flights(cache)
         self._flights: dict[tuple[str, ...], asyncio.Task[Cached]] = {}
@@ -122,17 +122,17 @@ class Enhancer:
         """What was asked for, and with it what was made of it, which is recorded; the constraints that belong to it.
 
         Raises Refused."""
-        oversight = self._recipes.oversight
-        run = oversight.begin(caller)
+        judge = self._recipes.judge
+        run = judge.begin(caller)
         said = [wish.prompt, wish.context or "", wish.system_prompt or "", made or ""]
         surface: Literal["image", "text"] = "text" if wish.job.family == "chat" else "image"
-        decision = await oversight.admit(
+        decision = await judge.admit(
             run, caller, [text for text in said if text], surface, recipe_tier=wish.job.tier, last=made is not None
         )
         if made is not None:  # from the cache and in an emergency there is no other record
             run.constraints_added = decision.constraints or None
             run.output_sha256 = hashlib.sha256(made.encode("utf-8", "surrogatepass")).hexdigest()
-            oversight.settle(run, 200)
+            judge.settle(run, 200)
         return decision.constraints
 
     async def _key(self, wish: Wish, caller: Caller) -> str | None:
@@ -201,7 +201,7 @@ class Enhancer:
             {"role": "user", "content": asked},
         ]
         fields = {"max_tokens": wish.job.max_tokens, "temperature": 0.7, "top_p": 0.9}
-        body, _ = await self._direct.chat(wish.job.model, messages, fields, caller)
+        body, _ = await self._runner.chat(wish.job.model, messages, fields, caller)
         return text_of(body)
 
     async def _by_recipe(self, wish: Wish, caller: Caller) -> str:

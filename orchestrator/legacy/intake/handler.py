@@ -9,7 +9,7 @@ from orchestrator.legacy.enhance.desk import EnhanceDesk
 from orchestrator.legacy.envelope import parsed
 from orchestrator.legacy.intake.job import Job
 from orchestrator.legacy.older_chat import ChatRequest, OlderChat
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 
 
 @dataclass(frozen=True)

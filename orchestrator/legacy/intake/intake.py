@@ -37,7 +37,7 @@ from orchestrator.legacy.intake.job import Job
 from orchestrator.legacy.intake.ledger import Found, Ledger
 from orchestrator.legacy.intake.sources import Delivery, End, ListSource, Source, StreamSource
 from orchestrator.operate.seal import Seal
-from orchestrator.runs.judge import Caller
+from orchestrator.runs.caller import Caller
 from orchestrator.settings import OrchestratorSettings
 
 log = logging.getLogger(__name__)
