@@ -8,7 +8,7 @@ JOBS ?= 4
 TESTS := env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest --dist loadgroup
 SOURCES := core llm image vision prompts orchestrator training compose bench tests
 
-.PHONY: help up test check install format lint types imports unit e2e lock docs clean
+.PHONY: help up test check install format lint types imports house unit e2e lock docs clean
 
 help: ## List these commands.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -23,7 +23,7 @@ test: ## Install what is missing, then run every check and test.
 	@$(MAKE) --no-print-directory -j3 static
 	@$(MAKE) --no-print-directory unit e2e
 
-check: ## Format, lint, types, import rules and the fast tests.
+check: ## Format, lint, types, import rules, the code's numbers and the fast tests.
 	@$(PYTHON) compose/install.py app test
 	@$(MAKE) --no-print-directory -j3 static
 	@$(MAKE) --no-print-directory quick
@@ -32,7 +32,7 @@ install: ## Install what the studio and its tests need.
 	@$(PYTHON) compose/install.py app test vllm
 
 .PHONY: static
-static: lint types imports
+static: lint types imports house
 
 lint: ## Check format and lint.
 	@$(PY) -m ruff format --check --quiet $(SOURCES) || { echo "Run: make format"; exit 1; }
@@ -43,6 +43,9 @@ types: ## Check types.
 
 imports: ## Check the import rules.
 	@.venv/bin/lint-imports --no-logo 2>/dev/null || .venv/bin/lint-imports
+
+house: ## Check the size and order of the code.
+	@$(PY) -m tests.house
 
 .PHONY: quick
 quick:

