@@ -77,7 +77,7 @@ keep() {
   mkdir -p "$DATA_DIR/logs"
   exec > >(
     trap "" TERM INT # it ends with the last who writes
-    exec python3 -I -S core/log_file.py "$log" "$LOG_BYTES"
+    exec python3 -I -S core/process/log_file.py "$log" "$LOG_BYTES"
   ) 2>&1
   trap 'trap "" TERM INT; kill -TERM "$child" 2>/dev/null && wait "$child" || true; exit 0' TERM INT
   while true; do

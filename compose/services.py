@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.child import Command, Kept
+from core.process.child import Command, Kept
 
 LOOPBACK = "127.0.0.1"
 KINDS = "chat,image,selfie"

@@ -1,6 +1,6 @@
 """`make up`: the whole studio on one machine. Prepare, start, wait, do the main job once, serve, stop every child.
 
-Every child is on a leash (core/leash.py), so none outlives this process, however it ends.
+Every child is on a leash (core/process/leash.py), so none outlives this process, however it ends.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ import openai
 from compose import first_job, ports, small_model
 from compose.services import Service, planned, reached_at
 from compose.show import Show
-from core.child import Child, Command, Kept
 from core.db.embedded import DatabaseError, embedded_postgres
 from core.keys import read_or_make
+from core.process.child import Child, Command, Kept
 from core.settings import SettingsError
 
 READY_SECONDS = 900.0

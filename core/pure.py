@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 
-from core.canonical import read_messages
 from core.errors import InvalidRequest, Overloaded, SoundstageError, Unavailable, Unprocessable, Upstream
+from core.json.canonical import read_messages
 from core.service import from_validation
 from core.untrusted import decoded, storable
 from core.wire.pure import DEFAULT_TOKENS, PureAnswer, PureRequest

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from core.json_text import NOT_JSON
+from core.json.text import NOT_JSON
 from core.untrusted import MAX_COUNT
 
 Source = Literal["engine", "estimate"]

@@ -12,12 +12,12 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from core.device.lost import DeviceLost, lost_by
 from core.errors import Overloaded, SoundstageError, Unavailable
-from core.lost_device import DeviceLost, lost_by
 from image.device import Device
 from image.events import LAST, Failed
 from image.generation import Generation
-from image.mail import Adapt, Cancel, Counters, Mail, News, Publish, Runner, Stop, Submit
+from image.messages import Adapt, Cancel, Counters, Mail, News, Publish, Runner, Stop, Submit
 from image.pipelines.base import Abilities
 from image.request import ImageRequest, RequestId
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Union
 from image import calibration, warming
 from image.device import Device
 from image.engine import Engine, Sizing
-from image.mail import Mail, Publish, Runner
+from image.messages import Mail, Publish, Runner
 from image.pipelines.base import StepPipeline
 from image.settings import ImageSettings
 from image.whole_engine import WholeEngine

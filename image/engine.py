@@ -14,12 +14,12 @@ from core.errors import SoundstageError
 from image import batch, canvas
 from image.batch import RequestState
 from image.decoding import Decodings, Waiting
-from image.desk import Desk
 from image.device import Device
 from image.embeddings import Embeddings
 from image.events import Admitted, Finished, Partial, Progress
 from image.faults import Faults, not_finite
-from image.mail import Counters, Mail, Publish
+from image.mailbox import Desk
+from image.messages import Counters, Mail, Publish
 from image.pipelines.base import Abilities, StepPipeline
 from image.request import ImageRequest, RequestId
 from image.scheduler import Budget, Candidate, schedule

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from core.device.lost import lost_by
 from core.errors import SoundstageError, internal
-from core.lost_device import lost_by
 
 log = logging.getLogger(__name__)
 

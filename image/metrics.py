@@ -6,7 +6,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from image.async_engine import AsyncEngine, Observer
 from image.events import LAST, Admitted
-from image.mail import Counters, News
+from image.messages import Counters, News
 from image.request import RequestId
 
 _IMAGES = Gauge("soundstage_image_requests", "Images in the engine now.", ["model", "state"])

@@ -5,7 +5,7 @@ import gc
 import logging
 from collections.abc import Iterable
 
-from core.device_lease import DeviceLease, line_of, terms_of
+from core.device.lease import DeviceLease, line_of, terms_of
 from core.errors import Overloaded, SoundstageError, Unavailable
 from image.async_engine import AsyncEngine
 from image.settings import ImageSettings

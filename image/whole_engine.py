@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from image.desk import Desk
 from image.device import Device
 from image.events import Admitted, Finished, Partial, Progress
 from image.faults import Faults
-from image.mail import Counters, Mail, Publish
+from image.mailbox import Desk
+from image.messages import Counters, Mail, Publish
 from image.pipelines.base import Abilities
 from image.request import ImageRequest, Pixels, RequestId
 from image.scheduler import Budget, Candidate, Decision, Reason, Verdict, schedule

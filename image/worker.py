@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from fastapi import Request
 
-from core.device_lease import DeviceLease
+from core.device.lease import DeviceLease
 from core.errors import InvalidRequest, NotFound
 from core.http import idempotency
 from core.http.disconnect import until_disconnect

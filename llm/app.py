@@ -10,14 +10,14 @@ from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 from yarl import URL
 
-from core.canonical import read_messages, read_responses
 from core.errors import InvalidRequest, Overloaded, Unavailable
 from core.http.connections import Answer
 from core.http.disconnect import until_disconnect
 from core.http.idempotency import Bounds
 from core.http.relay import RawHeaders, Relay, Timeouts, read_body, request_headers
 from core.http.shell import Shell
-from core.json_size import aside, is_heavy
+from core.json.canonical import read_messages, read_responses
+from core.json.size import aside, is_heavy
 from core.registration import Registrar
 from core.service import Readiness, create_service
 from core.watchers import Watchers

@@ -13,8 +13,8 @@ from typing import Literal
 import aiohttp
 from yarl import URL
 
-from core.child import Command, Kept
 from core.errors import Unavailable
+from core.process.child import Command, Kept
 from llm import device, ladder
 from llm.catalogue import Model
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from prometheus_client import Counter, Gauge
 from yarl import URL
 
-from core.device_lease import DeviceLease
+from core.device.lease import DeviceLease
 from core.errors import Conflict, Overloaded, SoundstageError, Unavailable
 from llm import device
 from llm.budget import Refusal, Resident, fits_ever, plan_load

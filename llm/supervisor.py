@@ -7,7 +7,7 @@ from pathlib import Path
 
 import aiohttp
 
-from core.device_lease import DeviceLease, line_of, terms_of
+from core.device.lease import DeviceLease, line_of, terms_of
 from core.errors import InvalidRequest, NotFound
 from core.wire.workers import ServedModel
 from llm import control_tokens

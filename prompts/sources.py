@@ -10,8 +10,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from core.canonical import sha256_of_fields
 from core.errors import InvalidRequest
+from core.json.canonical import sha256_of_fields
 from prompts import includes
 from prompts.render import MAX_OUTPUT, ControlTokens, Message, Role
 from prompts.schema import NOTHING

@@ -4,8 +4,8 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
-from core.canonical import messages_sha256
 from core.http.shell import Shell
+from core.json.canonical import messages_sha256
 from core.pictures.processes import Decoder
 from core.service import create_service
 from core.worker_key import worker_key_check

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from core.lost_device import DeviceLost, lost_by
+from core.device.lost import DeviceLost, lost_by
 from vision import metrics
 
 log = logging.getLogger(__name__)

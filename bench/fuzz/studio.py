@@ -12,9 +12,9 @@ import aiohttp
 
 from bench.relay.processes import BenchError, free_port, without_settings
 from compose.services import LOOPBACK, planned
-from core.child import Child
 from core.db.embedded import embedded_postgres
 from core.keys import new_key
+from core.process.child import Child
 
 READY_SECONDS = 300.0
 NAMES = {"PORT": "orchestrator", "CHAT_PORT": "chat", "IMAGE_PORT": "image", "SELFIE_PORT": "vision"}

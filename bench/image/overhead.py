@@ -10,7 +10,7 @@ from bench.image.clock import took
 from bench.image.models import Setup
 from image.engine import Engine, Sizing
 from image.events import LAST, Event
-from image.mail import Mail, News, Submit
+from image.messages import Mail, News, Submit
 from image.request import ImageRequest, RequestId
 
 

@@ -11,7 +11,7 @@ from bench.image.models import Setup
 from bench.image.overhead import bare
 from image.engine import Engine, Sizing
 from image.events import LAST, Failed, Finished, Partial
-from image.mail import Mail, News, Submit
+from image.messages import Mail, News, Submit
 from image.request import ImageRequest, RequestId
 
 RATES = (0.3, 0.6, 0.9, 1.2)  # of what a sequential server could do

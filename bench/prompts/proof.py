@@ -13,7 +13,7 @@ from bench.prompts.clock import timed
 from bench.relay import contestants
 from bench.relay.measure import Case, sample
 from bench.relay.processes import free_port, load_generator, python, running
-from core.canonical import read_messages
+from core.json.canonical import read_messages
 from orchestrator.gateway import body_texts
 from orchestrator.gateway.body import peek
 from orchestrator.policy.decide import Rules, decide

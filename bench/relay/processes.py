@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped,unused-ignore]
 
 from bench.relay.load import Figures, Order
-from core.child import Child, Command
+from core.process.child import Child, Command
 
 START_SECONDS, POLL_SECONDS = 90.0, 0.1
 

@@ -14,8 +14,8 @@ import aiohttp
 import psutil  # type: ignore[import-untyped,unused-ignore]
 
 from bench.relay.processes import free_port, without_settings
-from core.child import Child, Command
 from core.keys import new_key
+from core.process.child import Child, Command
 
 START_SECONDS, POLL_SECONDS = 180.0, 0.1
 STOP_SECONDS, STOP_DELAY_SECONDS = 60, 2

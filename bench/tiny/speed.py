@@ -9,7 +9,7 @@ from typing import Any
 
 from image.engine import Engine, Sizing
 from image.events import LAST, Finished
-from image.mail import Mail, News, Submit
+from image.messages import Mail, News, Submit
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest, RequestId
 from image.scheduler import Budget

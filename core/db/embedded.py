@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from core import log_file
+from core.process import log_file
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from core.http.body_budget import SMALL_BODY, BodyBudget, BodyShare
 from core.http.disconnect import ClientDisconnected
 from core.http.headers import refuse_contradiction
 from core.ids import new_id
-from core.json_size import CONTROL_VALUES, ValueCount
+from core.json.size import CONTROL_VALUES, ValueCount
 from core.paths import settle_path
 from core.watchers import Watchers
 

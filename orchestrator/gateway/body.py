@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from core.errors import InvalidRequest
-from core.json_text import NOT_JSON, too_deep
+from core.json.text import NOT_JSON, too_deep
 from core.parsing import parse
 from core.wire.images import PicturesAsked
 

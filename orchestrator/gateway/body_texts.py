@@ -4,10 +4,10 @@ messages."""
 from dataclasses import dataclass
 from typing import Any
 
-from core.canonical import messages_sha256, responses_messages
 from core.control_tokens import COMMON, Tokens
 from core.errors import InvalidRequest
-from core.json_text import decoded, too_deep
+from core.json.canonical import messages_sha256, responses_messages
+from core.json.text import decoded, too_deep
 from orchestrator.policy import texts
 from orchestrator.policy.texts import Texts, no_forged_turn
 

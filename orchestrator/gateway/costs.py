@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from core.json_text import NOT_JSON, decoded
+from core.json.text import NOT_JSON, decoded
 from core.wire.images import PicturesAsked
 from core.wire.workers import Ability
 from orchestrator.access.limits import Needs

@@ -23,7 +23,7 @@ from core.http.connections import Answer
 from core.http.disconnect import until_disconnect
 from core.http.headers import refuse_other_codings
 from core.http.relay import Relay, Sent, Timeouts, read_body, request_headers
-from core.json_size import aside, is_heavy
+from core.json.size import aside, is_heavy
 from core.untrusted import seconds_to_wait
 from core.wire.workers import Ability
 from orchestrator.access.keys import Key, Keys, Scope

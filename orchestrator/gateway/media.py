@@ -16,8 +16,8 @@ from yarl import URL
 from core import egress
 from core.addresses import is_public
 from core.errors import InvalidRequest, Unavailable
-from core.json_size import aside
-from core.json_text import NOT_JSON, too_deep
+from core.json.size import aside
+from core.json.text import NOT_JSON, too_deep
 
 KEYS = frozenset(("image_url", "video_url", "audio_url", "file_url"))
 REFUSED = frozenset(("chat_template", "chat_template_kwargs"))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from core.json_text import NOT_JSON
+from core.json.text import NOT_JSON
 from core.usage import Usage, stated
 from orchestrator.gateway.body import Peek, split_at_field, with_member, with_value
 

@@ -7,9 +7,9 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 
-from core import json_text
 from core.errors import SoundstageError, Unprocessable, internal
 from core.http.disconnect import until_disconnect
+from core.json import text as json_text
 from core.pure import legacy_body
 from core.service import from_validation
 from orchestrator.operate import outage

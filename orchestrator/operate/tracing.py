@@ -18,7 +18,7 @@ from yarl import URL
 
 from core.errors import SoundstageError
 from core.http.relay import Passage
-from core.json_text import NOT_JSON
+from core.json.text import NOT_JSON
 from core.usage import Usage
 from core.wire.workers import Ability
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from core.canonical import sha256_of_fields
 from core.db.changes import Connection, Writer, changing
 from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import Conflict, NotFound, SoundstageError
+from core.json.canonical import sha256_of_fields
 from orchestrator.policy.decide import Rules, compile_rules
 
 log = logging.getLogger(__name__)

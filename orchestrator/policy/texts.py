@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from core.errors import InvalidRequest
-from core.json_text import too_deep
+from core.json.text import too_deep
 from orchestrator.policy.floor import Subject
 
 MAX_DEPTH = 100

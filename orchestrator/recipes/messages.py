@@ -8,8 +8,8 @@ from typing import Any
 import httpx2
 import msgspec
 
-from core.canonical import messages_sha256
 from core.errors import SoundstageError
+from core.json.canonical import messages_sha256
 from core.usage import estimated, read_whole
 from core.wire.workers import Ability
 from orchestrator.engines.client import Engines

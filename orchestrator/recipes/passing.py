@@ -7,9 +7,9 @@ import httpx2
 import msgspec
 from starlette.types import Send
 
-from core.canonical import sha256
 from core.errors import Upstream
 from core.http.relay import error_event
+from core.json.canonical import sha256
 from orchestrator.engines.answer import Found, Reader
 from orchestrator.gateway.usage import Reading
 from orchestrator.runs.record import Run

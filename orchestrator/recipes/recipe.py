@@ -9,10 +9,10 @@ import msgspec
 import openai
 from starlette.types import Send
 
-from core.canonical import messages_sha256, sha256_of_any, sha256_of_fields
 from core.errors import Conflict, InvalidRequest, SoundstageError
 from core.http.idempotency import REPEATED
-from core.json_text import decoded
+from core.json.canonical import messages_sha256, sha256_of_any, sha256_of_fields
+from core.json.text import decoded
 from core.untrusted import storable
 from core.usage import Usage, estimated, read_whole
 from orchestrator.access.limits import Needs

@@ -6,10 +6,10 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
-from core.canonical import messages_sha256, sha256_of_fields
 from core.control_tokens import of_record
 from core.db.pool import Pool
 from core.errors import Conflict, Forbidden
+from core.json.canonical import messages_sha256, sha256_of_fields
 from orchestrator.access.dependencies import counted, needs
 from orchestrator.access.keys import Key, Keys
 from orchestrator.access.quotas import Quotas

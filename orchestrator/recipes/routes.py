@@ -5,10 +5,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.canonical import messages_sha256, sha256
 from core.db.changes import Writer
 from core.db.pool import Pool
 from core.http.paging import MOST, AfterNumber, Limit, page, unknown_after
+from core.json.canonical import messages_sha256, sha256
 from orchestrator.access.dependencies import needs
 from orchestrator.access.keys import Key, Keys
 from orchestrator.engines import chat_api

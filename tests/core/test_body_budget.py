@@ -14,7 +14,7 @@ from core.errors import Overloaded, Unavailable
 from core.http.body_budget import SMALL_BODY, BodyBudget
 from core.http.relay import read_body
 from core.http.shell import CONTROL_BODY, MAX_ENTERING, Shell, send_json
-from core.json_size import CONTROL_VALUES
+from core.json.size import CONTROL_VALUES
 from core.service import create_service
 from core.settings import Settings
 from tests.fakes.wait import eventually, soon

@@ -9,7 +9,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.canonical import messages_sha256, read_messages
+from core.json.canonical import messages_sha256, read_messages
 
 _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 _plain = st.lists(st.dictionaries(_text, _text, max_size=4), max_size=5)

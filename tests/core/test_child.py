@@ -12,8 +12,8 @@ import psutil  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from prometheus_client import REGISTRY
 
-from core import child as child_module
-from core.child import Backoff, Child, Command, Kept
+from core.process import child as child_module
+from core.process.child import Backoff, Child, Command, Kept
 from tests.fakes import unruly
 from tests.fakes.wait import eventually, soon
 

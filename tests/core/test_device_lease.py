@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from core.device_lease import DeviceLease, Terms, line_of
-from core.device_line import Line
+from core.device.lease import DeviceLease, Terms, line_of
+from core.device.line import Line
 from core.errors import Overloaded, SoundstageError, Unavailable
 from core.settings import DeviceSettings, SettingsError
 from tests.fakes.wait import eventually, soon

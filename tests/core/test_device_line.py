@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.device_line import Claim, Line, LineBusyError, Standing, settle
+from core.device.line import Claim, Line, LineBusyError, Standing, settle
 from tests.fakes.program import program
 from tests.fakes.wait import eventually, soon
 

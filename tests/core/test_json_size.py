@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from core import json_size
 from core.errors import InvalidRequest
-from core.json_size import HEAVY_VALUES, MAX_VALUES, SLICE, SMALL_SLICE, aside, is_heavy
+from core.json import size as json_size
+from core.json.size import HEAVY_VALUES, MAX_VALUES, SLICE, SMALL_SLICE, aside, is_heavy
 
 MARKS = '",[{\\'
 TOO_MANY: dict[str, bytes] = {

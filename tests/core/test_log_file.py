@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from core.log_file import LogFile, copy_aside
+from core.process.log_file import LogFile, copy_aside
 
 MOST = 500
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.lost_device import DeviceLost, lost_by
+from core.device.lost import DeviceLost, lost_by
 
 HINT = "\nCUDA kernel errors might be asynchronously reported at some other API call."
 LOST = [

@@ -10,8 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from core.child import Child, Command
-from core.device_line import Line, LineBusyError, Standing
+from core.device.line import Line, LineBusyError, Standing
+from core.process.child import Child, Command
 from tests.fakes.wait import eventually
 
 STUBBORN = (

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from core.device_lease import DeviceLease, Terms
-from core.device_line import Line
+from core.device.lease import DeviceLease, Terms
+from core.device.line import Line
 from tests.fakes.wait import soon
 
 

@@ -8,8 +8,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from core.child import Child, Command
 from core.db.embedded import embedded_postgres
+from core.process.child import Child, Command
 from tests.fakes import unruly
 
 

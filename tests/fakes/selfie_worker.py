@@ -9,9 +9,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from python_multipart.multipart import parse_options_header
 
-from core.canonical import messages_sha256
 from core.http.disconnect import ClientDisconnected, until_disconnect
 from core.http.form import Field, read_form
+from core.json.canonical import messages_sha256
 
 FIELDS = ("messages", "schema", "sampling", "repair", "portrait")
 PORTRAIT = b"\xff\xd8\xff\xe0 a portrait"

@@ -6,7 +6,7 @@ import torch
 
 from image.engine import Engine, Sizing
 from image.events import Admitted, Event, Finished, Partial, Progress
-from image.mail import Mail, News, Submit
+from image.messages import Mail, News, Submit
 from image.pipelines.base import StepPipeline
 from image.request import ImageRequest, RequestId
 from image.scheduler import Budget

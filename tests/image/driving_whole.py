@@ -4,7 +4,7 @@ from typing import Any
 
 from image.device import Device
 from image.events import LAST, Event, Finished
-from image.mail import Adapt, Cancel, Mail, News, Stop, Submit
+from image.messages import Adapt, Cancel, Mail, News, Stop, Submit
 from image.pipelines.whole import OnStep, WholePipeline
 from image.request import ImageRequest, RequestId
 from image.whole_engine import WholeEngine

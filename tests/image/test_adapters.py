@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from core.errors import InvalidRequest, SoundstageError
 from image.app import create_app
 from image.events import Failed
-from image.mail import Adapt
+from image.messages import Adapt
 from image.pipelines import tuning
 from image.pipelines.adapters import Adapters
 from image.pipelines.whole import WholePipeline

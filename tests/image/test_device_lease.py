@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from core.device_lease import DeviceLease
+from core.device.lease import DeviceLease
 from image.pipelines.zimage import ZImage
 from tests.fakes.chat_worker import chat_worker
 from tests.fakes.client import connected, request

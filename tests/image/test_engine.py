@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import InvalidRequest
 from image.events import Admitted, Cancelled, Failed, Finished, Partial, Progress
-from image.mail import Cancel, Stop
+from image.messages import Cancel, Stop
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest, RequestId
 from tests.image.doubles import Poisoned, Transparent, Wrapped

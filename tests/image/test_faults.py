@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from core.device.lost import DeviceLost
 from core.errors import SoundstageError
-from core.lost_device import DeviceLost
 from image.async_engine import AsyncEngine
 from image.device import Device
 from image.embeddings import Embeddings, Key
 from image.engine import Engine, Sizing
 from image.events import Failed, Finished
-from image.mail import Mail, Publish
+from image.messages import Mail, Publish
 from image.pipelines.base import Row, Schedule, Start, Tokens
 from image.pipelines.pixels import as_levels
 from image.pipelines.zimage import ZImage

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from image.engine import Engine
 from image.events import LAST, Cancelled, Failed, Finished, Progress
-from image.mail import Cancel
+from image.messages import Cancel
 from image.pipelines.base import Row
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest, RequestId, Standing

@@ -8,7 +8,7 @@ import pytest
 
 from image import heap
 from image.events import LAST, Cancelled
-from image.mail import Cancel
+from image.messages import Cancel
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest
 from tests.image.driving import Driven

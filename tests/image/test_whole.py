@@ -8,7 +8,7 @@ import torch
 
 from image.building import Load
 from image.events import Cancelled, Failed, Finished, Partial, Progress
-from image.mail import Cancel, Stop
+from image.messages import Cancel, Stop
 from image.pipelines.whole import OnStep, WholePipeline
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core.device_lease import DeviceLease
+from core.device.lease import DeviceLease
 from tests.fakes.chat_worker import ChatWorker, chat_worker, engine_processes
 from tests.fakes.device_rival import rival
 from tests.fakes.wait import answers, soon

@@ -11,7 +11,7 @@ import httpx2
 import psutil
 import pytest
 
-from core.device_line import Line
+from core.device.line import Line
 from tests.fakes.chat_worker import engine_processes
 from tests.fakes.wait import answers, eventually
 

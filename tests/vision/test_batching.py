@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from core.lost_device import DeviceLost
+from core.device.lost import DeviceLost
 from tests.fakes.wait import soon
 from vision.batching import MicroBatcher
 

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from PIL import Image
 
-from core.canonical import messages_sha256
+from core.json.canonical import messages_sha256
 from prompts.sources import SEED, read_folder
 from tests.fakes.client import Answer, ask, request
 from tests.fakes.serving import serving

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from prometheus_client import Counter
 
-from core.canonical import sha256
 from core.db.errors import DATABASE_AWAY, is_refusal
 from core.db.pool import Pool
 from core.errors import SoundstageError
+from core.json.canonical import sha256
 from orchestrator.operate.seal import Seal
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from core import leash, metrics
+from core import metrics
+from core.process import leash
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Command:
 
 
 class Child:
-    """One running process group on a leash (see core/leash.py)."""
+    """One running process group on a leash (see core/process/leash.py)."""
 
     def __init__(self, command: Command, process: asyncio.subprocess.Process) -> None:
         self.command = command

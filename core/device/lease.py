@@ -3,7 +3,7 @@
     wait for work → join the line → granted: take → let requests in → others wait, and it was idle or had its turn:
     let nobody in, let those here end → give → leave the line
 
-`take` makes the worker ready to use the device, `give` leaves nothing of it there. core/device_line.py has the line.
+`take` makes the worker ready to use the device, `give` leaves nothing of it there. core/device/line.py has the line.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge
 
-from core.device_line import EXPIRY_SECONDS, Line, LineBusyError, Standing
+from core.device.line import EXPIRY_SECONDS, Line, LineBusyError, Standing
 from core.errors import Overloaded, SoundstageError, Unavailable
 from core.settings import DeviceSettings, SettingsError
 

@@ -3,7 +3,7 @@
 The parent holds the other end of this process's standard input. When the parent dies, however it dies, that end
 closes; the whole process group is then ended (SIGTERM, after GRACE_SECONDS SIGKILL). The same on SIGTERM and SIGINT.
 When the command ends by itself, what it left in the group is ended too and its exit status is passed on.
-What the command writes comes through a pipe and goes to LOG, which is rotated while it runs (core/log_file.py).
+What the command writes comes through a pipe and goes to LOG, which is rotated while it runs (core/process/log_file.py).
 Standard library only: it starts in milliseconds and holds a few megabytes.
 """
 
@@ -18,8 +18,8 @@ import time
 from collections.abc import Iterator
 
 if __name__ == "__main__":  # run as a file, it knows no package
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from core import log_file
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+from core.process import log_file
 
 POLL_SECONDS = 0.05
 LAST_LINES_SECONDS = 1.0  # to read them in; a process that left the group may hold the pipe open for ever

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from core.device.lost import DeviceLost, lost_by
 from core.errors import Conflict, SoundstageError, Unavailable, UpstreamTimeout, internal
-from core.lost_device import DeviceLost, lost_by
 from image.device import Device
 from image.events import Cancelled, Event, Failed
 from image.faults import as_ours
-from image.mail import Adapt, Cancel, Command, Counters, Mail, News, Publish, Stop, Submit
+from image.messages import Adapt, Cancel, Command, Counters, Mail, News, Publish, Stop, Submit
 from image.request import ImageRequest, RequestId
 from image.scheduler import Candidate
 

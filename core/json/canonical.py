@@ -8,7 +8,7 @@ import msgspec
 import rfc8785
 
 from core.errors import InvalidRequest
-from core.json_text import NOT_JSON, decoded
+from core.json.text import NOT_JSON, decoded
 
 # Messages of plain strings need no number formatting: msgspec's sorted output of them is canonical, 30 times faster.
 _plain = msgspec.json.Decoder(list[dict[str, str]]).decode

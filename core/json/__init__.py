@@ -1,0 +1,1 @@
+"""JSON: its canonical form and hash, how much of it a body holds, and decoding with our errors."""

@@ -1,0 +1,1 @@
+"""Child processes that cannot outlive us, and logs of bounded size."""
