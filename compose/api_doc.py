@@ -13,9 +13,9 @@ METHODS = ("get", "post", "put", "patch", "delete")
 INTRODUCTION = """\
 # API
 
-Every path of the orchestrator. A running studio shows the same with every field at `/docs`, and as OpenAPI at
-`/openapi.json`. All but the operating paths and links to pictures want `Authorization: Bearer KEY`. Errors are OpenAI's
-envelope, `{"error": {"message", "type", "param", "code"}}`. This page is generated: `make docs`.
+For whoever writes a client: every path of the orchestrator. A running studio shows them with every field at `/docs`,
+and as OpenAPI at `/openapi.json`. All but the operating paths and links to pictures want `Authorization: Bearer KEY`.
+Errors are OpenAI's envelope, `{"error": {"message", "type", "param", "code"}}`. This page is generated: `make docs`.
 """
 
 
@@ -28,25 +28,24 @@ def published() -> dict[str, Any]:
 
 
 def page(document: dict[str, Any]) -> str:
-    """The whole page: a table for each group of paths."""
-    groups: dict[str, list[str]] = {}
+    """The whole page: a list for each group of paths; paths of one meaning share a line."""
+    groups: dict[str, dict[str, list[str]]] = {}
     for path, operations in sorted(document["paths"].items()):
         for method in METHODS:
             if method in operations:
-                operation = operations[method]
-                title = (operation.get("tags") or ["openai"])[0]
-                groups.setdefault(title, []).append(f"| {method.upper()} | `{path}` | {_said(operation)} |")
-    tables = [
-        f"## {title}\n\n| | path | what it does |\n|---|---|---|\n" + "\n".join(groups[title])
-        for title in sorted(groups)
-    ]
-    return "\n\n".join([INTRODUCTION.rstrip(), *tables]) + "\n"
+                title = (operations[method].get("tags") or ["openai"])[0]
+                meaning = _meaning(operations[method])
+                groups.setdefault(title, {}).setdefault(meaning, []).append(f"`{method.upper()} {path}`")
+    parts = [INTRODUCTION]
+    for title in sorted(groups):
+        lines = [f"- {', '.join(paths)}{meaning and f': {meaning}.'}" for meaning, paths in groups[title].items()]
+        parts.append(f"## {title}\n\n" + "\n".join(lines) + "\n")
+    return "\n".join(parts)
 
 
-def _said(operation: dict[str, Any]) -> str:
-    """The first sentence of its description, else its summary."""
-    text = " ".join((operation.get("description") or operation.get("summary") or "").split())
-    return text.partition(". ")[0].rstrip(".").replace("|", "\\|") + "."
+def _meaning(operation: dict[str, Any]) -> str:
+    """The first sentence of its description; empty: its path says all there is to say."""
+    return " ".join((operation.get("description") or "").split()).partition(". ")[0].rstrip(".")
 
 
 if __name__ == "__main__":

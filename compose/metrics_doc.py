@@ -25,14 +25,11 @@ KINDS = ("Counter", "Gauge", "Histogram")
 INTRODUCTION = """\
 # Metrics
 
-Every service answers `GET /metrics` in Prometheus' text format, without a key. Keep that path inside your network: it
-names models and counts requests, and nothing else. `compose/prometheus.yml` scrapes all four services, and
-`compose/alerts.yml` says what deserves a person's attention; [incidents.md](incidents.md) says what to do then. This
-page is generated from the code: `make docs`.
-
-A counter `x_total` only grows: look at `rate(x_total[5m])`. A histogram `x` is stored as `x_bucket`, `x_sum` and
-`x_count`. Labels are bounded: no label holds a user, a prompt, a key or an address. Besides these, each service exports
-Python's own `process_*` and `python_*` metrics.
+For whoever watches a studio: every metric, its labels, its meaning. Each service answers `GET /metrics` in Prometheus'
+text format, without a key. Keep that path inside your network: it names models and counts requests, and nothing else.
+`compose/prometheus.yml` scrapes all four services; `compose/alerts.yml` says what deserves a person's attention, and
+[incidents.md](incidents.md) what to do then. No label holds a user, a prompt, a key or an address. Each service also
+exports Python's own `process_*` and `python_*` metrics. This page is generated: `make docs`.
 """
 
 
@@ -90,17 +87,14 @@ def page() -> str:
     metrics = declared()
     parts = [INTRODUCTION]
     for folder, title in SERVICES.items():
-        rows = [_row(metric) for metric in metrics if metric.file.split("/")[0] == folder]
-        parts.append(
-            f"## {title}\n\n| name | type | labels | meaning | file |\n|---|---|---|---|---|\n" + "\n".join(rows)
-        )
-    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+        lines = [_line(metric) for metric in metrics if metric.file.split("/")[0] == folder]
+        parts.append(f"## {title}\n\n" + "\n".join(lines) + "\n")
+    return "\n".join(parts)
 
 
-def _row(metric: Declared) -> str:
-    labels = ", ".join(f"`{label}`" for label in metric.labels)
-    meaning = metric.meaning.replace("|", "\\|")
-    return f"| `{metric.name}` | {metric.kind.lower()} | {labels} | {meaning} | `{metric.file}` |"
+def _line(metric: Declared) -> str:
+    labels = ",".join(metric.labels)
+    return f"- `{metric.name}{labels and f'{{{labels}}}'}` ({metric.kind.lower()}): {metric.meaning}"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`make docs`: docs/settings.md, generated from the settings classes."""
 
+from itertools import groupby
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -18,30 +19,56 @@ SERVICES: dict[str, type[Settings]] = {
     "Image worker": ImageSettings,
     "Selfie worker": VisionSettings,
 }
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Every service": tuple(SERVICES),
+    "Every worker": tuple(SERVICES)[1:],
+    "Chat worker and image worker": tuple(SERVICES)[1:3],
+    **{title: (title,) for title in SERVICES},
+}
+"""A section's title, and the services that read its settings alike."""
 
 INTRODUCTION = """\
 # Settings
 
-Every setting has one name. The environment (upper case) wins over the settings file: `soundstage.toml` in the working
-directory, or the file that `SOUNDSTAGE_SETTINGS` names. A list is `a,b,c` in the environment and an array in TOML.
-`python -m orchestrator settings` prints what is in force, with secrets masked. This page is generated: `make docs`.
+For whoever configures a service: every setting, its default, its meaning. The environment (upper case) wins over the
+settings file: `soundstage.toml` in the working directory, or the file that `SOUNDSTAGE_SETTINGS` names. A list is
+`a,b,c` in the environment and an array in TOML. `python -m orchestrator settings` prints what is in force, with secrets
+masked. This page is generated: `make docs`.
 """
+
+Row = tuple[str, str, str]
+"""A setting's name, default and meaning."""
 
 
 def page() -> str:
-    """The whole page."""
-    parts = [INTRODUCTION]
-    for title, settings in SERVICES.items():
-        parts.append(f"## {title}\n\n| name | default | meaning |\n|---|---|---|\n" + "\n".join(_rows(settings)) + "\n")
+    """The whole page: what several services read alike first, then each service's own."""
+    rows = {title: _rows(settings) for title, settings in SERVICES.items()}
+    parts, shown = [INTRODUCTION], {title: set[Row]() for title in SERVICES}
+    for title, services in GROUPS.items():
+        alike = [
+            row
+            for row in rows[services[0]]
+            if all(row in rows[service] and row not in shown[service] for service in services)
+        ]
+        parts.append(f"## {title}\n\n" + "\n".join(_lines(alike)) + "\n")
+        for service in services:
+            shown[service] |= set(alike)
     return "\n".join(parts)
 
 
-def _rows(settings: type[Settings]) -> list[str]:
-    rows = []
-    for name, field in settings.model_fields.items():
-        meaning = (field.description or "").replace("|", "\\|")
-        rows.append(f"| `{name.upper()}` | {_shown(field.default)} | {meaning} |")
-    return rows
+def _rows(settings: type[Settings]) -> list[Row]:
+    return [
+        (name.upper(), _shown(field.default), field.description or "") for name, field in settings.model_fields.items()
+    ]
+
+
+def _lines(rows: list[Row]) -> list[str]:
+    """A line for each setting; neighbours that mean the same share one."""
+    lines = []
+    for (default, meaning), alike in groupby(rows, key=lambda row: row[1:]):
+        names = ", ".join(f"`{name}`" for name, *_ in alike)
+        lines.append(f"- {names}{default and f' ({default})'}: {meaning}")
+    return lines
 
 
 def _shown(default: object) -> str:

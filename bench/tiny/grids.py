@@ -18,6 +18,7 @@ from training.tiny import prompts, scenes
 from training.tiny.scenes import Kind, Scene
 
 DOCS = Path(__file__).parents[2] / "docs"
+PROMPTS = Path(__file__).parents[1] / "results" / "tiny-prompts.md"
 SHOWN = 512  # pixels of a side
 STRIP = (  # README's
     "an apple on a green background",
@@ -34,7 +35,8 @@ STRIP = (  # README's
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.tiny.grids", description=__doc__)
     parser.add_argument("--model", type=Path, default=TRAINED, help="a pipeline's folder (%(default)s)")
-    parser.add_argument("--out", type=Path, default=DOCS, help="where pictures and prompts go")
+    parser.add_argument("--out", type=Path, default=DOCS, help="where pictures go")
+    parser.add_argument("--prompts", type=Path, default=PROMPTS, help="where their prompts go")
     asked = parser.parse_args()
     torch.set_num_threads(2)
     draw = drawn_by(pipeline(asked.model))
@@ -47,7 +49,7 @@ def main() -> None:
     lines = ["# Prompts of the grids", "", "Row by row, left to right."]
     for title, shown in (("Held-out combinations", things), ("Avatars", people)):
         lines += ["", f"## {title}", "", *(f"1. {prompts.tell_plainly(scene)}" for scene in shown)]
-    (asked.out / "tiny-model-prompts.md").write_text("\n".join(lines) + "\n")
+    asked.prompts.write_text("\n".join(lines) + "\n")
 
 
 def save_sizes(file: Path, draw: Draw) -> None:

@@ -2,7 +2,7 @@
 
 FOLDER is a fresh clone. There: `make up`, every command that the pages show, Ctrl-C, and a second `make up`, each timed
 and looked at. Commands that cannot be run here are listed with the reason. Written: bench/results/walk.json and
-docs/commands.md. Ends with 1 where a command did not do what its page says, or is neither run nor listed.
+walk.md. Ends with 1 where a command did not do what its page says, or is neither run nor listed.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from tests.vision.photos import ASTRONAUT, photo_path
 RESULT = ROOT / "bench" / "results" / "walk.json"
 READY, START_SECONDS, STEP_SECONDS = "Soundstage is ready", 3600.0, 600.0
 INTRODUCTION = """\
-# Every command of these pages, and whether it was run
+# Every command of the documents, and whether it was run
 
 `python -m bench.walk CLONE` takes a fresh clone and an empty home directory, and types what the pages show, in the
 order of a new user's way. This page is what it found. {machine}
@@ -143,7 +143,7 @@ def reasons(ran: list[Ran]) -> tuple[dict[str, str], list[str]]:
 
 
 def page(kept: Mapping[str, object]) -> str:
-    """docs/commands.md."""
+    """bench/results/walk.md."""
     found: dict[str, object] = dict(kept)
     times, ran, why = found["times"], found["ran"], found["not_run"]
     assert isinstance(times, dict)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOUND = ROOT / "docs" / "commands.md"
-"""What the walk writes: it shows the commands of the others."""
-PAGES = (ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page != FOUND))
+FOUND = ROOT / "bench" / "results" / "walk.md"
+"""What the walk writes."""
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.M | re.S)
 SHELLS = {"bash", "sh", "shell", "console"}
 FIRST = r"(?:make [a-z]|compose/pod\.sh|curl |docker |kubectl |git |pip |cp |export |python3? -m|\.venv/bin/python -m)"
