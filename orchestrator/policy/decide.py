@@ -12,8 +12,8 @@ from typing import Any, Literal
 import msgspec
 
 from orchestrator.policy import floor, normalise
-from orchestrator.policy.dull import RISKY
 from orchestrator.policy.floor import Subject, Surface
+from orchestrator.policy.harmless import RISKY
 from orchestrator.policy.lexicon import ATTIRE, CLINICAL, MINOR, NUDITY, REAL, SUGGESTIVE, UNDRESS
 from orchestrator.policy.pieces import PIECE, pieces
 from orchestrator.policy.rules import Rule, Terms, invalid, read_rules

@@ -21,7 +21,7 @@ import msgspec
 import re2
 
 from orchestrator.policy import ages, normalise, words
-from orchestrator.policy.dull import RISKY, is_dull
+from orchestrator.policy.harmless import RISKY, is_harmless
 from orchestrator.policy.lexicon import (
     ADULT,
     AMBIGUOUS,
@@ -47,7 +47,10 @@ GAP = " . qzq "
 """Stands between texts that are read at once: every pattern that may end with its text may also end before a full stop,
 and the word is on no list."""
 SEXUAL = EXPLICIT | NUDITY | SUGGESTIVE
-_RULES = ("floor", "lexicon", "normalise", "words", "ages", "age_words", "pieces", "dull")
+_RULES = (
+    *("floor", "lexicon", "normalise", "words", "pieces", "harmless"),
+    *("ages", "age_forms", "age_meanings", "age_words"),
+)
 _FULL_NAME = re2.compile(r"(by |style of |after )?\b([A-Z][a-z]+) (?:[A-Z]\. )?[A-Z][a-z]{2,}\b")
 _GIVEN_NAMES = """
     James John Robert Michael William David Richard Joseph Thomas Charles Christopher Daniel Matthew Anthony Mark Steven
@@ -117,7 +120,7 @@ def glance(texts: Sequence[str], parts: Sequence[str]) -> str | None:
     together = GAP.join(texts)
     if not together.isascii() or ages.may_state(together.lower(), together):
         return None
-    if not is_dull(together):
+    if not is_harmless(together):
         plain = together.lower()
         if "*" in together or normalise.spellings(together) != [plain]:
             return None

@@ -80,108 +80,34 @@ _HASHED: dict[int, str] = {
 }
 
 # Several words that mean something together.
-_PHRASES: dict[int, tuple[str, ...]] = {
-    MINOR: (
-        "high school",
-        "middle school",
-        "elementary school",
-        "primary school",
-        "grade school",
-        "barely legal",
-        "little girl",
-        "little boy",
-        "young girl",
-        "young boy",
-    ),
-    NUDITY: (
-        "without clothes",
-        "without clothing",
-        "no clothes",
-        "no clothing",
-        "birthday suit",
-        "wearing nothing",
-        "nothing on",
-        "in the buff",
-        "without a top",
-        "without any clothes",
-        "bare breasts",
-        "bare chested woman",
-    ),
-    SUGGESTIVE: ("make love", "making love", "turned on", "bedroom eyes", "adult content", "adult scene"),
-    UNDRESS: (
-        "remove clothes",
-        "remove clothing",
-        "remove her",
-        "take off her",
-        "take off his",
-        "take her clothes",
-        "take his clothes",
-        "remove the clothes",
-        "remove the dress",
-        "remove the shirt",
-        "see through clothes",
-        "x ray clothes",
-        "clothes removed",
-        "clothes off",
-        "without her clothes",
-        "without his clothes",
-    ),
-    NONCONSENT: (
-        "without consent",
-        "without her consent",
-        "without his consent",
-        "without their consent",
-        "against her will",
-        "against his will",
-        "against their will",
-        "non consensual",
-        "hidden camera",
-        "passed out",
-        "revenge photo",
-        "did not consent",
-        "does not consent",
-        "while she sleeps",
-        "while he sleeps",
-        "without her knowing",
-        "without his knowing",
-    ),
-    REAL: (
-        "real person",
-        "real woman",
-        "real man",
-        "my ex",
-        "my boss",
-        "my neighbor",
-        "my neighbour",
-        "my teacher",
-        "my coworker",
-        "my colleague",
-        "my classmate",
-        "my friend",
-        "my roommate",
-        "my cousin",
-        "my sister",
-        "my brother",
-        "my mother",
-        "my aunt",
-        "this photo",
-        "this picture",
-        "this person",
-        "this woman",
-        "this man",
-        "the photo",
-        "uploaded photo",
-        "face swap",
-        "famous actress",
-        "famous actor",
-        "famous singer",
-        "pop star",
-        "prime minister",
-        "the president",
-        "look alike",
-        "looks exactly like",
-    ),
-    INFORMATION: ("art history", "talk to", "talk with", "explain to", "support for", "support group", "oil painting"),
+_PHRASES: dict[int, str] = {
+    MINOR: """
+        high school, middle school, elementary school, primary school, grade school, barely legal, little girl,
+        little boy, young girl, young boy
+    """,
+    NUDITY: """
+        without clothes, without clothing, no clothes, no clothing, birthday suit, wearing nothing, nothing on,
+        in the buff, without a top, without any clothes, bare breasts, bare chested woman
+    """,
+    SUGGESTIVE: "make love, making love, turned on, bedroom eyes, adult content, adult scene",
+    UNDRESS: """
+        remove clothes, remove clothing, remove her, take off her, take off his, take her clothes, take his clothes,
+        remove the clothes, remove the dress, remove the shirt, see through clothes, x ray clothes, clothes removed,
+        clothes off, without her clothes, without his clothes
+    """,
+    NONCONSENT: """
+        without consent, without her consent, without his consent, without their consent, against her will,
+        against his will, against their will, non consensual, hidden camera, passed out, revenge photo,
+        did not consent, does not consent, while she sleeps, while he sleeps, without her knowing, without his knowing
+    """,
+    REAL: """
+        real person, real woman, real man, my ex, my boss, my neighbor, my neighbour, my teacher, my coworker,
+        my colleague, my classmate, my friend, my roommate, my cousin, my sister, my brother, my mother, my aunt,
+        this photo, this picture, this person, this woman, this man, the photo, uploaded photo, face swap,
+        famous actress, famous actor, famous singer, pop star, prime minister, the president, look alike,
+        looks exactly like
+    """,
+    INFORMATION: "art history, talk to, talk with, explain to, support for, support group, oil painting",
 }
 
 # Everyday phrases whose words mean nothing else in them.
@@ -265,8 +191,11 @@ def _explicit() -> tuple[dict[str, int], frozenset[str]]:
 
 NEUTRAL = _neutral()
 HASHES, EXPLICIT_KEYS = _explicit()
-PHRASES = [(phrase, flags) for flags, group in _PHRASES.items() for phrase in group]
-PHRASES += [(" ".join(phrase.split()), 0) for phrase in _HARMLESS.split(",")]
+PHRASES = [
+    (" ".join(phrase.split()), flags)
+    for flags, phrases in (*_PHRASES.items(), (0, _HARMLESS))
+    for phrase in phrases.split(",")
+]
 
 
 @lru_cache(maxsize=1 << 16)

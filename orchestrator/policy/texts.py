@@ -17,57 +17,49 @@ from core.json.text import too_deep
 from orchestrator.policy.floor import Subject
 
 MAX_DEPTH = 100
-ROLES = frozenset(("system", "user", "assistant", "tool", "developer", "function"))
-NOT_SHOWN = frozenset(
-    ("model", "user", "safety_identifier", "prompt_cache_key", "cache_salt", "request_id", "previous_response_id")
-)
+
+
+def _names(listed: str) -> frozenset[str]:
+    return frozenset(listed.split())
+
+
+ROLES = _names("system user assistant tool developer function")
+NOT_SHOWN = _names("model user safety_identifier prompt_cache_key cache_salt request_id previous_response_id")
 """Names and ids at the top of a body: they choose a worker or a record, and no model is shown them."""
 LONGEST_NAME = 512
-_USUAL_NAMES = frozenset(
-    (
-        *("role", "type", "content", "text", "name", "parameters", "properties", "description", "function"),
-        *("messages", "prompt", "input", "instructions", "tools", "model", "stream", "stream_options", "seed", "n"),
-        *("temperature", "top_p", "max_tokens", "max_completion_tokens", "max_output_tokens", "size", "steps"),
-    )
+_USUAL_NAMES = _names(
+    "role type content text name parameters properties description function messages prompt input instructions tools"
+    " model stream stream_options seed n temperature top_p max_tokens max_completion_tokens max_output_tokens size"
+    " steps"
 )
 """Names that every body is made of; they say nothing."""
-_PICTURE_NAMES = frozenset(
-    (
-        *("image", "images", "image_url", "image_urls", "input_image", "image_file", "image_data", "image_pil"),
-        *("image_base64", "image_b64", "b64_json", "init_image", "init_images", "reference_image", "reference_images"),
-        *("input_reference", "control_image", "face_image", "mask", "mask_image", "photo", "picture", "screenshot"),
-        *("video", "videos", "video_url", "input_video", "audio_url", "audio_data", "input_audio"),
-        *("file", "files", "file_url", "file_data", "file_id", "input_file"),
-    )
+_PICTURE_NAMES = _names(
+    "image images image_url image_urls input_image image_file image_data image_pil image_base64 image_b64 b64_json"
+    " init_image init_images reference_image reference_images input_reference control_image face_image mask mask_image"
+    " photo picture screenshot video videos video_url input_video audio_url audio_data input_audio"
+    " file files file_url file_data file_id input_file"
 )
 """A picture, film, recording or file under these names may show somebody."""
-_BY_ADDRESS = frozenset(("image_url", "video_url", "audio_url"))  # with `uuid` beside it, an engine remembers the rest
-_PICTURE_TYPES = frozenset(
-    (
-        *("image", "image_url", "image_file", "image_pil", "input_image", "image_generation_call"),
-        *("video", "video_url", "input_video", "audio", "audio_url", "input_audio", "computer_screenshot"),
-        *("file", "input_file", "media"),
-    )
+_BY_ADDRESS = _names("image_url video_url audio_url")  # with `uuid` beside it, an engine remembers the rest
+_PICTURE_TYPES = _names(
+    "image image_url image_file image_pil input_image image_generation_call video video_url input_video audio audio_url"
+    " input_audio computer_screenshot file input_file media"
 )
 _CONTENT_NAMES = _PICTURE_NAMES | {"url", "data", "result"}
 """Under these names stands what a picture or a file is made of."""
-_TENSORS = frozenset(("prompt_embeds", "image_embeds", "video_embeds", "audio_embeds", "input_embeds", "inputs_embeds"))
-_TEXT_NAMES = frozenset(
-    (
-        *("messages", "input", "instructions", "prompt", "negative_prompt", "suffix", "system", "content", "text"),
-        *("previous_input_messages", "context", "refusal", "thinking", "reasoning", "reasoning_content"),
-    )
+_TENSORS = _names("prompt_embeds image_embeds video_embeds audio_embeds input_embeds inputs_embeds")
+_TEXT_NAMES = _names(
+    "messages input instructions prompt negative_prompt suffix system content text previous_input_messages context"
+    " refusal thinking reasoning reasoning_content"
 )
 """Below these names a list of numbers is taken for token ids: an engine reads text out of it."""
 _IDS = ("ids", "tokens", "embeds", "embeddings")
 """And wherever a name ends so."""
-_NUMBER_LISTS = frozenset(("stop_token_ids", "allowed_token_ids", "logprob_token_ids", "bytes"))
+_NUMBER_LISTS = _names("stop_token_ids allowed_token_ids logprob_token_ids bytes")
 """But not here: they end or bound an answer, or repeat the token beside them."""
-_SHOWN_AS_DIGITS = frozenset(
-    ("tools", "functions", "documents", "arguments", "parameters", "schema", "json_schema", "variables")
-)
+_SHOWN_AS_DIGITS = _names("tools functions documents arguments parameters schema json_schema variables")
 """Nor below these: there a number reaches a model as its digits."""
-_OF_OWN_NAMES = frozenset(("properties", "variables"))
+_OF_OWN_NAMES = _names("properties variables")
 """Of a schema, and of a recipe: what is directly below has names of its own, which stand for no pictures."""
 
 _MEDIA = re.compile(r"data:\s*(?:image|video|audio)/", re.IGNORECASE)
@@ -77,8 +69,6 @@ _SLICE = 1 << 20  # characters that one call of a pattern looks at: meanwhile no
 _DATA = re.compile(r"\s*data:([^,]*),", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{256,}={0,2}")
 _BEGINS_AS_PICTURE = ("iVBORw0KGgo", "/9j/", "R0lGODlh", "R0lGODdh", "UklGR")
-
-
 _MESSAGE = {"role", "content"}
 _HOLDING = (str, dict, list, tuple)  # what may hold a text
 

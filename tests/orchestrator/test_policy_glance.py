@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from orchestrator.policy import decide as policy
-from orchestrator.policy import dull, floor, lexicon
+from orchestrator.policy import floor, harmless, lexicon
 from orchestrator.policy.decide import Rules, compile_rules, decide
-from orchestrator.policy.dull import RISKY
 from orchestrator.policy.floor import Subject
+from orchestrator.policy.harmless import RISKY
 from orchestrator.policy.pieces import pieces
 from tests.orchestrator.age_cases import NEIGHBOURS, UNDER_EIGHTEEN
 from tests.orchestrator.harmless import HARMLESS
@@ -151,15 +151,15 @@ def test_an_ordinary_chat_takes_few_steps() -> None:
 
 
 def test_few_words_are_looked_into_at_once_and_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dull, "_known", known := set[str]())
-    monkeypatch.setattr(dull, "MOST_CHUNKS", 100)
+    monkeypatch.setattr(harmless, "_known", known := set[str]())
+    monkeypatch.setattr(harmless, "MOST_CHUNKS", 100)
     text = " ".join(f"lorem{'abcdefghij'[at // 10]}{'klmnopqrst'[at % 10]}" for at in range(80))
-    assert not dull.is_dull(text)
-    assert len(known) == dull.MOST_STRANGE
-    assert not dull.is_dull(text)
-    assert dull.is_dull(text)
-    assert dull.is_dull("x" + "yz" * 50)
+    assert not harmless.is_harmless(text)
+    assert len(known) == harmless.MOST_STRANGE
+    assert not harmless.is_harmless(text)
+    assert harmless.is_harmless(text)
+    assert harmless.is_harmless("x" + "yz" * 50)
     assert len(known) == 80
     for at in range(300):
-        dull.is_dull("word" + "".join("abcdefghij"[int(digit)] for digit in str(at)))
+        harmless.is_harmless("word" + "".join("abcdefghij"[int(digit)] for digit in str(at)))
         assert len(known) <= 100

@@ -19,16 +19,16 @@ _OF_PHRASES = frozenset(max(folded(phrase.encode()).split(), key=len) for phrase
 _known: set[str] = set()
 
 
-def is_dull(text: str) -> bool:
+def is_harmless(text: str) -> bool:
     """Whether no way to read an ASCII text means anything risky by its words, as far as that can be told at once."""
     raw = text.lower().encode()
     if normalise.sets_letters_apart(raw):
         return False
     strange = set(text.split()) - _known
-    return all(map(_is_dull, islice(strange, MOST_STRANGE))) and len(strange) <= MOST_STRANGE
+    return all(map(_is_harmless, islice(strange, MOST_STRANGE))) and len(strange) <= MOST_STRANGE
 
 
-def _is_dull(chunk: str) -> bool:
+def _is_harmless(chunk: str) -> bool:
     """Whether this can be a part of any text without a risky meaning."""
     if normalise.is_number(chunk):
         return True
