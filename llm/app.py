@@ -11,10 +11,12 @@ from starlette.types import Message, Receive, Scope, Send
 from yarl import URL
 
 from core.errors import InvalidRequest, Overloaded, Unavailable
+from core.http.body import read_body
 from core.http.connections import Answer
 from core.http.disconnect import until_disconnect
+from core.http.end_to_end import RawHeaders, request_headers
 from core.http.idempotency import Bounds
-from core.http.relay import RawHeaders, Relay, Timeouts, read_body, request_headers
+from core.http.relay import Relay, Timeouts
 from core.http.shell import Shell
 from core.json.canonical import read_messages, read_responses
 from core.json.size import aside, is_heavy

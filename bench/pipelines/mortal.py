@@ -22,9 +22,9 @@ import uvicorn
 from starlette.types import Send
 
 from core.errors import InvalidRequest, SoundstageError
+from core.http.body import read_body
 from core.http.disconnect import ClientDisconnected, until_disconnect
 from core.http.idempotency import Bounds
-from core.http.relay import read_body
 from image.events import Admitted, Finished, Partial
 from image.generation import Generation
 from image.repeats import Asked, Heard

@@ -13,18 +13,17 @@ from core import metrics
 from core.errors import (
     MethodNotAllowed,
     Overloaded,
-    PayloadTooLarge,
-    RequestTimeout,
     SoundstageError,
     Unavailable,
     internal,
 )
 from core.http.access_log import AccessLog
-from core.http.body_budget import SMALL_BODY, BodyBudget, BodyShare
+from core.http.body import too_large, within_bytes, within_time, within_values
+from core.http.body_budget import SMALL_BODY, BodyBudget
 from core.http.disconnect import ClientDisconnected
 from core.http.headers import refuse_contradiction
 from core.ids import new_id
-from core.json.size import CONTROL_VALUES, ValueCount
+from core.json.size import CONTROL_VALUES
 from core.paths import settle_path
 from core.watchers import Watchers
 
@@ -147,14 +146,14 @@ class Shell:
         handler = self._route(scope)
         limit = self._limit(scope["path"], handler)
         if length > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         with self._bodies.share(scope.get("key_id")) as share:
             share.reach(length)
-            bounded = receive if length >= 0 else _bounded(receive, limit, share)
+            bounded = receive if length >= 0 else within_bytes(receive, limit, share)
             if handler is self._app:  # a raw handler bounds the time itself, where it reads
-                bounded = _in_time(bounded, self._body_seconds)
+                bounded = within_time(bounded, self._body_seconds)
                 if not 0 <= length <= CONTROL_VALUES and scope["path"] not in self._large:
-                    bounded = _counted(bounded)
+                    bounded = within_values(bounded)
             await handler(scope, bounded, reply)
 
     async def _enter(self, scope: Scope, length: int) -> None:
@@ -242,34 +241,6 @@ def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, int]:
     return request_id.decode(), length
 
 
-def _bounded(receive: Receive, limit: int, share: BodyShare) -> Receive:
-    """For a body of no stated length: count it as it comes."""
-    seen = 0
-
-    async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > limit:
-            raise _too_large(limit)
-        share.reach(seen)
-        return message
-
-    return counted
-
-
-def _counted(receive: Receive) -> Receive:
-    """For a body that is parsed on the loop: as many values as are parsed in a moment."""
-    values = ValueCount(CONTROL_VALUES)
-
-    async def counted() -> Message:
-        message = await receive()
-        values.add(message.get("body", b""))
-        return message
-
-    return counted
-
-
 def _outcome(scope: Scope, status: int) -> str:
     """What became of a request. A handler marks an answer that broke off after its head with `scope["broken"]`."""
     if status == CLIENT_CLOSED_REQUEST:
@@ -279,27 +250,3 @@ def _outcome(scope: Scope, status: int) -> str:
 
 def _stopping() -> Unavailable:
     return Unavailable("The server is stopping.", code="server_stopping", retry_after=1)
-
-
-def _in_time(receive: Receive, seconds: float) -> Receive:
-    """For who reads a body at its own pace: the whole of it must come within so long."""
-    until, whole = asyncio.get_running_loop().time() + seconds, False
-
-    async def timed() -> Message:
-        nonlocal whole
-        if whole:
-            return await receive()  # a wait for the client's leaving
-        try:
-            async with asyncio.timeout_at(until):
-                message = await receive()
-        except TimeoutError:
-            text = f"The request body did not arrive within {seconds:g} s."
-            raise RequestTimeout(text, code="body_timeout") from None
-        whole = not message.get("more_body")
-        return message
-
-    return timed
-
-
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"The request body is larger than {limit} bytes.", code="body_too_large")

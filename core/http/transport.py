@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from core.http.connections import Answer, Connections
-from core.http.relay import HOP_BY_HOP
+from core.http.end_to_end import HOP_BY_HOP
 from core.untrusted import UNCOMPRESSED
 
 MOST_BYTES = 128 << 20

@@ -19,10 +19,12 @@ from starlette.types import Scope as ASGIScope
 from yarl import URL
 
 from core.errors import InvalidRequest, Unavailable, UpstreamTimeout
+from core.http.body import read_body
 from core.http.connections import Answer
 from core.http.disconnect import until_disconnect
+from core.http.end_to_end import request_headers
 from core.http.headers import refuse_other_codings
-from core.http.relay import Relay, Sent, Timeouts, read_body, request_headers
+from core.http.relay import Outcome, Relay, Timeouts
 from core.json.size import aside, is_heavy
 from core.untrusted import seconds_to_wait
 from core.wire.workers import Ability
@@ -315,7 +317,7 @@ class Gateway:
         send: Send,
         accept: Callable[[Answer], None],
         run: Run | None,
-    ) -> Sent:
+    ) -> Outcome:
         """The request to one worker and its answer back. A stream is asked for its usage; an engine that refuses such
         a request is asked as the caller did, so that a refusal is of what the caller sent."""
         model = found.model or ""
@@ -342,7 +344,7 @@ class Gateway:
             worker.fingerprints[model] = reading.fingerprint
         return answered
 
-    async def _once(self, call: "_Call", sent: bytes, reading: Reading, accept: Callable[[Answer], None]) -> Sent:
+    async def _once(self, call: "_Call", sent: bytes, reading: Reading, accept: Callable[[Answer], None]) -> Outcome:
         """These bytes to the worker, its answer back, and what it took to whoever counts."""
         headers, until = self._headers(call, reading), call.caller.until
         span = (
@@ -358,7 +360,7 @@ class Gateway:
                 *("POST", _target(call.worker.url, call.scope), headers, sent, call.send, accept),
                 until=until,
                 limits=self._limits.get(call.caller.route),
-                passage=reading,
+                through=reading,
             )
         except BaseException as exc:  # a client that leaves, too: what passed until then is counted
             error = exc

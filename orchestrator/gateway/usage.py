@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prometheus_client import Counter, Histogram
 
 from core.errors import UpstreamTimeout
-from core.http.relay import Passage
+from core.http.relay import AnswerFilter
 from core.usage import BYTES_PER_TOKEN, Usage, UsageReader
 from core.wire.workers import Ability
 from orchestrator.gateway.usage_stream import UsageStream, Wanted
@@ -62,7 +62,7 @@ def _counts(ability: Ability) -> _Counts:
     )
 
 
-class Reading(Passage):
+class Reading(AnswerFilter):
     """An answer of a worker as it passes: what it took is read, and what its caller did not ask for taken out."""
 
     __slots__ = (

@@ -17,7 +17,7 @@ from starlette.types import Scope
 from yarl import URL
 
 from core.errors import SoundstageError
-from core.http.relay import Passage
+from core.http.relay import AnswerFilter
 from core.json.text import NOT_JSON
 from core.usage import Usage
 from core.wire.workers import Ability
@@ -70,7 +70,7 @@ class Span:
         """The headers with this span as the parent of whatever the worker traces."""
         return _with(headers, self._carrier)
 
-    def ended(self, passage: Passage, usage: Usage | None, error: BaseException | None) -> None:
+    def ended(self, passage: AnswerFilter, usage: Usage | None, error: BaseException | None) -> None:
         """With what passed. Of an answer that did not come or broke off, the error's type."""
         told: dict[str, Any] = {}
         if usage is not None and usage.source == "engine":

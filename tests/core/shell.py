@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.errors import Overloaded
 from core.http.access_log import AccessLog
+from core.http.body import read_body
 from core.http.disconnect import until_disconnect
-from core.http.relay import read_body
 from core.http.shell import send_json
 from core.service import Readiness, create_service
 from core.settings import Settings

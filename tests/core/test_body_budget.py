@@ -11,8 +11,8 @@ from fastapi import FastAPI, Request
 from starlette.types import Message, Receive, Scope, Send
 
 from core.errors import Overloaded, Unavailable
+from core.http.body import read_body
 from core.http.body_budget import SMALL_BODY, BodyBudget
-from core.http.relay import read_body
 from core.http.shell import CONTROL_BODY, MAX_ENTERING, Shell, send_json
 from core.json.size import CONTROL_VALUES
 from core.service import create_service

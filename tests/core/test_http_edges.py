@@ -9,8 +9,8 @@ from fastapi import FastAPI, Request
 from starlette.types import Receive, Scope, Send
 
 from core.errors import Unauthenticated
+from core.http.body import read_body
 from core.http.protocol import MAX_FRAMING, HttpProtocol
-from core.http.relay import read_body
 from core.http.shell import send_json
 from core.paths import unescaped
 from core.service import create_service

@@ -10,8 +10,8 @@ import uvicorn
 from fastapi import FastAPI, Request
 from starlette.types import Receive, Scope, Send
 
+from core.http.body import read_body
 from core.http.protocol import MAX_HEAD, MAX_HEADERS, HttpProtocol
-from core.http.relay import read_body
 from core.http.serving import bind, server_config
 from core.http.shell import CONTROL_BODY, send_json
 from core.service import create_service

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.http.relay import CALLERS_OWN, INTERNAL, NOT_RETURNED, NOT_SENT, PROXIES
+from core.http.end_to_end import CALLERS_OWN, INTERNAL, NOT_RETURNED, NOT_SENT, PROXIES
 from tests.fakes.client import Answer, Headers, ask, connected, request
 from tests.fakes.gateway import ENGINE_KEY, Gateway
 from tests.fakes.upstream import Exchange, Upstream, saying

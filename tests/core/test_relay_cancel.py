@@ -8,8 +8,9 @@ from starlette.types import Message
 from yarl import URL
 
 from core.errors import RequestTimeout
+from core.http.body import read_body
 from core.http.disconnect import ClientDisconnected
-from core.http.relay import Sent, read_body
+from core.http.relay import Outcome
 from tests.fakes.client import connected, request
 from tests.fakes.gateway import Gateway
 from tests.fakes.upstream import Exchange, Upstream, saying
@@ -89,7 +90,7 @@ async def test_an_answered_request_is_no_disconnect(gateway: Gateway, upstream: 
     async with connected(gateway.port) as client:
         await client.send(CHAT)
         await client.answer()
-    assert await soon(gateway.outcomes.get()) == Sent(200, 9, complete=True)
+    assert await soon(gateway.outcomes.get()) == Outcome(200, 9, complete=True)
 
 
 async def test_others_go_on_when_one_leaves(gateway: Gateway, upstream: Upstream) -> None:

@@ -10,7 +10,7 @@ import pytest
 from yarl import URL
 
 from core.errors import UpstreamTimeout
-from core.http.relay import Relay, Sent, Timeouts
+from core.http.relay import Outcome, Relay, Timeouts
 from tests.core.conftest import WithTimeouts
 from tests.fakes.client import ask, connected, request
 from tests.fakes.gateway import Gateway
@@ -94,7 +94,7 @@ async def test_a_broken_event_stream_ends_with_an_error_event(
     assert answer.body.startswith(before + b"data: ")
     assert answer.body.endswith(b"}\n\n")
     assert json.loads(answer.body.removeprefix(before + b"data: "))["error"]["code"] == code
-    assert await soon(gateway.outcomes.get()) == Sent(200, len(before), complete=False, late=end == "hang")
+    assert await soon(gateway.outcomes.get()) == Outcome(200, len(before), complete=False, late=end == "hang")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ async def test_an_answer_that_no_event_can_end_is_cut_off_visibly(
     upstream.script = then(end, head + (b"\r\n" if b"Length" in head else b"") + body)
     answer = await ask(gateway.port, CHAT)
     assert (answer.status, answer.body, answer.whole) == (200, said, False)
-    assert await soon(gateway.outcomes.get()) == Sent(200, len(said), complete=False, late=end == "hang")
+    assert await soon(gateway.outcomes.get()) == Outcome(200, len(said), complete=False, late=end == "hang")
 
 
 async def test_chunks_that_keep_coming_are_never_late(gateway_with: WithTimeouts, upstream: Upstream) -> None:

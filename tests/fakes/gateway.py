@@ -6,8 +6,10 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 from yarl import URL
 
+from core.http.body import read_body
 from core.http.disconnect import until_disconnect
-from core.http.relay import Relay, Sent, read_body, request_headers
+from core.http.end_to_end import request_headers
+from core.http.relay import Outcome, Relay
 from core.service import create_service
 from core.settings import Settings
 
@@ -25,20 +27,20 @@ class Gateway:
         self.relay = Relay()
         self.engine = URL()
         self.forwarding = asyncio.Event()
-        self.outcomes: asyncio.Queue[Sent | BaseException] = asyncio.Queue()
+        self.outcomes: asyncio.Queue[Outcome | BaseException] = asyncio.Queue()
 
     def app(self, settings: Settings) -> ASGIApp:
         return create_service("gateway", FastAPI(), settings, routes={self.path: dict.fromkeys(METHODS, self.handle)})
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            outcome: Sent | BaseException = await self._relay(scope, receive, send)
+            outcome: Outcome | BaseException = await self._relay(scope, receive, send)
         except BaseException as exc:
             self.outcomes.put_nowait(exc)
             raise
         self.outcomes.put_nowait(outcome)
 
-    async def _relay(self, scope: Scope, receive: Receive, send: Send) -> Sent:
+    async def _relay(self, scope: Scope, receive: Receive, send: Send) -> Outcome:
         body = await read_body(receive)
         headers = request_headers(scope["headers"], scope["request_id"], ENGINE_KEY)
         url = URL(f"{self.engine}{scope['raw_path'].decode()}?{scope['query_string'].decode()}", encoded=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from core.http.relay import read_body
+from core.http.body import read_body
 from core.http.shell import send_json
 from orchestrator.gateway import exchange
 from tests.fakes.studio import CHAT_ABILITIES, WORKER_KEY, Studio, studio_over
