@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.process.child import Command, Kept
+from core.process.child import Command, SupervisedChild
 
 LOOPBACK = "127.0.0.1"
 KINDS = "chat,image,selfie"
@@ -21,7 +21,7 @@ class Service:
     title: str
     command: Command
     ready_url: str
-    kept: Kept | None = None
+    kept: SupervisedChild | None = None
 
 
 def reached_at(host: str, port: int) -> str:

@@ -23,7 +23,7 @@ from compose.services import Service, planned, reached_at
 from compose.show import Show
 from core.db.embedded import DatabaseError, embedded_postgres
 from core.keys import read_or_make
-from core.process.child import Child, Command, Kept
+from core.process.child import Child, Command, SupervisedChild
 from core.settings import SettingsError
 
 READY_SECONDS = 900.0
@@ -95,11 +95,11 @@ async def _running(services: Sequence[Service], show: Show) -> AsyncIterator[Non
         await asyncio.gather(*kept, return_exceptions=True)
 
 
-def _kept(service: Service, show: Show) -> Kept:
+def _kept(service: Service, show: Show) -> SupervisedChild:
     async def ended(code: int) -> None:
         show.line(f"! {service.title} ended with status {code}; starting it again (log: {service.command.log_path})")
 
-    return Kept(lambda: service.command, on_exit=ended)
+    return SupervisedChild(lambda: service.command, on_exit=ended)
 
 
 async def _until_ready(service: Service, show: Show) -> None:

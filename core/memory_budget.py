@@ -24,7 +24,7 @@ class MemoryBudget:
     def in_line(self) -> int:
         return len(self._line)
 
-    async def take(self, count: int, param: str | None = None) -> "Held":
+    async def take(self, count: int, param: str | None = None) -> "Reservation":
         """`count` bytes, once they are free. Raises PayloadTooLarge for more than there ever are, else Overloaded."""
         if count > self.most:
             message = f"This needs {count} bytes of memory at once; the server gives {self.most}."
@@ -33,7 +33,7 @@ class MemoryBudget:
             await self._wait(count)
         else:
             self.held += count
-        return Held(self, count, asyncio.get_running_loop())
+        return Reservation(self, count, asyncio.get_running_loop())
 
     async def _wait(self, count: int) -> None:
         if len(self._line) >= self._waiting:
@@ -70,7 +70,7 @@ class _Place:
     turn: "asyncio.Future[None]"
 
 
-class Held:
+class Reservation:
     """Some of the budget, until `release`. Any thread may call both methods."""
 
     def __init__(self, budget: MemoryBudget, count: int, loop: asyncio.AbstractEventLoop) -> None:

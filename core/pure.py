@@ -20,12 +20,12 @@ class _Body(msgspec.Struct):
     messages: msgspec.Raw = msgspec.Raw()
 
 
-class _Said(msgspec.Struct):
+class _Message(msgspec.Struct):
     content: str | None = None
 
 
 class _Choice(msgspec.Struct):
-    message: _Said | None = None
+    message: _Message | None = None
     text: str = ""
     finish_reason: str | None = None
 
@@ -46,7 +46,7 @@ _body = msgspec.json.Decoder(_Body).decode
 class PureCall:
     """One request: its fields as values, its messages as the bytes that came, and their hash."""
 
-    asked: PureRequest
+    request: PureRequest
     messages: bytes
     messages_sha256: str | None
     max_tokens: int
@@ -56,8 +56,8 @@ class PureCall:
         rest: dict[str, Any] = {
             "model": model,
             "max_tokens": self.max_tokens,
-            "temperature": self.asked.temperature,
-            "top_p": self.asked.top_p,
+            "temperature": self.request.temperature,
+            "top_p": self.request.top_p,
         }
         if base:
             return "/v1/completions", msgspec.json.encode({**rest, "prompt": self.prompt()})
@@ -66,7 +66,7 @@ class PureCall:
 
     def prompt(self) -> str:
         """The contents one after the other, with nothing between. Raises Unprocessable where one is not text."""
-        return "".join(_text(number, message.content) for number, message in enumerate(self.asked.messages))
+        return "".join(_text(number, message.content) for number, message in enumerate(self.request.messages))
 
     def answer(self, body: bytes, model: str, seconds: float) -> PureAnswer:
         """Raises Upstream where the engine's answer cannot be read."""

@@ -17,7 +17,7 @@ from core.errors import Overloaded, SoundstageError, Unavailable
 from image.device import Device
 from image.events import LAST, Failed
 from image.generation import Generation
-from image.messages import Adapt, Cancel, Counters, Mail, News, Publish, Runner, Stop, Submit
+from image.messages import AdapterChange, Cancel, CommandQueue, Counters, Publish, Runner, Stop, Submit, TurnReport
 from image.pipelines.base import Abilities
 from image.request import ImageRequest, RequestId
 
@@ -30,7 +30,7 @@ class Observer:
     def arrived(self, id: RequestId, before: int) -> None:
         """`before`: how many were waiting already."""
 
-    def heard(self, news: News) -> None:
+    def on_report(self, news: TurnReport) -> None:
         """The news of every turn."""
 
 
@@ -39,7 +39,7 @@ class AsyncEngine:
 
     def __init__(
         self,
-        build: Callable[[Mail, Publish], Runner],
+        build: Callable[[CommandQueue, Publish], Runner],
         device: Device,
         *,
         capacity: int,
@@ -58,7 +58,7 @@ class AsyncEngine:
         self._retry_after_cap = retry_after_cap
         self._hang_seconds = hang_seconds
         self._observer = observer or Observer()
-        self._mail: Mail = Mail()
+        self._commands: CommandQueue = CommandQueue()
         self._generations: dict[RequestId, Generation] = {}
         self._adaptations: set[asyncio.Future[None]] = set()
         self._abilities: Abilities | None = None
@@ -75,12 +75,12 @@ class AsyncEngine:
         loop = asyncio.get_running_loop()
         loaded: asyncio.Future[None] = loop.create_future()
 
-        def publish(news: News) -> None:
+        def publish(news: TurnReport) -> None:
             loop.call_soon_threadsafe(self._deliver, news)
 
         def run() -> None:
             try:
-                runner = self._build(self._mail, publish)
+                runner = self._build(self._commands, publish)
             except Exception as exc:  # noqa: BLE001 - it reaches the caller of start
                 if lost_by(exc):
                     loop.call_soon_threadsafe(self._lose, exc)
@@ -103,7 +103,7 @@ class AsyncEngine:
         if self._thread is None:
             return
         thread, self._thread = self._thread, None
-        self._mail.put(Stop())
+        self._commands.put(Stop())
         if self.hung:
             self._fail_all(_hung(self._retry_after_cap))
             return
@@ -164,7 +164,7 @@ class AsyncEngine:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         self._adaptations.add(done)
-        self._mail.put(Adapt(name, load, lambda error: loop.call_soon_threadsafe(_settle, done, error)))
+        self._commands.put(AdapterChange(name, load, lambda error: loop.call_soon_threadsafe(_settle, done, error)))
         try:
             await done
         finally:
@@ -235,14 +235,14 @@ class AsyncEngine:
         id = RequestId(self._submitted)
         self._submitted += 1
         self._observer.arrived(id, self.waiting)
-        self._generations[id] = Generation(id, request, lambda: self._mail.put(Cancel(id)))
+        self._generations[id] = Generation(id, request, lambda: self._commands.put(Cancel(id)))
         self._idle.clear()
-        self._mail.put(Submit(id, request))
+        self._commands.put(Submit(id, request))
         return self._generations[id]
 
-    def _deliver(self, news: News) -> None:
+    def _deliver(self, news: TurnReport) -> None:
         self.counters = news.counters
-        self._observer.heard(news)
+        self._observer.on_report(news)
         for id, event in news.events:
             if (generation := self._generations.get(id)) is None:
                 continue  # it was given up while the device hung
@@ -254,7 +254,7 @@ class AsyncEngine:
 
     def _fail_all(self, error: SoundstageError) -> None:
         for id, generation in self._generations.items():
-            self._mail.put(Cancel(id))
+            self._commands.put(Cancel(id))
             generation.deliver(Failed(error))
         self._generations.clear()
         for done in self._adaptations:

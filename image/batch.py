@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from core.errors import InvalidRequest
 from image import canvas
 from image.embeddings import Embeddings, Key
-from image.pipelines.base import Kept, Row, Schedule, StepPipeline, Tokens
+from image.pipelines.base import MaskedSource, Row, Schedule, StepPipeline, Tokens
 from image.request import ImageRequest, RequestId
 from image.scheduler import Candidate
 
@@ -28,7 +28,7 @@ class Denoising:
     schedule: Schedule
     text: torch.Tensor  # (L, D)
     negative: torch.Tensor | None  # (L, D), with guidance only
-    kept: Kept | None = None  # with a mask only
+    kept: MaskedSource | None = None  # with a mask only
     taken: int = 0  # steps
     estimate: torch.Tensor | None = None  # of the finished latents, as of the last step
 

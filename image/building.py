@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Union
 from image import calibration, warming
 from image.device import Device
 from image.engine import Engine, Sizing
-from image.messages import Mail, Publish, Runner
+from image.messages import CommandQueue, Publish, Runner
 from image.pipelines.base import StepPipeline
 from image.settings import ImageSettings
 from image.whole_engine import WholeEngine
@@ -24,21 +24,23 @@ Pipeline = Union[StepPipeline, "WholePipeline"]
 Load = Callable[[], Pipeline]
 
 
-def builder(settings: ImageSettings, model: str, load: Load, device: Device) -> Callable[[Mail, Publish], Runner]:
+def builder(
+    settings: ImageSettings, model: str, load: Load, device: Device
+) -> Callable[[CommandQueue, Publish], Runner]:
     """What an engine's thread does before it takes requests."""
 
-    def build(mail: Mail, publish: Publish) -> Runner:
+    def build(commands: CommandQueue, publish: Publish) -> Runner:
         pipeline = load()
         from image.pipelines.whole import WholePipeline  # by now its libraries are loaded
 
         if isinstance(pipeline, WholePipeline):
             with device.turn():
                 warming.warm_whole(pipeline, settings.default_size)
-            return WholeEngine(pipeline, mail, publish, device, settings.image_whole_batch)
+            return WholeEngine(pipeline, commands, publish, device, settings.image_whole_batch)
         with device.turn():
             sizing = _sizing(settings, model, pipeline)
             warming.warm(pipeline, settings.default_size)
-        return Engine(pipeline, sizing, mail, publish, device)
+        return Engine(pipeline, sizing, commands, publish, device)
 
     return build
 

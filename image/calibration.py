@@ -24,7 +24,7 @@ _SPARE = 0.8  # of the memory that is free at the start
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measurement:
     """One step of `tokens` in all."""
 
     tokens: int
@@ -37,16 +37,16 @@ class Measured:
         return self.tokens / self.seconds
 
 
-def choose(measured: Sequence[Measured], free: int) -> Measured:
+def choose(measured: Sequence[Measurement], free: int) -> Measurement:
     """The smallest that is nearly as fast as the fastest, of those that fit. Pure."""
     fitting = [m for m in measured if m.bytes <= free * _SPARE] or [measured[0]]
     best = max(m.pace for m in fitting)
     return min((m for m in fitting if m.pace >= _ENOUGH * best), key=lambda m: m.tokens)
 
 
-def measure(step: Callable[[int], Measured], free: int) -> list[Measured]:
+def measure(step: Callable[[int], Measurement], free: int) -> list[Measurement]:
     """Larger and larger, until memory or patience ends."""
-    found: list[Measured] = []
+    found: list[Measurement] = []
     for rows in ROWS:
         found.append(step(rows))
         grown = found[-1].bytes / rows * (2 * rows)
@@ -55,17 +55,17 @@ def measure(step: Callable[[int], Measured], free: int) -> list[Measured]:
     return found
 
 
-def _levels_off(found: Sequence[Measured]) -> bool:
+def _levels_off(found: Sequence[Measurement]) -> bool:
     """The last two were no better than what came before."""
     return len(found) > 2 and max(m.pace for m in found[-2:]) < max(m.pace for m in found[:-2]) / _ENOUGH
 
 
-def for_device(pipeline: StepPipeline, file: Path, size: tuple[int, int]) -> Measured:
+def for_device(pipeline: StepPipeline, file: Path, size: tuple[int, int]) -> Measurement:
     """As kept in `file` for this device, model and size, else measured now."""
     kept = _read(file)
     key = f"{pipeline.fingerprint} {size[0]}x{size[1]}"
     if key in kept:
-        return Measured(int(kept[key]["tokens"]), kept[key]["seconds"], int(kept[key]["bytes"]))
+        return Measurement(int(kept[key]["tokens"]), kept[key]["seconds"], int(kept[key]["bytes"]))
     free = pipeline.free_bytes()
     chosen = choose(measure(lambda rows: _step(pipeline, size, rows), free), free)
     pipeline.release_memory()
@@ -73,7 +73,7 @@ def for_device(pipeline: StepPipeline, file: Path, size: tuple[int, int]) -> Mea
     return chosen
 
 
-def _step(pipeline: StepPipeline, size: tuple[int, int], rows: int) -> Measured:
+def _step(pipeline: StepPipeline, size: tuple[int, int], rows: int) -> Measurement:
     states = [warming.resident(pipeline, size, i) for i in range(rows)]
     batch.step(pipeline, states)  # the first of a shape is not measured
     pipeline.reset_peak()
@@ -81,7 +81,7 @@ def _step(pipeline: StepPipeline, size: tuple[int, int], rows: int) -> Measured:
     batch.step(pipeline, states)  # ends when its result is on the host
     seconds = time.perf_counter() - started
     tokens = sum(state.row_tokens for state in states)
-    return Measured(tokens, max(seconds, 1e-9), pipeline.peak_bytes())
+    return Measurement(tokens, max(seconds, 1e-9), pipeline.peak_bytes())
 
 
 def _read(file: Path) -> dict[str, dict[str, float]]:

@@ -18,8 +18,8 @@ from image.device import Device
 from image.embeddings import Embeddings
 from image.events import Admitted, Finished, Partial, Progress
 from image.faults import Faults, not_finite
-from image.mailbox import Desk
-from image.messages import Counters, Mail, Publish
+from image.mailbox import Mailbox
+from image.messages import CommandQueue, Counters, Publish
 from image.pipelines.base import Abilities, StepPipeline
 from image.request import ImageRequest, RequestId
 from image.scheduler import Budget, Candidate, schedule
@@ -49,13 +49,13 @@ class Engine:
 
     pipeline: StepPipeline
     sizing: Sizing
-    mail: Mail
+    commands: CommandQueue
     publish: Publish
     device: Device = field(default_factory=Device)
 
     def __post_init__(self) -> None:
         self._budget = self.sizing.budget
-        self._desk = Desk(self.mail, self._admitted)
+        self._mailbox = Mailbox(self.commands, self._admitted)
         self._shares = Shares()
         self._embeddings = Embeddings(self.sizing.embedding_bytes)
         self._decodings = Decodings(self.sizing.decoded_pixels)
@@ -68,25 +68,25 @@ class Engine:
 
     def run(self) -> None:
         """Turn until a Stop command has been read."""
-        while not self._desk.stopped:
+        while not self._mailbox.stopped:
             self.run_once()
 
     def run_once(self) -> None:
         """One turn and its news, whatever happens in it. Raises DeviceLost."""
         try:
-            self._desk.turn(self.device, self.pipeline.adapters, self._turn)
+            self._mailbox.turn(self.device, self.pipeline.adapters, self._turn)
         finally:
             self._report()
 
     def _turn(self) -> None:
         """One step for the batch that the scheduler chooses, and one group of pictures."""
         started = time.perf_counter()
-        candidates = self._desk.candidates(self._counters, self.device.clock())
+        candidates = self._mailbox.candidates(self._counters, self.device.clock())
         self._shares.here(candidates.values())
         decision = schedule(candidates.values(), self._measured(candidates.values()), self._shares.served)
         if decision.step:
             self._counters = replace(self._counters, decision=decision)  # told before the step, which may be long
-        chosen = self._admit([self._desk.live[id] for id in decision.step])
+        chosen = self._admit([self._mailbox.live[id] for id in decision.step])
         self._step(chosen)
         self._update(chosen)
         stepped = [candidates[s.id] for s in chosen]
@@ -112,10 +112,10 @@ class Engine:
         entering = new[: self.sizing.admissions]
         if entering:
             self._run(entering, lambda states: batch.make_resident(self.pipeline, states, self._embeddings))
-            for state in self._desk.present(entering):
-                self._desk.tell(state.id, Admitted())
+            for state in self._mailbox.present(entering):
+                self._mailbox.tell(state.id, Admitted())
             self._report()  # now they run: not only after their first step
-        return [s for s in self._desk.present(chosen) if s.denoising is not None]
+        return [s for s in self._mailbox.present(chosen) if s.denoising is not None]
 
     def _step(self, chosen: Sequence[RequestState]) -> None:
         self._run(chosen, self._step_together)
@@ -123,10 +123,10 @@ class Engine:
     def _step_together(self, states: Sequence[RequestState]) -> None:
         for state, finite in zip(states, batch.step(self.pipeline, states), strict=True):
             if not finite:
-                self._desk.fail(state, not_finite())
+                self._mailbox.fail(state, not_finite())
 
     def _run(self, states: Sequence[RequestState], act: Act) -> None:
-        self._faults.run(states, act, self._desk.fail, lambda state: state.id)
+        self._faults.run(states, act, self._mailbox.fail, lambda state: state.id)
 
     def _free_memory(self) -> None:
         self._embeddings.clear()
@@ -139,11 +139,11 @@ class Engine:
     # update: what the callers get
 
     def _update(self, chosen: Sequence[RequestState]) -> None:
-        stepped = self._desk.present(chosen)
+        stepped = self._mailbox.present(chosen)
         for state in stepped:
-            self._desk.tell(state.id, Progress(state.steps_taken, state.request.own_steps))
+            self._mailbox.tell(state.id, Progress(state.steps_taken, state.request.own_steps))
         self._decodings.collect(stepped)
-        group = self._decodings.next_group(self._desk.live.values())
+        group = self._decodings.next_group(self._mailbox.live.values())
         self._faults.run(group, self._show, self._fail_picture, lambda waiting: waiting.state.id)
 
     def _show(self, group: Sequence[Waiting]) -> None:
@@ -154,12 +154,12 @@ class Engine:
             state = waiting.state
             pixels = drawn if state.asked is state.request else canvas.back(drawn, state.asked)
             if waiting.preview is not None:
-                self._desk.tell(state.id, Partial(waiting.preview, pixels))
+                self._mailbox.tell(state.id, Partial(waiting.preview, pixels))
                 continue
-            self._desk.leave(state, Finished(pixels, state.tokens.sha256, state.text_tokens, state.image_tokens))
+            self._mailbox.leave(state, Finished(pixels, state.tokens.sha256, state.text_tokens, state.image_tokens))
 
     def _fail_picture(self, waiting: Waiting, error: SoundstageError) -> None:
-        self._desk.fail(waiting.state, error)
+        self._mailbox.fail(waiting.state, error)
 
     def _count(self, stepped: Sequence[Candidate], seconds: float) -> None:
         if not stepped:
@@ -178,7 +178,7 @@ class Engine:
         )
 
     def _report(self) -> None:
-        candidates = [s.candidate() for s in self._desk.live.values()]
+        candidates = [s.candidate() for s in self._mailbox.live.values()]
         self._counters = replace(
             self._counters,
             running=sum(c.resident for c in candidates),
@@ -190,4 +190,4 @@ class Engine:
             step_tokens=self._budget.tokens,
             adapters=self.pipeline.adapters.loaded,
         )
-        self._desk.report(self.publish, self._counters)
+        self._mailbox.report(self.publish, self._counters)

@@ -1,4 +1,4 @@
-"""Where requests come in and events go out: what every engine does with its mail."""
+"""Where requests come in and events go out: what every engine does with its commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.errors import Conflict, SoundstageError, Unavailable, UpstreamTimeout,
 from image.device import Device
 from image.events import Cancelled, Event, Failed
 from image.faults import as_ours
-from image.messages import Adapt, Cancel, Command, Counters, Mail, News, Publish, Stop, Submit
+from image.messages import AdapterChange, Cancel, Command, CommandQueue, Counters, Publish, Stop, Submit, TurnReport
 from image.request import ImageRequest, RequestId
 from image.scheduler import Candidate
 
@@ -37,24 +37,24 @@ class Present(Protocol):
 S = TypeVar("S", bound=Present)
 
 
-class Desk(Generic[S]):
+class Mailbox(Generic[S]):
     """Belongs to the engine's thread."""
 
-    def __init__(self, mail: Mail, admit: Callable[[RequestId, ImageRequest], S]) -> None:
+    def __init__(self, commands: CommandQueue, admit: Callable[[RequestId, ImageRequest], S]) -> None:
         """`admit` makes the state of a request that has arrived. Raises what the caller is told."""
         self.live: dict[RequestId, S] = {}
         self.stopped = False
-        self._mail = mail
+        self._commands = commands
         self._admit = admit
-        self._adaptations: list[Adapt] = []
-        self._answers: list[tuple[Adapt, SoundstageError | None]] = []
+        self._adaptations: list[AdapterChange] = []
+        self._answers: list[tuple[AdapterChange, SoundstageError | None]] = []
         self._events: list[tuple[RequestId, Event]] = []
 
     def read(self, *, wait: bool) -> None:
         """Take in what has come; `wait` for something to come."""
-        commands: list[Command] = [self._mail.get()] if wait else []
-        while not self._mail.empty():  # only this thread takes mail out
-            commands.append(self._mail.get_nowait())
+        commands: list[Command] = [self._commands.get()] if wait else []
+        while not self._commands.empty():  # only this thread takes commands out
+            commands.append(self._commands.get_nowait())
         for command in commands:
             match command:
                 case Submit(id, request):
@@ -62,7 +62,7 @@ class Desk(Generic[S]):
                 case Cancel(id):
                     if self.live.pop(id, None):
                         self.tell(id, Cancelled())
-                case Adapt():
+                case AdapterChange():
                     self._adaptations.append(command)
                 case Stop():
                     self.stopped = True
@@ -70,7 +70,7 @@ class Desk(Generic[S]):
             self._close()
 
     def turn(self, device: Device, adapters: Adapters, act: Callable[[], object]) -> None:
-        """Take in the mail, then `act` while the device is ours, whatever happens in it. Raises DeviceLost."""
+        """Take in the commands, then `act` while the device is ours, whatever happens in it. Raises DeviceLost."""
         try:
             self.read(wait=not self.live)
             with device.turn():
@@ -143,7 +143,7 @@ class Desk(Generic[S]):
         """Everything told since the last time; who asked for adapters hears last, and finds them in the counters."""
         events, self._events = tuple(self._events), []
         answers, self._answers = self._answers, []
-        publish(News(events, counters))
+        publish(TurnReport(events, counters))
         for one, error in answers:
             one.done(error)
 

@@ -28,7 +28,7 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
-class Adapt:
+class AdapterChange:
     """Load an adapter or unload it; `done` is told, on the engine's thread, what went wrong or None."""
 
     name: str
@@ -41,8 +41,8 @@ class Stop:
     pass
 
 
-Command = Submit | Cancel | Adapt | Stop
-Mail = queue.SimpleQueue[Command]
+Command = Submit | Cancel | AdapterChange | Stop
+CommandQueue = queue.SimpleQueue[Command]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,14 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class TurnReport:
     """What one turn has to tell."""
 
     events: tuple[tuple[RequestId, Event], ...]
     counters: Counters
 
 
-Publish = Callable[[News], object]
+Publish = Callable[[TurnReport], object]
 
 
 class Runner(Protocol):

@@ -6,7 +6,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from image.async_engine import AsyncEngine, Observer
 from image.events import LAST, Admitted
-from image.messages import Counters, News
+from image.messages import Counters, TurnReport
 from image.request import RequestId
 
 _IMAGES = Gauge("soundstage_image_requests", "Images in the engine now.", ["model", "state"])
@@ -57,7 +57,7 @@ class Recorder(Observer):
         _PLACE.labels(self._model).observe(before)
         self._arrived[id] = time.monotonic()
 
-    def heard(self, news: News) -> None:
+    def on_report(self, news: TurnReport) -> None:
         model, now = self._model, news.counters
         before = self._before if now.turns >= self._before.turns else Counters()  # the model was loaded anew
         self._before = now

@@ -29,7 +29,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Sent:
+class EditFiles:
     """An edit's files. `strength` above 0, at most 1: the share of the steps that is taken."""
 
     pictures: Sequence[bytes]
@@ -49,7 +49,7 @@ class Sources:
         _HELD.set_function(lambda: memory.held)
         _IN_LINE.set_function(lambda: memory.in_line)
 
-    async def read(self, sent: Sent, size_of: Callable[[Photo], Size]) -> Source:
+    async def read(self, sent: EditFiles, size_of: Callable[[Photo], Size]) -> Source:
         """The pictures at the sizes that `size_of` gives. Raises InvalidRequest and Overloaded."""
         held = await self._memory.take(self._most(sent), "image")
         reading = self._threads.submit(self._read, sent, size_of)
@@ -62,12 +62,12 @@ class Sources:
         held.keep(sum(len(p.rgb) for p in source.pictures) + len(source.mask or b""))
         return source
 
-    def _most(self, sent: Sent) -> int:
+    def _most(self, sent: EditFiles) -> int:
         """Bytes at the peak: every picture at its largest, the one that is being brought to its size, the mask."""
         whole = self._max_side**2
         return 3 * whole * (len(sent.pictures) + 2) + (0 if sent.mask is None else 2 * whole)
 
-    def _read(self, sent: Sent, size_of: Callable[[Photo], Size]) -> Source:
+    def _read(self, sent: EditFiles, size_of: Callable[[Photo], Size]) -> Source:
         pictures = []
         for file in sent.pictures:
             photo = self._decoder.decode(file)

@@ -1,4 +1,4 @@
-"""The engine for pipelines that run whole requests: schedule → run → update, with a look at the mail every step."""
+"""The engine for pipelines that run whole requests: schedule → run → update, with a look at the commands every step."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from image.device import Device
 from image.events import Admitted, Finished, Partial, Progress
 from image.faults import Faults
-from image.mailbox import Desk
-from image.messages import Counters, Mail, Publish
+from image.mailbox import Mailbox
+from image.messages import CommandQueue, Counters, Publish
 from image.pipelines.base import Abilities
 from image.request import ImageRequest, Pixels, RequestId
 from image.scheduler import Budget, Candidate, Decision, Reason, Verdict, schedule
@@ -74,13 +74,13 @@ class WholeEngine:
     """Everything here runs on the engine's thread."""
 
     pipeline: WholePipeline
-    mail: Mail
+    commands: CommandQueue
     publish: Publish
     device: Device
     batch: int  # most requests in one run
 
     def __post_init__(self) -> None:
-        self._desk = Desk(self.mail, self._admitted)
+        self._mailbox = Mailbox(self.commands, self._admitted)
         self._running: list[_Entry] = []
         self._shares = Shares()
         self._faults = Faults(self.pipeline.release_memory, self._shrink)
@@ -91,19 +91,19 @@ class WholeEngine:
         return self.pipeline.abilities
 
     def run(self) -> None:
-        while not self._desk.stopped:
+        while not self._mailbox.stopped:
             self.run_once()
 
     def run_once(self) -> None:
         """One run and its news, whatever happens in it. Raises DeviceLost."""
         try:
-            self._desk.turn(self.device, self.pipeline.adapters, self._turn)
+            self._mailbox.turn(self.device, self.pipeline.adapters, self._turn)
         finally:
             self._running = []
             self._report()
 
     def _turn(self) -> None:
-        self._faults.run(self._schedule(), self._draw, self._desk.fail, lambda entry: entry.id)
+        self._faults.run(self._schedule(), self._draw, self._mailbox.fail, lambda entry: entry.id)
 
     # schedule: who is next
 
@@ -113,7 +113,7 @@ class WholeEngine:
 
     def _schedule(self) -> list[_Entry]:
         """The most urgent, and those that are equal to it."""
-        live, candidates = self._desk.live, self._desk.candidates(self._counters, self.device.clock()).values()
+        live, candidates = self._mailbox.live, self._mailbox.candidates(self._counters, self.device.clock()).values()
         self._shares.here(candidates)
         reasons = schedule(candidates, _ONE_AT_A_TIME, self._shares.served).reasons
         if not reasons:
@@ -126,38 +126,38 @@ class WholeEngine:
     # run: the device
 
     def _draw(self, group: Sequence[_Entry]) -> None:
-        here = self._desk.present(group)
+        here = self._mailbox.present(group)
         if not here:
             return
         self._running = here
         started = time.perf_counter()
         for entry in here:
-            self._desk.tell(entry.id, Admitted())
+            self._mailbox.tell(entry.id, Admitted())
         self._report()
         try:
             pictures = self.pipeline.run([entry.request for entry in here], self._on_step(here))
         except _Nobody:
             return
         for entry, pixels in zip(here, pictures, strict=True):
-            if entry.id in self._desk.live:
+            if entry.id in self._mailbox.live:
                 self._finish(entry, pixels)
         self._count(here, time.perf_counter() - started)
 
     def _on_step(self, group: list[_Entry]) -> OnStep:
         def told(taken: int, look: Callable[[], list[Pixels]]) -> None:
             self.device.pass_on()
-            self._desk.read(wait=False)
-            if not self._desk.present(group):
+            self._mailbox.read(wait=False)
+            if not self._mailbox.present(group):
                 raise _Nobody
             shown: list[Pixels] | None = None
             for i, entry in enumerate(group):
-                if entry.id not in self._desk.live:
+                if entry.id not in self._mailbox.live:
                     continue
                 steps = entry.request.own_steps
-                self._desk.tell(entry.id, Progress(min(taken, steps), steps))
+                self._mailbox.tell(entry.id, Progress(min(taken, steps), steps))
                 if taken in entry.request.preview_steps:
                     shown = look() if shown is None else shown
-                    self._desk.tell(entry.id, Partial(entry.told, shown[i]))
+                    self._mailbox.tell(entry.id, Partial(entry.told, shown[i]))
                     entry.told += 1
             self._report()
 
@@ -168,7 +168,7 @@ class WholeEngine:
     def _finish(self, entry: _Entry, pixels: Pixels) -> None:
         text = self.pipeline.text_tokens(entry.request)
         sha256 = hashlib.sha256(entry.request.prompt.encode()).hexdigest()
-        self._desk.leave(entry, Finished(pixels, sha256, text, entry.tokens))
+        self._mailbox.leave(entry, Finished(pixels, sha256, text, entry.tokens))
 
     def _shrink(self) -> None:
         self.batch = max(1, self.batch // 2)
@@ -188,7 +188,7 @@ class WholeEngine:
         )
 
     def _report(self) -> None:
-        live = self._desk.live
+        live = self._mailbox.live
         self._counters = replace(
             self._counters,
             running=sum(entry.id in live for entry in self._running),
@@ -196,7 +196,7 @@ class WholeEngine:
             out_of_memory=self._faults.out_of_memory,
             adapters=self.pipeline.adapters.loaded,
         )
-        self._desk.report(self.publish, self._counters)
+        self._mailbox.report(self.publish, self._counters)
 
 
 def _explained(reasons: Sequence[Reason], equal: Sequence[_Entry], batch: int) -> Decision:

@@ -91,7 +91,7 @@ class Picture:
 Image: TypeAlias = Generation | Heard
 """An image whose events can be followed."""
 
-Told = Admitted | tuple[int, bytes] | Picture
+StreamPart = Admitted | tuple[int, bytes] | Picture
 """What a stream tells of an image: that it runs, previews with their index, the picture."""
 
 
@@ -208,7 +208,7 @@ class Worker:
         """The models are loaded for as long as the block runs. Raises Overloaded, Unavailable."""
         return self.lease.use() if self.lease else nullcontext()
 
-    async def follow(self, job: Job, image: Image) -> AsyncGenerator[Told, None]:
+    async def follow(self, job: Job, image: Image) -> AsyncGenerator[StreamPart, None]:
         """That it runs, each preview with its index, then the picture. Raises what the image failed with."""
         async for event in image:
             if isinstance(event, Admitted):

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 _NAMED = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 
 
-class _Added(msgspec.Struct):
+class _AddedToken(msgspec.Struct):
     """One added token. Those that are not special (`<think>`, `<tool_call>`) are text that a model may be told of."""
 
     content: str = ""
@@ -24,7 +24,7 @@ class _Added(msgspec.Struct):
 class _Tokenizer(msgspec.Struct):
     """tokenizer.json, less its vocabulary."""
 
-    added_tokens: list[_Added] = []
+    added_tokens: list[_AddedToken] = []
 
 
 def of_checkpoint(folder: Path, chat_template: str | None) -> tuple[str, ...] | None:

@@ -14,7 +14,7 @@ import aiohttp
 from yarl import URL
 
 from core.errors import Unavailable
-from core.process.child import Command, Kept
+from core.process.child import Command, SupervisedChild
 from llm import device, ladder
 from llm.catalogue import Model
 
@@ -76,7 +76,7 @@ class Engine:
         self._port = 0
         self._started = time.monotonic()
         self._start_took = TYPICAL_START_SECONDS
-        self._kept = Kept(self._command, on_exit=self._ended)
+        self._kept = SupervisedChild(self._command, on_exit=self._ended)
 
     @property
     def url(self) -> URL:

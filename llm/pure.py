@@ -41,14 +41,14 @@ class PureWorker:
 
     async def answer(self, call: PureCall, request_id: str) -> PureAnswer:
         """Raises NotFound, Unprocessable, Overloaded, Unavailable, and what the engine refuses."""
-        engine = self._supervisor.find(call.asked.model)
-        base = call.asked.model == BASE or engine.model.role == "base"
+        engine = self._supervisor.find(call.request.model)
+        base = call.request.model == BASE or engine.model.role == "base"
         path, body = call.for_engine(engine.model.id, base=base)
         async with self._gate, self._supervisor.residency.use(engine) as url:
-            self._counters.served("base" if base else engine.model.role, sfw=call.asked.sfw_mode)
+            self._counters.served("base" if base else engine.model.role, sfw=call.request.sfw_mode)
             started = time.perf_counter()
             answer = await self._ask(engine, str(url) + path, body, request_id)
-            return call.answer(answer, call.asked.model, time.perf_counter() - started)
+            return call.answer(answer, call.request.model, time.perf_counter() - started)
 
     async def _ask(self, engine: Engine, url: str, body: bytes, request_id: str) -> bytes:
         relay = self._relay()

@@ -18,7 +18,7 @@ PRODUCTION = "production"
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedRelease:
     """A release that is there now; `created` is False where the same content was there already."""
 
     recipe: str
@@ -27,7 +27,7 @@ class Saved:
     created: bool
 
 
-async def save_release(pool: Pool, source: RecipeSource, writer: Writer) -> Saved:
+async def save_release(pool: Pool, source: RecipeSource, writer: Writer) -> SavedRelease:
     """Check a recipe against the contract and keep it as a new release. Idempotent by content."""
     contract.check(source)
     async with changing(pool, writer) as connection:
@@ -75,10 +75,10 @@ async def _known(connection: Connection, source: RecipeSource, writer: Writer) -
     return int(row["version"]) if row else None
 
 
-async def _save(connection: Connection, source: RecipeSource, writer: Writer) -> Saved:
+async def _save(connection: Connection, source: RecipeSource, writer: Writer) -> SavedRelease:
     known = await _known(connection, source, writer)
     if known is not None:
-        return Saved(source.name, known, source.sha256, created=False)
+        return SavedRelease(source.name, known, source.sha256, created=False)
     await connection.execute("insert into recipes (name) values (%s) on conflict do nothing", (source.name,))
     query = (
         "insert into releases (recipe, version, model, sampling, variables, author, note, sha256, tenant, tier,"
@@ -101,7 +101,7 @@ async def _save(connection: Connection, source: RecipeSource, writer: Writer) ->
             " values (%s, %s, %s, %s, %s, %s)",
             (source.name, version, position, *map(Jsonb, (golden.variables, golden.history, golden.messages))),
         )
-    return Saved(source.name, version, source.sha256, created=True)
+    return SavedRelease(source.name, version, source.sha256, created=True)
 
 
 async def _save_messages(connection: Connection, source: RecipeSource, version: int, writer: Writer) -> None:
@@ -156,7 +156,7 @@ async def _kept(
     return await _number(connection, query, {**values, "tenant": writer.tenant, "author": writer.actor}), True
 
 
-async def _label_if_unmoved(connection: Connection, saved: Saved, writer: Writer) -> None:
+async def _label_if_unmoved(connection: Connection, saved: SavedRelease, writer: Writer) -> None:
     """`production` goes along with what ships, until somebody moves it."""
     await connection.execute(
         "insert into labels (recipe, name, version, tenant, author, note) values (%s, %s, %s, %s, %s, 'shipped')"

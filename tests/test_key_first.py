@@ -48,7 +48,7 @@ def image(folder: Path) -> Shell:
 
 def vision(folder: Path) -> Shell:
     settings = VisionSettings.load(data_dir=folder, wan_worker_api_key=KEY, orchestrator_url=None)
-    eye: Any = type("Eye", (), {"look": None})
+    eye: Any = type("FaceModels", (), {"look": None})
     return vision_app(settings, eye, cast(Any, None))
 
 

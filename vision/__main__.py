@@ -11,7 +11,7 @@ from core.http.serving import serve
 from core.pictures.decode import Limits
 from core.pictures.processes import DecodingProcesses
 from core.settings import SettingsError
-from vision.analysis import Eye
+from vision.analysis import FaceModels
 from vision.app import create_app
 from vision.describe import VisionModel
 from vision.faces import yolo
@@ -34,13 +34,13 @@ def main(arguments: list[str] | None = None) -> None:
         if given.command == "settings":
             commands.print_settings(settings, as_json=given.json)
             return
-        eye = Eye(detector(settings), SmallModels() if settings.vision_features == "small" else None)
+        models = FaceModels(detector(settings), SmallModels() if settings.vision_features == "small" else None)
     except (SettingsError, ModelUnavailable) as exc:
         sys.exit(str(exc))
     logs.configure(settings.log_level, settings.log_format)
     limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_decode_mb << 20)
     decoder = DecodingProcesses(limits, settings.vision_threads, settings.decode_seconds)
-    serve(create_app(settings, eye, decoder, vision_model(settings)), settings)
+    serve(create_app(settings, models, decoder, vision_model(settings)), settings)
 
 
 def detector(settings: VisionSettings) -> Detector:

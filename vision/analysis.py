@@ -12,17 +12,17 @@ from vision.answer import (
     Analysis,
     AnglesOut,
     BoxOut,
+    FaceBox,
     FaceOut,
     Faces,
     FeatureOut,
-    Found,
     ImageSize,
     UsageOut,
     WarningCode,
     WarningOut,
 )
 from vision.chips import around
-from vision.describe import Told, Usage, merged
+from vision.describe import Usage, VisionAnswer, merged
 from vision.faces.base import Box, Detector, Face, subject
 from vision.pixels import Pixels
 from vision.quality import Quality, of_face, of_picture
@@ -43,7 +43,7 @@ MESSAGES: dict[WarningCode, str] = {
 
 
 @dataclass(frozen=True)
-class Look:
+class DetectionJob:
     """One job of the device: a picture, and whether its subject is to be read."""
 
     pixels: Pixels
@@ -51,38 +51,38 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Detection:
     faces: list[Face]
     subject: Face | None
     reading: Reading | None
 
 
 @dataclass(frozen=True)
-class Eye:
+class FaceModels:
     """The models that look at pictures, a batch at a time."""
 
     detector: Detector
     reader: Reader | None
 
-    def look(self, jobs: Sequence[Look]) -> list[Seen]:
+    def look(self, jobs: Sequence[DetectionJob]) -> list[Detection]:
         """detect → pick the subject → read; called from one thread."""
         found = self.detector.detect([job.pixels for job in jobs])
         subjects = [_subject(faces, job.pixels) for faces, job in zip(found, jobs, strict=True)]
         wanted = [(job.pixels, face) for job, face in zip(jobs, subjects, strict=True) if job.read and face is not None]
         readings = iter(self.reader.read(wanted) if self.reader else ())
         return [
-            Seen(faces, face, next(readings, None) if job.read and face is not None else None)
+            Detection(faces, face, next(readings, None) if job.read and face is not None else None)
             for faces, face, job in zip(found, subjects, jobs, strict=True)
         ]
 
 
-def judge(photo: Photo, seen: Seen) -> Quality:
+def judge(photo: Photo, seen: Detection) -> Quality:
     if seen.subject is None:
         return of_picture(photo.pixels, photo.scale)
     return of_face(photo.pixels, seen.subject, photo.scale)
 
 
-def analysis(photo: Photo, seen: Seen, quality: Quality, told: Told | None, model: str | None) -> Analysis:
+def analysis(photo: Photo, seen: Detection, quality: Quality, told: VisionAnswer | None, model: str | None) -> Analysis:
     """The answer. `told` is None where no vision model was asked."""
     features = merged(_read(seen.reading), told.features if told else {}, model or "")
     age = _apparent_age(seen.reading, features)
@@ -108,7 +108,7 @@ def _used(usage: Usage) -> UsageOut:
     return UsageOut(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, total_tokens=total)
 
 
-def found_faces(photo: Photo, seen: Seen) -> Faces:
+def found_faces(photo: Photo, seen: Detection) -> Faces:
     """Boxes only."""
     size = ImageSize(width=photo.width, height=photo.height)
     return Faces(faces=[_found(face, photo) for face in seen.faces], image=size)
@@ -148,7 +148,7 @@ def _apparent_age(reading: Reading | None, features: dict[str, dict[str, Any]]) 
     return "adult" if "age_bracket" in features else "unknown"
 
 
-def _photo_warnings(seen: Seen, quality: Quality) -> list[WarningCode]:
+def _photo_warnings(seen: Detection, quality: Quality) -> list[WarningCode]:
     codes: list[WarningCode] = []
     if not seen.faces:
         codes.append("no_face")
@@ -165,7 +165,7 @@ def _age_warning(age: ApparentAge) -> list[WarningCode]:
     return ["ambiguous_age"] if age == "ambiguous" else []
 
 
-def _report(photo: Photo, seen: Seen, quality: Quality) -> FaceOut:
+def _report(photo: Photo, seen: Detection, quality: Quality) -> FaceOut:
     main, angles = seen.subject, quality.angles
     scores = {name: _round(getattr(quality, name)) for name in FaceOut.model_fields if name in _SCORES}
     return FaceOut(
@@ -181,8 +181,8 @@ def _report(photo: Photo, seen: Seen, quality: Quality) -> FaceOut:
 _SCORES = frozenset(Quality.__dataclass_fields__) - {"angles"}
 
 
-def _found(face: Face, photo: Photo) -> Found:
-    return Found(box=_box(face.box, photo), score=_round(face.score))
+def _found(face: Face, photo: Photo) -> FaceBox:
+    return FaceBox(box=_box(face.box, photo), score=_round(face.score))
 
 
 def _box(box: Box, photo: Photo) -> BoxOut:

@@ -24,7 +24,7 @@ class BoxOut(BaseModel):
     height: int
 
 
-class Found(BaseModel):
+class FaceBox(BaseModel):
     box: BoxOut
     score: Score = Field(description="The detector's confidence, 0 to 1.")
 
@@ -55,7 +55,7 @@ class FaceOut(BaseModel):
     visibility: Score = Field(description="A hint: 1 where nothing seems to cover the face.")
     compression: Score = Field(description="1 where a JPEG's blocks do not show.")
     angles: AnglesOut | None = Field(description="Degrees; 0 looks straight into the camera.")
-    others: list[Found] = Field(description="Further faces, surest first.")
+    others: list[FaceBox] = Field(description="Further faces, surest first.")
 
 
 class FeatureOut(BaseModel):
@@ -94,5 +94,5 @@ class Analysis(BaseModel):
 class Faces(BaseModel):
     """Answer of POST /v1/faces."""
 
-    faces: list[Found]
+    faces: list[FaceBox]
     image: ImageSize

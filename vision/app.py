@@ -9,7 +9,7 @@ from core.json.canonical import messages_sha256
 from core.pictures.processes import Decoder
 from core.service import create_service
 from core.worker_key import worker_key_check
-from vision.analysis import Eye
+from vision.analysis import FaceModels
 from vision.answer import Analysis, Faces
 from vision.describe import VisionModel
 from vision.settings import VisionSettings
@@ -26,9 +26,11 @@ QUESTION = {
 }
 
 
-def create_app(settings: VisionSettings, eye: Eye, decoder: Decoder, model: VisionModel | None = None) -> Shell:
+def create_app(
+    settings: VisionSettings, models: FaceModels, decoder: Decoder, model: VisionModel | None = None
+) -> Shell:
     """The worker as an ASGI application; it registers while its lifespan runs, and closes what it was given."""
-    worker = Worker(settings, eye, decoder, model)
+    worker = Worker(settings, models, decoder, model)
     api = FastAPI(title="Soundstage selfie worker", lifespan=worker.lifespan)
 
     @api.post(ANALYZE, openapi_extra=_form(QUESTION))

@@ -33,7 +33,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Told:
+class VisionAnswer:
     """`problems` says why there are no features: places and rules of the schema."""
 
     features: dict[str, str | bool] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class VisionModel:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def ask(self, question: Question, jpeg: bytes, request_id: str, trace: str | None = None) -> Told:
+    async def ask(self, question: Question, jpeg: bytes, request_id: str, trace: str | None = None) -> VisionAnswer:
         """ask → check → repair once. Never raises for what the model does: a photo is judged without it, too. `trace`:
         the request's `traceparent`."""
         messages, usage = with_picture(question.messages, jpeg), Usage()
@@ -73,8 +73,8 @@ class VisionModel:
                 usage += more
                 features, problems = check_answer(question.schema, text)
         except (aiohttp.ClientError, TimeoutError, SoundstageError, OSError):
-            return Told(failed=True, usage=usage)
-        return Told(features, tuple(problems), usage=usage)
+            return VisionAnswer(failed=True, usage=usage)
+        return VisionAnswer(features, tuple(problems), usage=usage)
 
     async def _complete(
         self, messages: list[dict[str, Any]], question: Question, told: Mapping[str, str]

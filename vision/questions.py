@@ -85,7 +85,7 @@ class Sampling(_Closed):
     seed: int | None = Field(None, ge=0, le=2**63 - 1)
 
 
-class _Sent(_Closed):
+class _QuestionForm(_Closed):
     """The fields of a form, each decoded."""
 
     messages: list[Message] = Field(min_length=1, max_length=32)
@@ -121,7 +121,7 @@ def read_question(form: Mapping[str, bytes | bytearray]) -> Question | None:
     if repair is not None:
         decoded["repair"] = repair.decode("utf-8", "replace")
     try:
-        sent = _Sent.model_validate(decoded)
+        sent = _QuestionForm.model_validate(decoded)
     except ValidationError as exc:
         raise from_validation(exc.errors()) from exc
     schema = sent.schema_.model_dump(exclude_none=True)

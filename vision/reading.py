@@ -46,7 +46,7 @@ Ages = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Read:
+class Estimate:
     """One feature: its value, how sure the model is (0 to 1), and which model it was."""
 
     value: str
@@ -56,8 +56,8 @@ class Read:
 
 @dataclass(frozen=True)
 class Reading:
-    age: Read
-    expression: Read
+    age: Estimate
+    expression: Estimate
     apparent_age: ApparentAge
 
 
@@ -98,7 +98,7 @@ class SmallModels:
             for probabilities, (pixels, face) in zip(ages, faces, strict=True)
         ]
 
-    def _expression(self, pixels: Pixels, face: Face) -> Read:
+    def _expression(self, pixels: Pixels, face: Face) -> Estimate:
         grey = Image.fromarray(around(pixels, face.box, EXPRESSION_MARGIN)).convert("L")
         small = grey.resize((EXPRESSION_SIDE, EXPRESSION_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
         plane = (np.asarray(small, dtype=np.float32) / 255 - 0.5) * 2
@@ -107,11 +107,11 @@ class SmallModels:
         return expression_of(self._expressions.get_tensor(self._output)[0])
 
 
-def age_of(probabilities: Ages) -> Read:
+def age_of(probabilities: Ages) -> Estimate:
     """The bracket that holds most."""
     held = {name: float(probabilities[low:high].sum()) for name, low, high in BRACKETS}
     bracket = max(held, key=lambda name: held[name])
-    return Read(bracket, min(1.0, held[bracket]), "age-v1")
+    return Estimate(bracket, min(1.0, held[bracket]), "age-v1")
 
 
 def apparent_age(probabilities: Ages) -> ApparentAge:
@@ -122,12 +122,12 @@ def apparent_age(probabilities: Ages) -> ApparentAge:
     return "ambiguous" if under_18 >= AMBIGUOUS_FROM or expected < YOUNG_UNTIL else "adult"
 
 
-def expression_of(probabilities: NDArray[np.float32]) -> Read:
+def expression_of(probabilities: NDArray[np.float32]) -> Estimate:
     held: dict[Expression, float] = dict.fromkeys(SHOWN, 0.0)
     for shown, probability in zip(SHOWN, probabilities, strict=True):
         held[shown] += float(probability)
     expression = max(held, key=lambda name: held[name])
-    return Read(expression, min(1.0, held[expression]), "fer-quantized")
+    return Estimate(expression, min(1.0, held[expression]), "fer-quantized")
 
 
 def _file(module: str, path: str, package: str) -> Path:

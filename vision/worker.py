@@ -20,10 +20,10 @@ from core.trace_context import traceparent
 from core.watchers import Watchers
 from core.wire.workers import Announcement, ServedModel
 from vision import analysis, metrics
-from vision.analysis import MESSAGES, Eye, Look, Seen
+from vision.analysis import MESSAGES, Detection, DetectionJob, FaceModels
 from vision.answer import Analysis, Faces, WarningOut
 from vision.batching import MicroBatcher
-from vision.describe import Told, VisionModel
+from vision.describe import VisionAnswer, VisionModel
 from vision.pool import WorkPool
 from vision.questions import Question, read_question
 from vision.settings import VisionSettings
@@ -34,14 +34,16 @@ QUESTION_BYTES = {"messages": 256 << 10, "schema": 16 << 10, "sampling": 2 << 10
 class Worker:
     """Everything is given to it; its lifespan opens and closes it."""
 
-    def __init__(self, settings: VisionSettings, eye: Eye, decoder: Decoder, model: VisionModel | None) -> None:
+    def __init__(
+        self, settings: VisionSettings, models: FaceModels, decoder: Decoder, model: VisionModel | None
+    ) -> None:
         self._settings = settings
-        self._eye = eye
+        self._models = models
         self._decoder = decoder
         self._model = model
         self._id = f"selfie-{uuid.uuid4().hex[:12]}"
         self._pool = WorkPool(settings.vision_threads, settings.vision_queue_max)
-        self._device = MicroBatcher(eye.look, settings.vision_batch)
+        self._device = MicroBatcher(models.look, settings.vision_batch)
         self._registrar: Registrar | None = None
         self.watchers = Watchers()
         self._leaving = False
@@ -52,10 +54,10 @@ class Worker:
             form = await self._read(request, QUESTION_BYTES)
             question, wants_portrait = read_question(form), bytes(form.get("portrait", b"")) == b"true"
             with until_disconnect(request.receive):
-                photo, seen = await self._see(form, read=True)
+                photo, seen = await self._detect(form, read=True)
                 quality = await self._pool.run(lambda _: analysis.judge(photo, seen))
-                told = await self._tell(question, photo, seen, request)
-                found = analysis.analysis(photo, seen, quality, told, self._model.name if self._model else None)
+                answer = await self._ask(question, photo, seen, request)
+                found = analysis.analysis(photo, seen, quality, answer, self._model.name if self._model else None)
                 if question is not None and self._model is None:
                     found.warnings.append(WarningOut(code="no_vision_model", message=MESSAGES["no_vision_model"]))
                 if wants_portrait:
@@ -68,7 +70,7 @@ class Worker:
         with self._pool.place():
             form = await self._read(request, {})
             with until_disconnect(request.receive):
-                photo, seen = await self._see(form, read=False)
+                photo, seen = await self._detect(form, read=False)
         return analysis.found_faces(photo, seen)
 
     async def _read(self, request: Request, texts: dict[str, int]) -> Form:
@@ -80,12 +82,14 @@ class Worker:
         except ClientDisconnect as exc:
             raise ClientDisconnected from exc
 
-    async def _see(self, form: Form, *, read: bool) -> tuple[Photo, Seen]:
+    async def _detect(self, form: Form, *, read: bool) -> tuple[Photo, Detection]:
         data = form.pop("image")
         photo = await self._pool.run(lambda _: self._decoder.decode(data))
-        return photo, await self._device.run(Look(photo.pixels, read))
+        return photo, await self._device.run(DetectionJob(photo.pixels, read))
 
-    async def _tell(self, question: Question | None, photo: Photo, seen: Seen, request: Request) -> Told | None:
+    async def _ask(
+        self, question: Question | None, photo: Photo, seen: Detection, request: Request
+    ) -> VisionAnswer | None:
         if question is None or self._model is None:
             return None
         jpeg = await self._pool.run(lambda _: analysis.portrait(photo, seen.subject))
@@ -124,7 +128,7 @@ class Worker:
             id=self._id,
             kind="selfie",
             url=AnyHttpUrl(self._settings.reached_at()),
-            models=(ServedModel(id=self._eye.detector.name, abilities=("faces",), max_model_len=None),),
+            models=(ServedModel(id=self._models.detector.name, abilities=("faces",), max_model_len=None),),
             roles=(),
             capacity=self._pool.capacity,
             queue_depth=self._pool.taken,
@@ -132,13 +136,13 @@ class Worker:
         )
 
     async def ready(self) -> Readiness:
-        return Readiness(True, {"detector": self._eye.detector.name})
+        return Readiness(True, {"detector": self._models.detector.name})
 
     def health(self) -> dict[str, Any]:
         return {
             "status": "ok",
             "worker_type": "selfie",
-            "detector": self._eye.detector.name,
+            "detector": self._models.detector.name,
             "vision_model": self._model.name if self._model else None,
             "places": {"taken": self._pool.taken, "capacity": self._pool.capacity},
         }

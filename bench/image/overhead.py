@@ -10,7 +10,7 @@ from bench.image.clock import took
 from bench.image.models import Setup
 from image.engine import Engine, Sizing
 from image.events import LAST, Event
-from image.messages import Mail, News, Submit
+from image.messages import CommandQueue, Submit, TurnReport
 from image.request import ImageRequest, RequestId
 
 
@@ -61,9 +61,9 @@ def bare(setup: Setup, request: ImageRequest) -> None:
 
 
 def engine(setup: Setup, request: ImageRequest) -> None:
-    mail, told = Mail(), list[Event]()
+    mail, told = CommandQueue(), list[Event]()
 
-    def hear(news: News) -> None:
+    def hear(news: TurnReport) -> None:
         told.extend(event for _, event in news.events)
 
     runner = Engine(setup.pipeline, Sizing(setup.budget), mail, hear)

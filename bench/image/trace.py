@@ -11,7 +11,7 @@ from bench.image.models import Setup
 from bench.image.overhead import bare
 from image.engine import Engine, Sizing
 from image.events import LAST, Failed, Finished, Partial
-from image.messages import Mail, News, Submit
+from image.messages import CommandQueue, Submit, TurnReport
 from image.request import ImageRequest, RequestId
 
 RATES = (0.3, 0.6, 0.9, 1.2)  # of what a sequential server could do
@@ -92,9 +92,9 @@ def serve_in_order(setup: Setup, arrivals: Sequence[Arrival]) -> Served:
 
 def serve_by_steps(setup: Setup, arrivals: Sequence[Arrival]) -> Served:
     """By the engine: before every turn those that have arrived are put into its mailbox."""
-    mail, served, clock = Mail(), Served(arrivals), Clock(setup.read)
+    mail, served, clock = CommandQueue(), Served(arrivals), Clock(setup.read)
 
-    def hear(news: News) -> None:
+    def hear(news: TurnReport) -> None:
         for id, event in news.events:
             if isinstance(event, Partial):
                 served.shown.setdefault(id, clock.now())

@@ -9,7 +9,7 @@ from typing import Any
 
 from image.engine import Engine, Sizing
 from image.events import LAST, Finished
-from image.messages import Mail, News, Submit
+from image.messages import CommandQueue, Submit, TurnReport
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest, RequestId
 from image.scheduler import Budget
@@ -48,9 +48,9 @@ def speed(stock: Any, repeats: int = 15) -> Speed:
 
 def _seconds(pipeline: ZImage, count: int) -> tuple[float, float]:
     """Wall time and CPU; in turn, so that a busy minute slows both."""
-    mail, ended = Mail(), list[object]()
+    mail, ended = CommandQueue(), list[object]()
 
-    def hear(news: News) -> None:
+    def hear(news: TurnReport) -> None:
         ended.extend(event for _, event in news.events if isinstance(event, LAST))
 
     engine = Engine(pipeline, Sizing(BUDGET), mail, hear)

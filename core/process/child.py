@@ -109,7 +109,7 @@ class Backoff:
         return wait
 
 
-class Kept:
+class SupervisedChild:
     """A child that is started again whenever it ends, with exponential backoff that a long life resets."""
 
     def __init__(

@@ -31,7 +31,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class MaskedSource:
     """The part of a source picture that a mask keeps: laid over the latents after every step."""
 
     source: torch.Tensor  # (C, H, W) float32, without noise
@@ -44,7 +44,7 @@ class Start:
     """What a request starts from."""
 
     latents: torch.Tensor  # (C, H, W) float32
-    kept: Kept | None = None
+    kept: MaskedSource | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _ROOM = 1.1  # memory to load into, for each byte of weights
 
 
-class _Told(msgspec.Struct, forbid_unknown_fields=True):
+class _OwnSettings(msgspec.Struct, forbid_unknown_fields=True):
     canvas: Annotated[int, msgspec.Meta(ge=SIDE_MULTIPLE, le=2048)]
 
 
@@ -112,7 +112,7 @@ def _canvas(folder: Path) -> int | None:
     if not file.is_file():
         return None
     try:
-        told = msgspec.json.decode(file.read_bytes(), type=_Told)
+        told = msgspec.json.decode(file.read_bytes(), type=_OwnSettings)
     except msgspec.DecodeError as exc:
         raise CheckpointError(f"{file} cannot be read: {exc}") from exc
     if told.canvas % SIDE_MULTIPLE:

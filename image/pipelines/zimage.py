@@ -21,7 +21,7 @@ from diffusers.pipelines.z_image.pipeline_z_image import (
 from core.errors import InvalidRequest
 from image.pipelines import memory, previews
 from image.pipelines.adapters import Adapters
-from image.pipelines.base import Abilities, Kept, Row, Schedule, Start, Tokens
+from image.pipelines.base import Abilities, MaskedSource, Row, Schedule, Start, Tokens
 from image.pipelines.pixels import as_levels, as_pixels
 from image.pipelines.previews import Preview
 from image.request import ImageRequest, Pixels, Source
@@ -141,7 +141,7 @@ class ZImage:
         latents = sigma * noise + (1.0 - sigma) * source
         if request.source.mask is None:
             return Start(latents)
-        return Start(latents, Kept(source, noise, self._anew(request, request.source.mask)))
+        return Start(latents, MaskedSource(source, noise, self._anew(request, request.source.mask)))
 
     def _encode_source(self, request: ImageRequest, source: Source, generator: torch.Generator) -> torch.Tensor:
         raw = torch.frombuffer(bytearray(source.pictures[0].rgb), dtype=torch.uint8)

@@ -27,7 +27,7 @@ from image.request import ImageRequest
 from image.streaming import EventStream, together
 from image.upload import Form, parse_form
 from image.wire import EditBody, GenerationBody, ImagesBody
-from image.worker import Job, Picture, Told, Worker, name_of, standing
+from image.worker import Job, Picture, StreamPart, Worker, name_of, standing
 
 EDITS = "/v1/images/edits"
 Kind = Literal["image_generation", "image_edit"]
@@ -102,7 +102,7 @@ async def _edit_requests(worker: Worker, http: Request, body: EditBody, form: Fo
         return sizes[0] if abilities.strength else own
 
     with until_disconnect(http.receive):
-        source = await worker.sources.read(sources.Sent(form.images, form.mask, strength), size_of)
+        source = await worker.sources.read(sources.EditFiles(form.images, form.mask, strength), size_of)
     settings.limits.check_size(*sizes[0])
     return body.requests(settings, seed(body.seed), standing(http), sizes[0], source)
 
@@ -187,7 +187,7 @@ async def _events(worker: Worker, kind: Kind, body: ImagesBody, job: Job) -> Asy
                 yield _event(kind, body, job, image, told)
 
 
-def _event(kind: Kind, body: ImagesBody, job: Job, image: int, told: Told) -> dict[str, Any]:
+def _event(kind: Kind, body: ImagesBody, job: Job, image: int, told: StreamPart) -> dict[str, Any]:
     """`image`: which of the n."""
     if isinstance(told, Admitted):
         return {}  # the answer may begin

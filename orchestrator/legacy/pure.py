@@ -15,7 +15,7 @@ from orchestrator.workers.registry import WorkerPool
 async def answer(runner: MessageRunner, workers: WorkerPool, call: PureCall, caller: Caller) -> PureAnswer:
     """`sfw_mode` asks for tier 0. Raises Refused, NotFound, and what engines raise."""
     started = time.perf_counter()
-    asked = call.asked
+    asked = call.request
     fields = {"max_tokens": call.max_tokens, "temperature": asked.temperature, "top_p": asked.top_p}
     noted = {"sfw_mode": asked.sfw_mode}
     if asked.sfw_mode:

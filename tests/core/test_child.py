@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from core.process import child as child_module
-from core.process.child import Backoff, Child, Command, Kept
+from core.process.child import Backoff, Child, Command, SupervisedChild
 from tests.fakes import unruly
 from tests.fakes.wait import eventually, soon
 
@@ -175,7 +175,7 @@ async def test_the_group_is_gone_when_its_parent_is_killed(tmp_path: Path, flags
 
 
 @contextlib.asynccontextmanager
-async def running(kept: Kept) -> AsyncIterator[None]:
+async def running(kept: SupervisedChild) -> AsyncIterator[None]:
     task = asyncio.ensure_future(kept.run())
     try:
         yield
@@ -185,7 +185,7 @@ async def running(kept: Kept) -> AsyncIterator[None]:
         assert task.cancelled()
 
 
-def group_of(kept: Kept) -> int:
+def group_of(kept: SupervisedChild) -> int:
     assert kept.child is not None
     return kept.child.pid
 
@@ -205,7 +205,7 @@ async def test_a_crashing_command_is_started_again_and_counted(command: Make) ->
         return REGISTRY.get_sample_value("soundstage_child_starts_total", {"child": "unruly"}) or 0
 
     exits, before = Exits(), starts()
-    kept = Kept(lambda: command("exit=3"), on_exit=exits, first_backoff=0.001)
+    kept = SupervisedChild(lambda: command("exit=3"), on_exit=exits, first_backoff=0.001)
     async with running(kept):
         assert [await soon(exits.codes.get()) for _ in range(3)] == [3, 3, 3]
         assert kept.restarts >= 3
@@ -216,7 +216,7 @@ async def test_a_crashing_command_is_started_again_and_counted(command: Make) ->
 async def test_the_command_is_asked_anew_at_each_start(command: Make, tmp_path: Path) -> None:
     plans = iter([command("exit=1"), command("exit=2"), command()])
     exits = Exits()
-    async with running(Kept(lambda: next(plans), on_exit=exits, first_backoff=0.001)):
+    async with running(SupervisedChild(lambda: next(plans), on_exit=exits, first_backoff=0.001)):
         assert [await soon(exits.codes.get()) for _ in range(2)] == [1, 2]
         await eventually(lambda: len(ready(tmp_path)) == 3, "the third start")
 
@@ -237,7 +237,7 @@ def test_backoff(lives: list[float], waits: list[float]) -> None:
 
 
 async def test_a_killed_leash_takes_its_group_along_and_is_started_again(command: Make, tmp_path: Path) -> None:
-    kept = Kept(lambda: command("breed", "deaf"), first_backoff=0.001)
+    kept = SupervisedChild(lambda: command("breed", "deaf"), first_backoff=0.001)
     async with running(kept):
         await eventually(lambda: len(ready(tmp_path)) == 2, "the start of all")
         killed = group_of(kept)
@@ -248,7 +248,7 @@ async def test_a_killed_leash_takes_its_group_along_and_is_started_again(command
 
 
 async def test_cancelling_stops_the_child(command: Make, tmp_path: Path) -> None:
-    kept = Kept(lambda: command("breed", "deaf"))
+    kept = SupervisedChild(lambda: command("breed", "deaf"))
     async with running(kept):
         await eventually(lambda: len(ready(tmp_path)) == 2, "the start of all")
         group = group_of(kept)

@@ -6,7 +6,7 @@ import torch
 
 from image.engine import Engine, Sizing
 from image.events import Admitted, Event, Finished, Partial, Progress
-from image.messages import Mail, News, Submit
+from image.messages import CommandQueue, Submit, TurnReport
 from image.pipelines.base import StepPipeline
 from image.request import ImageRequest, RequestId
 from image.scheduler import Budget
@@ -22,10 +22,10 @@ class Driven:
     pipeline: StepPipeline
     budget: Budget = MIXING
     events: dict[RequestId, list[Event]] = field(default_factory=dict)
-    news: News | None = None
+    news: TurnReport | None = None
 
     def __post_init__(self) -> None:
-        self.mail: Mail = Mail()
+        self.mail: CommandQueue = CommandQueue()
         self.engine = Engine(self.pipeline, Sizing(self.budget), self.mail, self._hear)
 
     def submit(self, request: ImageRequest) -> RequestId:
@@ -52,7 +52,7 @@ class Driven:
         assert isinstance(last, Finished), last
         return torch.frombuffer(bytearray(last.pixels.rgb), dtype=torch.float32).view(like.shape)
 
-    def _hear(self, news: News) -> None:
+    def _hear(self, news: TurnReport) -> None:
         self.news = news
         for id, event in news.events:
             self.events[id].append(event)

@@ -4,7 +4,7 @@ from typing import Any
 
 from image.device import Device
 from image.events import LAST, Event, Finished
-from image.messages import Adapt, Cancel, Mail, News, Stop, Submit
+from image.messages import AdapterChange, Cancel, CommandQueue, Stop, Submit, TurnReport
 from image.pipelines.whole import OnStep, WholePipeline
 from image.request import ImageRequest, RequestId
 from image.whole_engine import WholeEngine
@@ -14,11 +14,11 @@ class Driven:
     """The engine on this thread; `before` is asked before every run of the stock pipeline's next step."""
 
     def __init__(self, pipeline: WholePipeline, batch: int = 4) -> None:
-        self.mail: Mail = Mail()
+        self.mail: CommandQueue = CommandQueue()
         self.events: dict[RequestId, list[Event]] = {}
         self.runs: list[int] = []
-        self.news: News | None = None
-        self.after_step: dict[int, Cancel | Stop | Adapt] = {}
+        self.news: TurnReport | None = None
+        self.after_step: dict[int, Cancel | Stop | AdapterChange] = {}
         self.engine = WholeEngine(Watched(pipeline, self), self.mail, self._hear, Device(), batch)  # type: ignore[arg-type]
 
     def submit(self, request: ImageRequest) -> RequestId:
@@ -36,7 +36,7 @@ class Driven:
         assert isinstance(last, Finished), last
         return last.pixels.rgb
 
-    def _hear(self, news: News) -> None:
+    def _hear(self, news: TurnReport) -> None:
         self.news = news
         for id, event in news.events:
             self.events[id].append(event)

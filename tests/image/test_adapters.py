@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from core.errors import InvalidRequest, SoundstageError
 from image.app import create_app
 from image.events import Failed
-from image.messages import Adapt
+from image.messages import AdapterChange
 from image.pipelines import tuning
 from image.pipelines.adapters import Adapters
 from image.pipelines.whole import WholePipeline
@@ -207,7 +207,7 @@ def test_an_adapter_in_use_stays(lent: WholePipeline) -> None:
     told: list[SoundstageError | None] = []
     driven = driving_whole.Driven(lent)
     ids = [driven.submit(driving_whole.asked(seed, adapter="ink", steps=2 + seed)) for seed in (1, 2)]
-    driven.after_step = {1: Adapt("ink", load=False, done=told.append)}
+    driven.after_step = {1: AdapterChange("ink", load=False, done=told.append)}
     driven.finish()
     assert [error and error.code for error in told] == ["lora_in_use"]
     assert all(driven.rgb(id) for id in ids)

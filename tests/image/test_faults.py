@@ -13,7 +13,7 @@ from image.device import Device
 from image.embeddings import Embeddings, Key
 from image.engine import Engine, Sizing
 from image.events import Failed, Finished
-from image.messages import Mail, Publish
+from image.messages import CommandQueue, Publish
 from image.pipelines.base import Row, Schedule, Start, Tokens
 from image.pipelines.pixels import as_levels
 from image.pipelines.zimage import ZImage
@@ -194,7 +194,7 @@ async def test_after_the_device_is_lost_nothing_is_taken_and_the_worker_is_not_r
 
 
 async def test_a_device_that_is_lost_while_the_model_loads_is_lost_too(pipeline: ZImage) -> None:
-    def build(mail: Mail, publish: Publish) -> Engine:
+    def build(mail: CommandQueue, publish: Publish) -> Engine:
         raise RuntimeError("CUDA error: unspecified launch failure")
 
     engine = AsyncEngine(build, Device(), capacity=8)

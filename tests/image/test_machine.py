@@ -124,7 +124,7 @@ class Machine(RuleBasedStateMachine):
 
 
 def _empty(engine: Engine) -> bool:
-    return not engine._desk.live and not engine._desk._events and not engine._decodings.next_group([])
+    return not engine._mailbox.live and not engine._mailbox._events and not engine._decodings.next_group([])
 
 
 @pytest.mark.timeout(120)

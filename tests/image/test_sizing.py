@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from image import calibration, warming
-from image.calibration import Measured, choose, measure
+from image.calibration import Measurement, choose, measure
 from image.embeddings import Embeddings
 from image.pipelines import previews, tuning
 from image.pipelines.load import CheckpointError, load
@@ -24,8 +24,8 @@ from training.untrained import MODEL
 pytestmark = pytest.mark.slow
 
 
-def timed(*points: tuple[int, float, int]) -> list[Measured]:
-    return [Measured(*point) for point in points]
+def timed(*points: tuple[int, float, int]) -> list[Measurement]:
+    return [Measurement(*point) for point in points]
 
 
 CHOICES = {
@@ -37,17 +37,17 @@ CHOICES = {
 
 
 @pytest.mark.parametrize("case", CHOICES.values(), ids=CHOICES)
-def test_choice(case: tuple[list[Measured], int, int]) -> None:
+def test_choice(case: tuple[list[Measurement], int, int]) -> None:
     measured, free, expected = case
     assert choose(measured, free).tokens == expected
 
 
 def test_measuring_ends_with_memory_patience_or_gain() -> None:
-    assert len(measure(lambda rows: Measured(rows, 1.0, rows * 10), free=100)) == 5  # twice 6 rows would not fit
-    assert len(measure(lambda rows: Measured(rows, 30.0, 0), free=100)) == 1
-    assert len(measure(lambda rows: Measured(rows, 9.0, 0), free=100)) == 3  # in all, not each
-    assert len(measure(lambda rows: Measured(rows, rows**0.5, 0), free=100)) == len(calibration.ROWS)
-    assert len(measure(lambda rows: Measured(rows, float(rows), 0), free=100)) == 3  # two that gained nothing
+    assert len(measure(lambda rows: Measurement(rows, 1.0, rows * 10), free=100)) == 5  # twice 6 rows would not fit
+    assert len(measure(lambda rows: Measurement(rows, 30.0, 0), free=100)) == 1
+    assert len(measure(lambda rows: Measurement(rows, 9.0, 0), free=100)) == 3  # in all, not each
+    assert len(measure(lambda rows: Measurement(rows, rows**0.5, 0), free=100)) == len(calibration.ROWS)
+    assert len(measure(lambda rows: Measurement(rows, float(rows), 0), free=100)) == 3  # two that gained nothing
 
 
 def test_it_is_measured_once_for_a_device(pipeline: ZImage, tmp_path: Path) -> None:

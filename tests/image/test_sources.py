@@ -18,7 +18,7 @@ from core.memory_budget import MemoryBudget
 from core.pictures.decode import Limits, Part, Photo, decode
 from image.pipelines.zimage import ZImage
 from image.request import Source
-from image.sources import Sent, Sources, fitting_size, sources_of
+from image.sources import EditFiles, Sources, fitting_size, sources_of
 from tests.fakes.wait import eventually, soon
 from tests.image.asking import get, gradient, post_form, settings, worker
 from tests.image.processes import KEY, free_port, ready, started
@@ -28,7 +28,7 @@ ONE = 3 * SIDE**2  # bytes of a picture at its largest
 FILES = Limits(1 << 22, 64_000_000, 512 << 20, min_side=1, side=SIDE, animated=True)
 
 
-class Held:
+class Reservation:
     """A decoder that decodes where it is called, once it is let."""
 
     def __init__(self) -> None:
@@ -51,8 +51,8 @@ def saved(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
     return file.getvalue()
 
 
-def sent(*pictures: bytes, mask: bytes | None = None) -> Sent:
-    return Sent(pictures, mask, 0.5)
+def sent(*pictures: bytes, mask: bytes | None = None) -> EditFiles:
+    return EditFiles(pictures, mask, 0.5)
 
 
 def half(photo: Photo) -> tuple[int, int]:
@@ -60,7 +60,7 @@ def half(photo: Photo) -> tuple[int, int]:
 
 
 async def test_pictures_count_until_nobody_holds_them_and_who_does_not_fit_waits() -> None:
-    decoder, memory = Held(), MemoryBudget(7 * ONE, waiting=1, seconds=60)
+    decoder, memory = Reservation(), MemoryBudget(7 * ONE, waiting=1, seconds=60)
     sources = Sources(decoder, memory, threads=2, max_side=SIDE)
     file = gradient(SIDE, SIDE)
     first, second, third = (asyncio.create_task(sources.read(sent(file), half)) for _ in range(3))
@@ -86,7 +86,7 @@ async def test_pictures_count_until_nobody_holds_them_and_who_does_not_fit_waits
 
 
 async def test_a_client_that_leaves_and_a_file_that_is_none_give_their_memory_back() -> None:
-    decoder, memory = Held(), MemoryBudget(100 * ONE, waiting=1, seconds=60)
+    decoder, memory = Reservation(), MemoryBudget(100 * ONE, waiting=1, seconds=60)
     sources = Sources(decoder, memory, threads=1, max_side=SIDE)
     leaver = asyncio.create_task(sources.read(sent(gradient(SIDE, SIDE)), half))
     await eventually(lambda: memory.held > 0, "its memory")

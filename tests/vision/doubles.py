@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from core.pictures.decode import Limits, Part, Photo, decode
 from tests.fakes.wait import soon
-from vision.analysis import Eye
+from vision.analysis import FaceModels
 from vision.faces.base import Detector, Face
 from vision.pixels import Pixels
 from vision.reading import Reader
@@ -30,8 +30,8 @@ def in_process(settings: VisionSettings) -> InProcess:
     return InProcess(Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_decode_mb << 20))
 
 
-def eye_of(detector: Detector, reader: Reader | None = None) -> Eye:
-    return Eye(detector, reader)
+def eye_of(detector: Detector, reader: Reader | None = None) -> FaceModels:
+    return FaceModels(detector, reader)
 
 
 class GatedDetector:
