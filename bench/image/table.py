@@ -1,4 +1,4 @@
-"""`python -m bench.image.table`: bench/results/image-cpu.json as the tables of docs/image.md."""
+"""`python -m bench.image.table`: bench/results/image-cpu.json as image-cpu.md."""
 
 import json
 from pathlib import Path
@@ -37,9 +37,13 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def page(report: dict[str, Any]) -> str:
+    table = "\n".join(lines(report))
+    return f"{table}\n\nOne image by itself takes {overhead(report)} the bare pipeline's time.\n"
+
+
 def main() -> None:
-    report = json.loads(RESULTS.read_text())
-    print(*lines(report), f"one image against the bare pipeline: {overhead(report)}", sep="\n")
+    RESULTS.with_suffix(".md").write_text(page(json.loads(RESULTS.read_text())), "utf-8")
 
 
 if __name__ == "__main__":
