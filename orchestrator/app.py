@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import httpx2
 from fastapi import FastAPI
 
 from core.db.migrate import migrate
@@ -109,10 +110,16 @@ class Orchestrator:
         return Readiness(database and usable >= set(self.settings.ready_needs), detail)
 
 
-def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None = None) -> Shell:
+def create_app(
+    settings: OrchestratorSettings,
+    dsn: str,
+    tracing: Tracing | None = None,
+    transport: httpx2.AsyncBaseTransport | None = None,
+) -> Shell:
     """The application over a migrated or empty database; its lifespan migrates, seeds and starts the watchers.
 
-    `tracing`: makes spans of relayed requests, and is closed at the end.
+    `tracing`: makes spans of relayed requests, and is closed at the end. `transport`: what the openai clients call
+    workers over, in place of the relay's connections.
     """
     seconds = settings.database_seconds
     pool = make_pool(dsn, statement_seconds=seconds)
@@ -122,7 +129,7 @@ def create_app(settings: OrchestratorSettings, dsn: str, tracing: Tracing | None
     keys, registry, relay = Keys(access_pool), Registry(pool), Relay(timeouts)
     quotas = Quotas(access_pool)
     workers_pool = WorkerPool(pool, key, settings.lease_seconds, rules_of(settings))
-    engines = Engines(workers_pool, relay)
+    engines = Engines(workers_pool, relay, transport)
     in_force = Policies(access_pool)
     epoch = Epoch(dsn, pool, (keys.drop, registry.drop, in_force.drop))
     sealing_key = contents_key(settings.data_dir.resolve() / "keys" / "contents_key")

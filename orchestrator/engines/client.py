@@ -60,11 +60,12 @@ class _Holding(msgspec.Struct):
 
 
 class Engines:
-    """Gives out clients, one for each worker asked. Their requests go over the relay's connections."""
+    """Gives out clients, one for each worker asked. They call it over `transport`, else the relay's connections."""
 
-    def __init__(self, workers: WorkerPool, relay: Relay) -> None:
+    def __init__(self, workers: WorkerPool, relay: Relay, transport: httpx2.AsyncBaseTransport | None = None) -> None:
         self._workers = workers
         self._relay = relay
+        self._transport = transport
         self._clients: dict[tuple[str, str], AsyncOpenAI] = {}
         self._aside: set[asyncio.Task[None]] = set()
 
@@ -72,7 +73,7 @@ class Engines:
         timeouts = self._relay.timeouts
         self._http = httpx2.AsyncClient(
             timeout=httpx2.Timeout(timeouts.first_byte, connect=timeouts.connect),
-            transport=Transport(self._relay.connections),
+            transport=self._transport or Transport(self._relay.connections),
             trust_env=False,
             event_hooks={"request": [_add_headers]},
         )

@@ -143,8 +143,15 @@ class ChatWorker:
 
 
 @asynccontextmanager
-async def studio_over(dsn: str, data_dir: Path, tracing: Tracing | None = None, **given: Any) -> AsyncIterator[Studio]:
-    """An orchestrator with these settings, whatever this machine's environment says; then it and its workers stop."""
+async def studio_over(
+    dsn: str,
+    data_dir: Path,
+    tracing: Tracing | None = None,
+    transport: httpx2.AsyncBaseTransport | None = None,
+    **given: Any,
+) -> AsyncIterator[Studio]:
+    """An orchestrator with these settings, whatever this machine's environment says; then it and its workers stop.
+    `transport`: what its openai clients call workers over."""
     settings = OrchestratorSettings.load(
         **{
             **{"data_dir": data_dir, "wan_worker_api_key": WORKER_KEY, "llm_url": None, "log_level": "warning"},
@@ -155,7 +162,7 @@ async def studio_over(dsn: str, data_dir: Path, tracing: Tracing | None = None, 
             **given,
         }
     )
-    app = create_app(settings, dsn, tracing)
+    app = create_app(settings, dsn, tracing, transport)
     async with serving(app) as port, AsyncExitStack() as stack:
         key = (data_dir / "keys" / "local_api_key").read_text().strip()
         yield Studio(port, key, stack, app.watchers)
