@@ -21,7 +21,7 @@ FOLDERS = {
     "small-model": ("compose",),
     "tiny-model": ("training", "bench/tiny"),
     "up": ("compose",),
-    "test": ("tests",),
+    "test": ("tests", "bench"),
 }
 NAMES = {
     "c2pa-python": "c2pa",
