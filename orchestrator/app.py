@@ -37,8 +37,8 @@ from orchestrator.legacy import enhance_routes as enhance
 from orchestrator.legacy.conversations import Conversations
 from orchestrator.legacy.enhance import job_types
 from orchestrator.legacy.enhance.cache import EnhancementCache
-from orchestrator.legacy.enhance.desk import EnhanceDesk
 from orchestrator.legacy.enhance.enhancer import Enhancer
+from orchestrator.legacy.enhance.service import EnhanceService
 from orchestrator.legacy.enhance.tokens import Counters
 from orchestrator.legacy.intake.handler import JobHandler
 from orchestrator.legacy.intake.intake import intake_of
@@ -158,9 +158,10 @@ def create_app(
     )
     recipes = RecipeRunner(registry, engines, judge)
     runner = MessageRunner(engines, judge)
-    enhancer = Enhancer(runner, recipes, registry, EnhancementCache(pool, seal), Counters(settings.wan_tokenizer))
+    cache, counters = EnhancementCache(pool, seal), Counters(settings.wan_tokenizer)
+    enhancer = Enhancer(runner, recipes, registry, cache=cache, counters=counters)
     kinds = job_types.read(settings.job_types)
-    desk = EnhanceDesk(enhancer, kinds)
+    enhancement = EnhanceService(enhancer, kinds)
     conversations = Conversations(
         pool,
         seal,
@@ -169,7 +170,7 @@ def create_app(
         wait_seconds=settings.conversation_wait_seconds,
     )
     older_chat = OlderChat(runner, recipes, conversations, *job_types.conversations(kinds))
-    intake = intake_of(settings, pool, keys, JobHandler(desk, older_chat), seal)
+    intake = intake_of(settings, pool, seal, keys=keys, handler=JobHandler(enhancement, older_chat))
     pictures, pipeline_table = blobs.stored(settings), known(settings.pipeline_modules)
     studio = Studio(recipes, engines, pictures, Likenesses(pool), settings.default_image_size)
     jobs = _jobs(settings, dsn, pool, studio, pipeline_table, workers_pool, seal, tracing)
@@ -218,7 +219,7 @@ def create_app(
     api.add_middleware(LimitsShown)
     pure_route = chat.PureRoute(runner, workers_pool, settings.chat_max_tokens)
     api.include_router(chat.router(keys, quotas, pure_route, older_chat))
-    api.include_router(enhance.router(keys, quotas, desk, pure_route, workers_pool))
+    api.include_router(enhance.router(keys, quotas, enhancement, pure_route=pure_route, workers=workers_pool))
     api.include_router(models.router(keys, workers_pool))
     api.include_router(aliases.router(keys, pool))
     api.include_router(workers.router(keys, workers_pool, registered))

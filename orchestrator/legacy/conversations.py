@@ -6,17 +6,18 @@ another orchestrator, never answer at once, and one whose orchestrator died is f
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import psycopg
 from psycopg.types.json import Jsonb
 
 from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool, patiently
 from core.errors import NotFound, Overloaded, Unavailable
+from core.repeat import every, meanwhile
 from orchestrator.jobs.plain import plain
 from orchestrator.operate.seal import Seal
 from prompts.render import Message
@@ -27,6 +28,8 @@ LEASE_SECONDS = 15.0
 POLL_SECONDS = 0.05
 PURGE_SECONDS = 600.0
 MOST_TURNS = 400
+_RENEWAL = f"now() + make_interval(secs => {LEASE_SECONDS})"
+_NOT_CHANGED = "a conversation's lease is not changed"
 
 
 class Turn(NamedTuple):
@@ -53,12 +56,12 @@ def fitting(turns: Sequence[Turn], budget: int) -> list[Turn]:
     return kept
 
 
-class Held:
-    """A conversation while one request answers in it."""
+class Conversation:
+    """One conversation while one request, the `holder`, answers in it."""
 
-    def __init__(self, pool: Pool, seal: Seal, key_id: str, name: str, holder: str, most_tokens: int) -> None:
-        self._seal = seal
-        self._pool, self._key, self._name, self._holder, self._most = pool, key_id, name, holder, most_tokens
+    def __init__(self, pool: Pool, seal: Seal, *, key_id: str, name: str, holder: str, most_tokens: int) -> None:
+        self._pool, self._seal = pool, seal
+        self._key, self._name, self._holder, self._most = key_id, name, holder, most_tokens
 
     async def turns(self) -> list[Turn]:
         query = (
@@ -78,12 +81,11 @@ class Held:
             return str(row["content"])
         return self._seal.open(bytes(row["sealed"]), self._place(row["message_id"], row["role"])).decode()
 
-    async def told(self, message_id: str) -> tuple[str, dict[str, Any]] | None:
+    async def answer(self, message_id: str) -> tuple[str, dict[str, Any]] | None:
         """What was answered under this id before, and what was said of it."""
         query = (
             "select role, content, sealed, message_id, told from conversation_turns"
-            " where key_id = %s and conversation = %s and message_id = %s"
-            " and role = 'assistant'"
+            " where key_id = %s and conversation = %s and message_id = %s and role = 'assistant'"
         )
         async with self._pool.connection() as connection:
             row = await (await connection.execute(query, (self._key, self._name, message_id))).fetchone()
@@ -128,7 +130,7 @@ class Conversations:
         self._wait = wait_seconds
 
     @contextlib.asynccontextmanager
-    async def hold(self, key_id: str, name: str) -> AsyncIterator[Held]:
+    async def hold(self, key_id: str, name: str) -> AsyncIterator[Conversation]:
         """The conversation, made where there is none. Raises Overloaded where others answer in it for too long, and
         Unavailable where the database is away."""
         holder = os.urandom(12).hex()
@@ -140,11 +142,13 @@ class Conversations:
             raise _busy("This conversation is still being answered.") from None
         except DATABASE_AWAY as exc:
             raise Unavailable("The database does not answer.", code="database_unavailable", retry_after=2) from exc
-        renewing = asyncio.ensure_future(self._renew(key_id, name, holder))
+        renew = functools.partial(self._hold_until, _RENEWAL, key_id, name, holder)
         try:
-            yield Held(self._pool, self._seal, key_id, name, holder, self.most_tokens)
+            async with meanwhile(every(LEASE_SECONDS / 3, renew, failing=_NOT_CHANGED, at_once=False)):
+                yield Conversation(
+                    self._pool, self._seal, key_id=key_id, name=name, holder=holder, most_tokens=self.most_tokens
+                )
         finally:
-            renewing.cancel()
             await asyncio.shield(self._let_go(key_id, name, holder))
 
     async def _take(self, key_id: str, name: str, holder: str) -> bool:
@@ -165,26 +169,17 @@ class Conversations:
             )
             return cursor.rowcount == 1
 
-    async def _renew(self, key_id: str, name: str, holder: str) -> None:
-        query = (
-            "update conversations set busy_until = now() + make_interval(secs => %s)"
-            " where key_id = %s and id = %s and busy_by = %s"
-        )
-        while True:
-            await asyncio.sleep(LEASE_SECONDS / 3)
-            await self._quietly(query, (LEASE_SECONDS, key_id, name, holder))
+    async def _hold_until(self, when: str, key_id: str, name: str, holder: str) -> None:
+        query = f"update conversations set busy_until = {when} where key_id = %s and id = %s and busy_by = %s"  # noqa: S608 - constants only
+        async with self._pool.connection() as connection:
+            await connection.execute(query.encode(), (key_id, name, holder))
 
     async def _let_go(self, key_id: str, name: str, holder: str) -> None:
-        query = "update conversations set busy_until = '-infinity' where key_id = %s and id = %s and busy_by = %s"
-        await self._quietly(query, (key_id, name, holder))
-
-    async def _quietly(self, query: str, values: Sequence[Any]) -> None:
-        """A lease that cannot be renewed or ended now runs out by itself."""
+        """Where the database is away, the lease runs out by itself."""
         try:
-            async with self._pool.connection() as connection:
-                await connection.execute(query.encode(), values)
-        except (psycopg.Error, *DATABASE_AWAY) as exc:
-            log.warning("conversation's lease not changed", extra={"reason": exc})
+            await self._hold_until("'-infinity'", key_id, name, holder)
+        except DATABASE_AWAY as exc:
+            log.warning(_NOT_CHANGED, extra={"reason": exc})
 
     async def delete(self, key_id: str, name: str) -> None:
         """With all its turns. Raises NotFound."""
@@ -196,14 +191,11 @@ class Conversations:
 
     async def purge(self) -> None:
         """Forget what has expired, now and then; until cancelled."""
-        while True:
-            over = "delete from conversations where expires_at < now() and busy_until < now()"
-            try:
-                async with patiently(self._pool) as connection:
-                    await connection.execute(over)
-            except (psycopg.Error, *DATABASE_AWAY) as exc:
-                log.warning("conversations not purged; trying again", extra={"reason": exc})
-            await asyncio.sleep(PURGE_SECONDS)
+        await every(PURGE_SECONDS, self._forget, failing="conversations are not purged")
+
+    async def _forget(self) -> None:
+        async with patiently(self._pool) as connection:
+            await connection.execute("delete from conversations where expires_at < now() and busy_until < now()")
 
 
 def _busy(message: str) -> Overloaded:

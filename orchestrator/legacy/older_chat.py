@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from core.errors import NotFound, Unavailable, Unprocessable, Upstream
 from core.pure import text_of
 from core.wire.text import Text
-from orchestrator.legacy.conversations import Conversations, Held, Turn, fitting
-from orchestrator.legacy.enhance.enhancer import asking
+from orchestrator.legacy.conversations import Conversation, Conversations, Turn, fitting
+from orchestrator.legacy.enhance.enhancer import with_tier_of
 from orchestrator.legacy.enhance.job_types import JobType
 from orchestrator.policy.decide import ADULT_TIER
 from orchestrator.recipes.messages import MessageRunner
@@ -75,12 +75,12 @@ class OlderChat:
             )
         if job == self.plain and ASKS.search(asked.message):
             job = self.unrestricted
-        caller = asking(caller, job)
+        caller = with_tier_of(job, caller)
         number = hashlib.sha256(once.encode()).hexdigest()[:24] if once else os.urandom(12).hex()
         name, message_id = asked.conversation_id or f"conv_{number}", f"msg_{number}"
-        async with self.conversations.hold(caller.key.id, name) as held:
-            found = await held.told(message_id) if once else None
-            text, told = found or await self._next(asked, caller, job, held, message_id)
+        async with self.conversations.hold(caller.key.id, name) as conversation:
+            found = await conversation.answer(message_id) if once else None
+            text, told = found or await self._next(asked, caller, job, conversation, message_id)
         return ChatAnswer(
             response=text,
             generation_time=round(time.perf_counter() - started, 4),
@@ -90,13 +90,13 @@ class OlderChat:
         )
 
     async def _next(
-        self, asked: ChatRequest, caller: Caller, job: JobType, held: Held, message_id: str
+        self, asked: ChatRequest, caller: Caller, job: JobType, conversation: Conversation, message_id: str
     ) -> tuple[str, dict[str, Any]]:
         """A new turn, kept: its text, and what is said of it."""
         question = await self._turn("user", asked.message, caller, job)
         system = await self._tokens(asked.system_prompt, caller, job) if asked.system_prompt else 0
         room = self.conversations.most_tokens - question.tokens - system
-        before = fitting(await held.turns(), room)
+        before = fitting(await conversation.turns(), room)
         text, run = await self._ask(asked, [turn.message() for turn in (*before, question)], caller, job)
         text = text.replace("\x00", "")  # Postgres does not keep it
         told = {
@@ -104,7 +104,7 @@ class OlderChat:
             "system_prompt_used": f"{run.recipe}@{run.version}" if run.recipe else "caller",
             "unrestricted_mode": job.tier == ADULT_TIER and run.tier == ADULT_TIER,
         }
-        await held.add(question, await self._turn("assistant", text, caller, job), message_id, told)
+        await conversation.add(question, await self._turn("assistant", text, caller, job), message_id, told)
         return text, told
 
     async def _ask(self, asked: ChatRequest, turns: Sequence[Message], caller: Caller, job: JobType) -> tuple[str, Run]:

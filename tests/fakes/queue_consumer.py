@@ -8,8 +8,10 @@ from typing import Any
 
 from core.db.pool import open_pool
 from orchestrator.legacy.intake.commands import over_redis
-from orchestrator.legacy.intake.intake import Intake, Rules
+from orchestrator.legacy.intake.intake import Intake
 from orchestrator.legacy.intake.job import Job
+from orchestrator.legacy.intake.ledger import Ledger
+from orchestrator.legacy.intake.runner import Rules
 from orchestrator.operate.seal import Seal
 from orchestrator.runs.caller import Caller
 
@@ -29,7 +31,8 @@ async def nobody(job: str) -> Any:
 async def main(dsn: str, url: str, name: str, kind: str, visibility: float) -> None:
     rules = Rules(name=name, kind=kind, poll=0.05, concurrency=8, visibility=visibility, tries=50)
     async with open_pool(dsn, size=8) as pool:
-        await Intake(rules, pool, Seal(bytes(32)), lambda: over_redis(url), Echo(), nobody).run()
+        ledger = Ledger(pool, Seal(bytes(32)), name, visibility)
+        await Intake(rules, ledger, lambda: over_redis(url), handler=Echo(), caller=nobody).run()
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from core.db.pool import open_pool
-from orchestrator.legacy.enhance.cache import Cached, EnhancementCache
+from orchestrator.legacy.enhance.cache import CachedPrompt, EnhancementCache
 from orchestrator.legacy.enhance.flights import Flights
 from orchestrator.operate.seal import Seal
 from tests.fakes.wait import soon
 
 KEY, OTHER = "a" * 64, "b" * 64
-MADE = Cached("a boat", "worker_fallback")
+MADE = CachedPrompt("a boat", "worker_fallback")
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ async def rows(cache: EnhancementCache) -> list[tuple[str, str]]:
         return [(row["key"], row["held_by"]) for row in await cursor.fetchall()]
 
 
-async def wait_for_it(flights: Flights, seconds: float = 15.0) -> Cached | None:
+async def wait_for_it(flights: Flights, seconds: float = 15.0) -> CachedPrompt | None:
     async with flights.claimed(KEY, seconds) as found:
         return found
 

@@ -132,15 +132,7 @@ def test_a_good_prompt_scores_high_and_bad_ones_low(name: str) -> None:
 
     def points(text: str, tokens: int | None = None) -> float:
         counted = count(text) if tokens is None else tokens
-        return score(
-            ORIGINAL[name],
-            text,
-            family=job.family,
-            tokens=counted,
-            least=job.least,
-            target=job.target,
-            checks=job.checks,
-        )
+        return score(ORIGINAL[name], text, job, tokens=counted)
 
     good = points(GOOD[name])
     assert good > 0.8
@@ -154,7 +146,7 @@ def test_a_good_prompt_scores_high_and_bad_ones_low(name: str) -> None:
 @given(texts, st.integers(0, 500), st.sampled_from(sorted(KINDS)))
 def test_a_score_is_between_0_and_1(text: str, tokens: int, name: str) -> None:
     job = KINDS[name]
-    found = score(text, text, family=job.family, tokens=tokens, least=job.least, target=job.target, checks=job.checks)
+    found = score(text, text, job, tokens=tokens)
     assert 0.0 <= found <= 1.0
 
 

@@ -19,8 +19,10 @@ from psycopg_pool import PoolTimeout
 from core.db.pool import Pool, open_pool
 from core.errors import Unavailable, Unprocessable
 from orchestrator.legacy.intake.commands import Commands, QueueAwayError, over_redis, over_upstash
-from orchestrator.legacy.intake.intake import JOBS, Intake, Rules
+from orchestrator.legacy.intake.intake import Intake, source_over
 from orchestrator.legacy.intake.job import Job, read
+from orchestrator.legacy.intake.ledger import Ledger
+from orchestrator.legacy.intake.runner import JOBS, Rules
 from orchestrator.operate.seal import Seal
 from orchestrator.runs.caller import Caller
 from tests.fakes.redis_server import TOKEN, client, redis_server, upstash
@@ -90,7 +92,9 @@ class Queue:
             return SimpleNamespace(key=SimpleNamespace(tenant="default"))
 
         own = {"poll": 0.02, "visibility": 0.5, "kind": "stream" if self.stream else "list", **given}
-        return Intake(Rules(name=self.name, **own), pool, Seal(bytes(32)), self.connect, self.worker, nobody)
+        rules = Rules(name=self.name, **own)
+        ledger = Ledger(pool, Seal(bytes(32)), rules.name, rules.visibility)
+        return Intake(rules, ledger, self.connect, handler=self.worker, caller=nobody)
 
     async def result(self, number: str) -> Any:
         text = await self.redis.execute_command("GET", f"{self.name}:result:{number}")
@@ -255,7 +259,7 @@ async def test_a_list_is_taken_from_the_end_that_is_not_filled(end: Any, push: s
 
 async def test_what_is_held_does_not_wait(queue: Queue, pool: Pool) -> None:
     async with queue.connect() as commands:
-        source = queue.intake(pool)._source_over(commands)
+        source = source_over(commands, queue.intake(pool).rules, "me")
         await source.open()
         assert await source.waiting() == 0
         for number in range(3):
@@ -283,7 +287,7 @@ async def test_what_a_dead_consumer_held_comes_again(queue: Queue, pool: Pool) -
     await queue.job("held", say=1)
     async with queue.connect() as commands:
         intake = queue.intake(pool)
-        dead = intake._source_over(commands)
+        dead = source_over(commands, intake.rules, "dead")
         await dead.open()
         assert len(await dead.take(5)) == 1
     async with running(queue.intake(pool)):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from orchestrator.legacy.enhance.desk import EnhanceRequest
+from orchestrator.legacy.enhance.service import EnhanceRequest
 from orchestrator.legacy.older_chat import ChatRequest
 from orchestrator.pipelines import chat1to1, imagegen, private, profile, scenes, shorts
 from orchestrator.policy.texts import NOT_SHOWN

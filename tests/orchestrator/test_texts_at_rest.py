@@ -148,7 +148,7 @@ async def test_what_the_version_before_kept_is_read(durable_studio: Studio, dura
 async def test_a_queues_results_are_sealed(postgres_dsn: str, migrated_dsn: str, tmp_path: Path) -> None:
     seal = Seal(contents_key(tmp_path / "key"))
     async with open_pool(migrated_dsn) as pool:
-        ledger = Ledger(pool, seal, "queue", "me", 60)
+        ledger = Ledger(pool, seal, "queue", 60)
         await ledger.begin("one")
         assert await ledger.end("one", "done", {"original_prompt": TEXT}, "default")
         assert await tables_that_hold(migrated_dsn, MARKER) == {}

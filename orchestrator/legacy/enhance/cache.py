@@ -6,7 +6,7 @@ another release made is never served. With the database away there is no cache, 
 
 import base64
 import logging
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from prometheus_client import Counter
 
@@ -23,9 +23,13 @@ LOOKUPS = Counter("soundstage_enhancement_cache_total", "Lookups of enhanced pro
 _LOCK = 0x45_6E_68_61  # any constant of our own
 
 
-class Cached(NamedTuple):
+Source = Literal["edge_function", "worker_fallback", "emergency_fallback"]
+"""The rung of the ladder (enhancer.py) that a prompt was made on."""
+
+
+class CachedPrompt(NamedTuple):
     text: str
-    source: str
+    source: Source
 
 
 def key_of(*parts: Any) -> str:
@@ -38,12 +42,12 @@ class EnhancementCache:
         self.pool = pool
         self._seal = seal
 
-    async def get(self, key: str) -> Cached | None:
+    async def get(self, key: str) -> CachedPrompt | None:
         found = await self.peek(key)
         LOOKUPS.labels("hit" if found else "miss").inc()
         return found
 
-    async def peek(self, key: str) -> Cached | None:
+    async def peek(self, key: str) -> CachedPrompt | None:
         """As get, and not counted."""
         try:
             async with self.pool.connection() as connection:
@@ -55,12 +59,12 @@ class EnhancementCache:
         if row is None:
             return None
         try:
-            return Cached(self._seal.open(base64.b64decode(row["body"]), key).decode(), row["source"])
+            return CachedPrompt(self._seal.open(base64.b64decode(row["body"]), key).decode(), row["source"])
         except SoundstageError as exc:
             log.warning("enhancement not read", extra={"reason": exc.message})
             return None
 
-    async def put(self, key: str, tenant: str, job_type: str, made: Cached) -> None:
+    async def put(self, key: str, tenant: str, job_type: str, made: CachedPrompt) -> None:
         sealed = base64.b64encode(self._seal.seal(made.text.encode("utf-8", "replace"), key)).decode()
         try:
             async with self.pool.connection() as connection, connection.transaction():

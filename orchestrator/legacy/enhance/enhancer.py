@@ -12,20 +12,20 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
 from prometheus_client import Counter
 
 from core.errors import ContentPolicy, NotFound, Overloaded, SoundstageError, Unavailable, Upstream
 from core.pure import text_of
 from orchestrator.access.limits import RateLimited
-from orchestrator.legacy.enhance.cache import Cached, EnhancementCache, key_of
+from orchestrator.legacy.enhance.cache import CachedPrompt, EnhancementCache, Source, key_of
 from orchestrator.legacy.enhance.compress import compress
 from orchestrator.legacy.enhance.flights import Flights
 from orchestrator.legacy.enhance.job_types import JobType
 from orchestrator.legacy.enhance.phrases import content_words, tidy
 from orchestrator.legacy.enhance.score import passed, score
 from orchestrator.legacy.enhance.tokens import Counters
+from orchestrator.policy.floor import Surface
 from orchestrator.recipes.messages import MessageRunner
 from orchestrator.recipes.recipe import RecipeRunner
 from orchestrator.runs.caller import Caller
@@ -33,7 +33,6 @@ from prompts.registry import PRODUCTION, Registry
 
 log = logging.getLogger(__name__)
 
-Source = Literal["edge_function", "worker_fallback", "emergency_fallback"]
 LADDER = Counter("soundstage_enhancements_total", "Enhanced prompts, by job type and rung.", ["job_type", "source"])
 AWAY = (Unavailable, Upstream, Overloaded, NotFound, TimeoutError)
 _PREAMBLE = re.compile(
@@ -45,7 +44,7 @@ _QUOTES = "\"'`“”‘’*"
 
 
 @dataclass(frozen=True)
-class Wish:
+class PromptTask:
     """What is asked for."""
 
     prompt: str
@@ -54,10 +53,14 @@ class Wish:
     system_prompt: str | None = None
     context: str | None = None
 
+    @property
+    def surface(self) -> Surface:
+        return "text" if self.job.family == "chat" else "image"
+
 
 @dataclass(frozen=True)
-class Enhanced:
-    """`tokens` by the family's counter; `found` are the job type's checks."""
+class Enhancement:
+    """`tokens` by the family's counter; `checks` are the job type's."""
 
     text: str
     source: Source
@@ -65,7 +68,7 @@ class Enhanced:
     seconds: float
     tokens: int
     score: float
-    found: Mapping[str, bool]
+    checks: Mapping[str, bool]
 
 
 class Enhancer:
@@ -76,58 +79,53 @@ class Enhancer:
         runner: MessageRunner,
         recipes: RecipeRunner,
         registry: Registry,
+        *,
         cache: EnhancementCache,
         counters: Counters,
     ) -> None:
         self._runner, self._recipes, self._registry = runner, recipes, registry
         self.cache, self.counters = cache, counters
         self._shared = Flights(cache)
-        self._flights: dict[tuple[str, ...], asyncio.Task[Cached]] = {}
+        self._flights: dict[tuple[str, ...], asyncio.Task[CachedPrompt]] = {}
 
-    async def enhance(self, wish: Wish, caller: Caller) -> Enhanced:
+    async def enhance(self, task: PromptTask, caller: Caller) -> Enhancement:
         """Raises Refused, and InvalidRequest where the recipe does not take the prompt."""
-        started = time.perf_counter()
-        await self._judge(wish, caller)
-        key = await self._key(wish, caller)
+        started, job = time.perf_counter(), task.job
+        await self._judge(task, caller)
+        key = await self._key(task, caller)
         cached = await self.cache.get(key) if key else None
-        made = cached or await self._together(key, wish, caller)
-        text = await self._fitted(wish, caller, made)
-        counted = await asyncio.to_thread(self.counters.of(wish.job.family), text)
-        job = wish.job
-        points = score(
-            wish.prompt,
-            text,
-            family=job.family,
-            tokens=counted,
-            least=job.least,
-            target=job.target,
-            checks=job.checks,
-        )
+        made = cached or await self._make_once(key, task, caller)
+        text = await self._fit(task, caller, made.text)
+        tokens = await asyncio.to_thread(self.counters.of(job.family), text)
         LADDER.labels(job.name, made.source).inc()
-        seconds = time.perf_counter() - started
-        source: Any = made.source
-        return Enhanced(text, source, cached is not None, seconds, counted, points, passed(text, job.checks))
+        return Enhancement(
+            text=text,
+            source=made.source,
+            cache_hit=cached is not None,
+            seconds=time.perf_counter() - started,
+            tokens=tokens,
+            score=score(task.prompt, text, job, tokens=tokens),
+            checks=passed(text, job.checks),
+        )
 
-    async def plain(self, wish: Wish, caller: Caller) -> tuple[str, Source, float]:
-        """The ladder alone: no cache, no compression, no score."""
+    async def plain(self, task: PromptTask, caller: Caller) -> tuple[CachedPrompt, float]:
+        """The ladder alone, and the seconds it took: no cache, no compression, no score."""
         started = time.perf_counter()
-        await self._judge(wish, caller)
-        made = await self._climb(wish, caller)
-        await self._judge(wish, caller, made.text)
-        LADDER.labels(wish.job.name, made.source).inc()
-        source: Any = made.source
-        return made.text, source, time.perf_counter() - started
+        await self._judge(task, caller)
+        made = await self._climb(task, caller)
+        await self._judge(task, caller, made.text)
+        LADDER.labels(task.job.name, made.source).inc()
+        return made, time.perf_counter() - started
 
-    async def _judge(self, wish: Wish, caller: Caller, made: str | None = None) -> str:
+    async def _judge(self, task: PromptTask, caller: Caller, made: str | None = None) -> str:
         """What was asked for, and with it what was made of it, which is recorded; the constraints that belong to it.
 
         Raises Refused."""
         judge = self._recipes.judge
         run = judge.begin(caller)
-        said = [wish.prompt, wish.context or "", wish.system_prompt or "", made or ""]
-        surface: Literal["image", "text"] = "text" if wish.job.family == "chat" else "image"
+        texts = [task.prompt, task.context or "", task.system_prompt or "", made or ""]
         decision = await judge.admit(
-            run, caller, [text for text in said if text], surface, recipe_tier=wish.job.tier, last=made is not None
+            run, caller, list(filter(None, texts)), task.surface, recipe_tier=task.job.tier, last=made is not None
         )
         if made is not None:  # from the cache and in an emergency there is no other record
             run.constraints_added = decision.constraints or None
@@ -135,54 +133,53 @@ class Enhancer:
             judge.settle(run, 200)
         return decision.constraints
 
-    async def _key(self, wish: Wish, caller: Caller) -> str | None:
+    async def _key(self, task: PromptTask, caller: Caller) -> str | None:
         """Of the cache; None where the release is not known now: then nothing is looked up."""
-        made_by = wish.system_prompt
         try:
             release = await self._registry.resolve(
-                wish.job.recipe, PRODUCTION, tenant=caller.key.tenant, sticky=caller.sticks_to
+                task.job.recipe, PRODUCTION, tenant=caller.key.tenant, sticky=caller.sticks_to
             )
         except Unavailable:
             return None
-        asked = (wish.prompt, wish.job.name, wish.quality, wish.context)
-        return key_of(caller.key.tenant, *asked, made_by, release.sha256)
+        asked = (task.prompt, task.job.name, task.quality, task.context, task.system_prompt)
+        return key_of(caller.key.tenant, *asked, release.sha256)
 
-    async def _together(self, key: str | None, wish: Wish, caller: Caller) -> Cached:
+    async def _make_once(self, key: str | None, task: PromptTask, caller: Caller) -> CachedPrompt:
         """Make it once for all who ask for the same at the same time."""
         if key is None:
-            return await self._climb(wish, caller)
+            return await self._climb(task, caller)
         name = (key, caller.key.id, str(caller.asked_tier))
         flight = self._flights.get(name)
         if flight is None:
-            flight = asyncio.ensure_future(self._made(key, wish, caller))
+            flight = asyncio.ensure_future(self._make(key, task, caller))
             self._flights[name] = flight
-            flight.add_done_callback(lambda done: self._landed(name, done))
+            flight.add_done_callback(lambda done: self._end_flight(name, done))
         return await asyncio.shield(flight)
 
-    def _landed(self, name: tuple[str, ...], done: "asyncio.Task[Cached]") -> None:
+    def _end_flight(self, name: tuple[str, ...], done: "asyncio.Task[CachedPrompt]") -> None:
         self._flights.pop(name, None)
         if not done.cancelled():
             done.exception()  # who waited has it; where nobody does any more, it is no news
 
-    async def _made(self, key: str, wish: Wish, caller: Caller) -> Cached:
-        async with self._shared.claimed(key, wish.job.seconds) as found:
+    async def _make(self, key: str, task: PromptTask, caller: Caller) -> CachedPrompt:
+        async with self._shared.claimed(key, task.job.seconds) as found:
             if found is not None:
                 return found
-            made = await self._climb(wish, caller)
+            made = await self._climb(task, caller)
             if made.source != "emergency_fallback":
-                await self.cache.put(key, caller.key.tenant, wish.job.name, made)
+                await self.cache.put(key, caller.key.tenant, task.job.name, made)
             return made
 
     # -- the ladder -----------------------------------------------------------------------------------------------
 
-    async def _climb(self, wish: Wish, caller: Caller) -> Cached:
+    async def _climb(self, task: PromptTask, caller: Caller) -> CachedPrompt:
         rungs: list[tuple[Source, Callable[[], Awaitable[str]]]] = []
-        if wish.system_prompt:
-            rungs.append(("edge_function", lambda: self._by_caller(wish, caller)))
-        rungs.append(("worker_fallback", lambda: self._by_recipe(wish, caller)))
+        if task.system_prompt:
+            rungs.append(("edge_function", lambda: self._by_caller(task, caller)))
+        rungs.append(("worker_fallback", lambda: self._by_recipe(task, caller)))
         for source, ask in rungs:
             try:
-                async with asyncio.timeout(wish.job.seconds):
+                async with asyncio.timeout(task.job.seconds):
                     text = cleaned(await ask())
             except (ContentPolicy, RateLimited):
                 raise
@@ -191,37 +188,33 @@ class Enhancer:
                 log.warning("enhancement goes one step down", extra={"from": source, "why": why})
                 continue
             if text:
-                return Cached(text, source)
-        return Cached(tidy(wish.prompt), "emergency_fallback")
+                return CachedPrompt(text, source)
+        return CachedPrompt(tidy(task.prompt), "emergency_fallback")
 
-    async def _by_caller(self, wish: Wish, caller: Caller) -> str:
-        asked = wish.prompt if not wish.context else f"{wish.prompt}\n\n{wish.context}"
-        messages: list[dict[str, Any]] = [
-            {"role": "system", "content": wish.system_prompt},
-            {"role": "user", "content": asked},
-        ]
-        fields = {"max_tokens": wish.job.max_tokens, "temperature": 0.7, "top_p": 0.9}
-        body, _ = await self._runner.chat(wish.job.model, messages, fields, caller)
+    async def _by_caller(self, task: PromptTask, caller: Caller) -> str:
+        asked = task.prompt if not task.context else f"{task.prompt}\n\n{task.context}"
+        messages = [{"role": "system", "content": task.system_prompt or ""}, {"role": "user", "content": asked}]
+        fields = {"max_tokens": task.job.max_tokens, "temperature": 0.7, "top_p": 0.9}
+        body, _ = await self._runner.chat(task.job.model, messages, fields, caller)
         return text_of(body)
 
-    async def _by_recipe(self, wish: Wish, caller: Caller) -> str:
-        surface: Literal["image", "text"] = "text" if wish.job.family == "chat" else "image"
-        if wish.job.conversation:
-            turn = [{"role": "user", "content": wish.prompt}]
-            return (await self._recipes.text(wish.job.recipe, {}, caller, turn, surface=surface))[0]
-        variables = {"prompt": wish.prompt, **({"context": wish.context} if wish.context else {})}
-        return (await self._recipes.text(wish.job.recipe, variables, caller, surface=surface))[0]
+    async def _by_recipe(self, task: PromptTask, caller: Caller) -> str:
+        if task.job.conversation:
+            turn = [{"role": "user", "content": task.prompt}]
+            return (await self._recipes.text(task.job.recipe, {}, caller, turn, surface=task.surface))[0]
+        variables = {"prompt": task.prompt, **({"context": task.context} if task.context else {})}
+        return (await self._recipes.text(task.job.recipe, variables, caller, surface=task.surface))[0]
 
-    async def _fitted(self, wish: Wish, caller: Caller, made: Cached) -> str:
+    async def _fit(self, task: PromptTask, caller: Caller, text: str) -> str:
         """The subject is there, the tokens fit, and the policy's constraints stand at its end."""
-        job, text = wish.job, made.text
+        job = task.job
         if job.target is None:
-            await self._judge(wish, caller, text)
+            await self._judge(task, caller, text)
             return text
-        wanted = set(content_words(wish.prompt))
+        wanted = set(content_words(task.prompt))
         if wanted and not wanted & set(content_words(text)):
-            text = f"{tidy(wish.prompt)}, {text}"
-        constraints = await self._judge(wish, caller, text)
+            text = f"{tidy(task.prompt)}, {text}"
+        constraints = await self._judge(task, caller, text)
         count = self.counters.of(job.family)
         room = job.target - (count(constraints) + 1 if constraints else 0)
         fitted = await asyncio.to_thread(compress, text, max(1, room), count, wanted)
@@ -237,7 +230,7 @@ def cleaned(text: str) -> str:
     return tidy(bare)
 
 
-def asking(caller: Caller, job: JobType) -> Caller:
+def with_tier_of(job: JobType, caller: Caller) -> Caller:
     """The caller at the tier that the job type asks for, or the lower one that the caller did."""
     asked = job.tier if caller.asked_tier is None else min(job.tier, caller.asked_tier)
     return replace(caller, asked_tier=asked)

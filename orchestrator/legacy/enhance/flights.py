@@ -11,7 +11,8 @@ import secrets
 from collections.abc import AsyncIterator
 
 from core.db.errors import DATABASE_AWAY
-from orchestrator.legacy.enhance.cache import Cached, EnhancementCache
+from core.repeat import every, meanwhile
+from orchestrator.legacy.enhance.cache import CachedPrompt, EnhancementCache
 
 log = logging.getLogger(__name__)
 
@@ -34,22 +35,23 @@ class Flights:
         self._me = secrets.token_hex(8)
 
     @contextlib.asynccontextmanager
-    async def claimed(self, key: str, wait: float) -> AsyncIterator[Cached | None]:
+    async def claimed(self, key: str, wait: float) -> AsyncIterator[CachedPrompt | None]:
         """What another has made meanwhile; None where it is to be made here, which nobody else does for as long as the
         block runs. At most `wait` seconds are waited for another."""
         found = await self._wait(key, wait)
         if found is not None:
             yield found
             return
-        renewing = asyncio.ensure_future(self._renew(key))
+        renewals = every(
+            self._held / 3, lambda: self._run(_CLAIM, key), failing="a claim is not renewed", at_once=False
+        )
         try:
-            yield None
+            async with meanwhile(renewals):
+                yield None
         finally:
-            renewing.cancel()
-            await asyncio.gather(renewing, return_exceptions=True)
             await asyncio.shield(self._run(_END, key))
 
-    async def _wait(self, key: str, seconds: float) -> Cached | None:
+    async def _wait(self, key: str, seconds: float) -> CachedPrompt | None:
         waited = False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -59,11 +61,6 @@ class Flights:
                     if (found := await self._cache.peek(key)) is not None:
                         return found
         return await self._cache.peek(key) if waited else None
-
-    async def _renew(self, key: str) -> None:
-        while True:
-            await asyncio.sleep(self._held / 3)
-            await self._run(_CLAIM, key)
 
     async def _run(self, query: str, key: str) -> bool:
         """Whether it found a row; true where there is no database to ask."""

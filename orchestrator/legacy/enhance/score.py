@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.legacy.enhance.job_types import Family
+from orchestrator.legacy.enhance.job_types import Family, JobType
 from orchestrator.legacy.enhance.phrases import content_words
 
 CHECKS: dict[str, re.Pattern[str]] = {
@@ -54,17 +54,15 @@ def passed(text: str, checks: Sequence[str]) -> dict[str, bool]:
     return {name: bool(CHECKS[name].search(text)) for name in checks}
 
 
-def score(
-    original: str, text: str, *, family: Family, tokens: int, least: int, target: int | None, checks: Sequence[str]
-) -> float:
+def score(original: str, text: str, job: JobType, *, tokens: int) -> float:
     """0 to 1, rounded to three places."""
     if not text.strip():
         return 0.0
-    weights = WEIGHTS[family]
-    found = passed(text, checks)
+    weights = WEIGHTS[job.family]
+    found = passed(text, job.checks)
     parts = (
         weights.checks * (sum(found.values()) / len(found) if found else 1.0),
-        weights.length * _length(tokens, least, target),
+        weights.length * _length(tokens, job.least, job.target),
         weights.subject * _kept(original, text),
         weights.form * _form(text),
     )

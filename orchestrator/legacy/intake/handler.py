@@ -5,7 +5,7 @@ from typing import Any
 
 from core.errors import Unprocessable
 from orchestrator.legacy.enhance import job_types
-from orchestrator.legacy.enhance.desk import EnhanceDesk
+from orchestrator.legacy.enhance.service import EnhanceService
 from orchestrator.legacy.envelope import parsed
 from orchestrator.legacy.intake.job import Job
 from orchestrator.legacy.older_chat import ChatRequest, OlderChat
@@ -17,13 +17,13 @@ class JobHandler:
     """`{"prompt": …}` is enhanced as by POST /enhance; `{"message": …}` is answered as by POST /chat, where the job
     type is a conversation's."""
 
-    desk: EnhanceDesk
+    enhancement: EnhanceService
     chat: OlderChat
 
     async def run(self, job: Job, caller: Caller) -> dict[str, Any]:
         """The answer that the endpoint would give. Raises as it does."""
         if "message" in job.payload:
-            kind = job_types.find(self.desk.kinds, job.job_type)
+            kind = job_types.find(self.enhancement.kinds, job.job_type)
             if not kind.conversation:
                 raise Unprocessable(
                     f"job_type: {kind.name} takes a prompt, not a message.", param="job_type", code="no_conversation"
@@ -31,4 +31,4 @@ class JobHandler:
             asked = parsed(ChatRequest, job.payload)
             return (await self.chat.answer(asked, caller, kind, once=job.id)).model_dump()
         body = {**job.payload, "job_type": job.job_type}
-        return (await self.desk.enhance(body, caller)).model_dump(exclude_none=True)
+        return (await self.enhancement.enhance(body, caller)).model_dump(exclude_none=True)

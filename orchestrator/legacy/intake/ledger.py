@@ -1,5 +1,6 @@
 """What became of each job, in Postgres: one row for each id, so that a job that comes twice has its effect once."""
 
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ KEPT_DAYS = 7
 
 
 @dataclass(frozen=True)
-class Found:
+class Claim:
     """`mine`: to be run now, for the time `tries`. busy: another runs it. done, failed: with its `result`."""
 
     state: Literal["mine", "busy", "done", "failed"]
@@ -22,13 +23,13 @@ class Found:
 
 
 class Ledger:
-    """`result` is sealed: it holds what was asked."""
+    """One for each consumer of a queue, `holder`. `result` is sealed: it holds what was asked."""
 
-    def __init__(self, pool: Pool, seal: Seal, queue: str, holder: str, visibility: float) -> None:
-        self._seal = seal
-        self._pool, self._queue, self._holder, self._visibility = pool, queue, holder, visibility
+    def __init__(self, pool: Pool, seal: Seal, queue: str, visibility: float) -> None:
+        self._pool, self._seal, self._queue, self._visibility = pool, seal, queue, visibility
+        self.holder = f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}"
 
-    async def begin(self, job: str) -> Found:
+    async def begin(self, job: str) -> Claim:
         """Take it, unless it has ended or another holds it."""
         query = (
             "insert into queue_jobs as j (queue, id, tries, held_by, held_until)"
@@ -36,16 +37,16 @@ class Ledger:
             " on conflict (queue, id) do update set tries = j.tries + 1, held_by = excluded.held_by,"
             " held_until = excluded.held_until where j.state = 'running' and j.held_until < now() returning tries"
         )
-        given = {"queue": self._queue, "id": job, "me": self._holder, "held": self._visibility}
+        given = {"queue": self._queue, "id": job, "me": self.holder, "held": self._visibility}
         async with self._pool.connection() as connection:
             row = await (await connection.execute(query, given)).fetchone()
             if row is not None:
-                return Found("mine", row["tries"])
+                return Claim("mine", row["tries"])
             query = "select state, tries, result from queue_jobs where queue = %(queue)s and id = %(id)s"
             row = await (await connection.execute(query, given)).fetchone()
         assert row is not None
         result = self._seal.unwrap(row["result"], f"{self._queue}/{job}")
-        return Found("busy" if row["state"] == "running" else row["state"], row["tries"], result)
+        return Claim("busy" if row["state"] == "running" else row["state"], row["tries"], result)
 
     async def end(
         self, job: str, state: Literal["done", "failed"], result: dict[str, Any], tenant: str | None = None
@@ -57,7 +58,7 @@ class Ledger:
         )
         async with self._pool.connection() as connection:
             sealed = self._seal.wrap(plain(result), f"{self._queue}/{job}")
-            given = (state, Jsonb(sealed), tenant, self._queue, job, self._holder)
+            given = (state, Jsonb(sealed), tenant, self._queue, job, self.holder)
             return (await connection.execute(query, given)).rowcount == 1
 
     async def hold(self, job: str) -> None:
@@ -70,7 +71,7 @@ class Ledger:
     async def _until(self, job: str, when: str, seconds: float) -> None:
         query = f"update queue_jobs set held_until = {when} where queue = %s and id = %s and held_by = %s"  # noqa: S608 - constants only
         async with self._pool.connection() as connection:
-            await connection.execute(query.encode(), (seconds, self._queue, job, self._holder))
+            await connection.execute(query.encode(), (seconds, self._queue, job, self.holder))
 
     async def purge(self) -> None:
         """Forget jobs that ended long ago: longer than any queue delivers one twice."""

@@ -9,7 +9,8 @@ from pydantic_core import PydanticCustomError
 from core.errors import Unprocessable
 from core.wire.text import Text
 from orchestrator.legacy.enhance import job_types
-from orchestrator.legacy.enhance.enhancer import Enhancer, Wish, asking
+from orchestrator.legacy.enhance.cache import Source
+from orchestrator.legacy.enhance.enhancer import Enhancer, PromptTask, with_tier_of
 from orchestrator.legacy.enhance.job_types import JobType
 from orchestrator.legacy.enhance.phrases import tidy
 from orchestrator.legacy.envelope import parsed
@@ -45,7 +46,7 @@ class PlainAnswer(BaseModel):
     enhancement_type: str
     job_type: str
     quality: str
-    enhancement_source: Literal["edge_function", "worker_fallback", "emergency_fallback"]
+    enhancement_source: Source
 
 
 class Optimizations(BaseModel):
@@ -66,20 +67,20 @@ class EnhanceAnswer(PlainAnswer):
     wan_optimizations: dict[str, bool | int] | None = None
 
 
-class EnhanceDesk:
+class EnhanceService:
     """Takes bodies of the older form. Raises Unprocessable, which names the field, and what enhancing raises."""
 
     def __init__(self, enhancer: Enhancer, kinds: Mapping[str, JobType]) -> None:
         self.enhancer, self.kinds = enhancer, kinds
 
     async def enhance(self, given: dict[str, Any], caller: Caller) -> EnhanceAnswer:
-        asked, wish = self._wish(given)
-        made = await self.enhancer.enhance(wish, asking(caller, wish.job))
-        checks = {f"has_{name}": found for name, found in made.found.items()}
-        named = OPTIMIZATIONS.get(wish.job.family)
-        own: dict[str, Any] = {named: {**checks, "token_count": made.tokens}} if named else {}
+        body, task = self._task(given)
+        made = await self.enhancer.enhance(task, with_tier_of(task.job, caller))
+        checks = {f"has_{name}": passes for name, passes in made.checks.items()}
+        name = OPTIMIZATIONS.get(task.job.family)
+        own: dict[str, Any] = {name: {**checks, "token_count": made.tokens}} if name else {}
         return EnhanceAnswer(
-            **_plain(asked, made.text, made.source, made.seconds),
+            **_plain(body, made.text, made.source, made.seconds),
             cache_hit=made.cache_hit,
             worker_optimizations=Optimizations(caching=True, post_processing=True, fallback_ready=True),
             quality_score=made.score,
@@ -88,27 +89,25 @@ class EnhanceDesk:
 
     async def plain(self, given: dict[str, Any], caller: Caller) -> PlainAnswer:
         """No cache, no compression, no score."""
-        asked, wish = self._wish(given)
-        text, source, seconds = await self.enhancer.plain(wish, asking(caller, wish.job))
-        return PlainAnswer(**_plain(asked, text, source, seconds))
+        body, task = self._task(given)
+        made, seconds = await self.enhancer.plain(task, with_tier_of(task.job, caller))
+        return PlainAnswer(**_plain(body, made.text, made.source, seconds))
 
-    def _wish(self, given: dict[str, Any]) -> tuple[EnhanceRequest, Wish]:
-        asked = parsed(EnhanceRequest, given)
-        job = job_types.find(self.kinds, asked.job_type)
-        if len(asked.prompt) > job.max_prompt:
+    def _task(self, given: dict[str, Any]) -> tuple[EnhanceRequest, PromptTask]:
+        body = parsed(EnhanceRequest, given)
+        job = job_types.find(self.kinds, body.job_type)
+        if len(body.prompt) > job.max_prompt:
             raise Unprocessable(
                 f"prompt: at most {job.max_prompt} characters for {job.name}.", param="prompt", code="prompt_too_long"
             )
-        return asked, Wish(asked.prompt, job, asked.quality, asked.system_prompt, asked.context)
+        return body, PromptTask(body.prompt, job, body.quality, body.system_prompt, body.context)
 
 
-def _plain(asked: EnhanceRequest, text: str, source: str, seconds: float) -> dict[str, Any]:
+def _plain(body: EnhanceRequest, text: str, source: Source, seconds: float) -> dict[str, Any]:
     return {
-        "original_prompt": asked.prompt,
+        "original_prompt": body.prompt,
         "enhanced_prompt": text,
         "generation_time": round(seconds, 4),
-        "enhancement_type": asked.enhancement_type,
-        "job_type": asked.job_type,
-        "quality": asked.quality,
         "enhancement_source": source,
+        **body.model_dump(include={"enhancement_type", "job_type", "quality"}),
     }
