@@ -19,8 +19,9 @@ from yarl import URL
 
 from core.wire.workers import Announcement, ServedModel, Strategy
 from orchestrator.access.keys import Key, Keys, hashed
-from orchestrator.workers.places import Pools, Rules
+from orchestrator.workers.places import Pools
 from orchestrator.workers.queue import FairQueue, Ticket
+from orchestrator.workers.rules import Rules
 from orchestrator.workers.worker import Ask, Pool, Worker
 
 WORKERS, KEYS, WAITING, TENANTS = 1000, 100_000, 10_000, 100

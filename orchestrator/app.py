@@ -72,10 +72,10 @@ from orchestrator.settings import OrchestratorSettings
 from orchestrator.workers import model_routes as models
 from orchestrator.workers import routes as workers
 from orchestrator.workers import static as static_workers
-from orchestrator.workers.places import rules_of
 from orchestrator.workers.probe import Prober
 from orchestrator.workers.registered import RegisteredEngines
 from orchestrator.workers.registry import WorkerPool
+from orchestrator.workers.rules import rules_of
 from prompts.registry import Registry, import_recipes
 from prompts.sources import read_folder, shipped
 

@@ -5,10 +5,8 @@ front of it stands a bounded, fair queue (queue.py). Here the deciders' word is 
 """
 
 import asyncio
-import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, get_args
 
 import aiohttp
@@ -16,11 +14,12 @@ import httpx2
 from prometheus_client import Counter, Histogram
 
 from core.errors import Overloaded, SoundstageError, Unavailable, Upstream
-from core.wire.workers import Ability, Kind, Strategy
-from orchestrator.settings import OrchestratorSettings
+from core.wire.workers import Ability, Kind
 from orchestrator.workers import queue as admission
+from orchestrator.workers.groups import Groups
 from orchestrator.workers.queue import Ticket
 from orchestrator.workers.routing import AWAY
+from orchestrator.workers.rules import Rules
 from orchestrator.workers.worker import Ask, Pool, Worker
 
 QUEUE_WAIT = Histogram(
@@ -32,41 +31,9 @@ QUEUE_POSITION = Histogram(
     buckets=(0, 1, 2, 5, 10, 20, 50, 100, 200, 500),
 )
 REFUSED = Counter("soundstage_admission_refused_total", "Requests that got no place.", ["ability", "reason"])
-SURE = (
-    0.8  # of the time that somebody may wait: a longer wait is refused at once, for what is expected may be too little
-)
+SURE = 0.8
+"""Of the time that somebody may wait: a longer wait is refused at once, for what is expected may be too little."""
 EJECTED = Counter("soundstage_breaker_opened_total", "Times that a worker's breaker opened.", ["kind"])
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How pools behave. `queue_max` requests wait for one pool at most, each `queue_seconds` at most; `of_pools` is the
-    routing of single ones, by role or by model."""
-
-    routing: Mapping[Kind, Strategy] = field(default_factory=dict)
-    of_pools: Mapping[str, Strategy] = field(default_factory=dict)
-    queue_max: int = 512
-    queue_seconds: float = 30.0
-    role_queue_max: Mapping[str, int] = field(default_factory=dict)
-    retry_after_cap: float = 30.0
-
-
-def rules_of(settings: OrchestratorSettings) -> Rules:
-    """How requests get places at workers."""
-    of_roles = {
-        "profile": settings.interface_profile_queue_max,
-        "chat1to1": settings.interface_chat1to1_queue_max,
-        "shorts": settings.interface_shorts_queue_max,
-        "scenes": settings.interface_scenes_queue_max,
-    }
-    return Rules(
-        {"chat": settings.routing_chat, "image": settings.routing_image, "selfie": settings.routing_selfie},
-        settings.routing_pools,
-        settings.queue_max,
-        settings.queue_seconds,
-        {role: bound for role, bound in of_roles.items() if bound is not None},
-        settings.interface_retry_after_cap_ms / 1000,
-    )
 
 
 class Waiting(Ticket):
@@ -129,80 +96,34 @@ class Place:
 
 
 class Pools:
-    """The pools of all `workers`, made anew when who is there changes. One for each process."""
+    """Places at all `workers`. One for each process."""
 
     def __init__(self, rules: Rules, workers: Callable[[], Iterable[Worker]]) -> None:
         self._rules = rules
-        self._workers = workers
-        self._changed = False
-        self._able: dict[tuple[str | None, Ability], list[Worker]] = {}
-        self._pools: dict[tuple[str | None, Ability, str | None], Pool] = {}
-        self._alike: dict[tuple[Strategy, str | None, tuple[str, ...]], Pool] = {}
+        self._groups = Groups(rules, workers, self.refresh)
 
     def changed(self) -> None:
         """Workers came, went, or serve other models."""
-        self._changed = True
-        if any(len(pool.queue) for pool in self._alike.values()):
+        self._groups.stale = True
+        if any(len(pool.queue) for pool in self._groups.pools()):
             self._regroup()
 
     def _regroup(self) -> None:
         """Who waits goes on waiting, in the pools that are there now."""
-        waiting = sorted((ticket for pool in self._alike.values() for ticket in pool.queue), key=lambda t: t.number)
-        for pool in self._alike.values():
-            for worker in pool.members:
-                worker.seats.clear()  # of one that is gone, too: its place may still be given back
-        self._able, self._pools, self._alike, self._changed = {}, {}, {}, False
-        for worker in sorted(self._workers(), key=lambda each: each.id):
-            for served in worker.announcement.models:
-                for name, ability in itertools.product((None, served.id, *served.aliases), served.abilities):
-                    able = self._able.setdefault((name, ability), [])
-                    if not able or able[-1] is not worker:
-                        able.append(worker)
+        waiting = sorted((ticket for pool in self._groups.pools() for ticket in pool.queue), key=lambda t: t.number)
+        self._groups.rebuild()
         for ticket in waiting:
             assert isinstance(ticket, Waiting)
-            ticket.wait_for(self.pool(ticket.ask) or self._alike.setdefault(_NOWHERE, Pool((), "round_robin", 0)))
-        for pool in list(self._alike.values()):
+            ticket.wait_for(self.pool(ticket.ask) or self._groups.nowhere())
+        for pool in self._groups.pools():
             while self._serve(pool):
                 pass
 
     def pool(self, ask: Ask) -> Pool | None:
         """The workers known for this, usable or not; of those with its role, where one of them is usable."""
-        if self._changed:
+        if self._groups.stale:
             self._regroup()
-        if ask.role is not None:
-            of_role = self._pool(ask.model, ask.ability, ask.role)
-            if of_role is not None and of_role.places:
-                return of_role
-        return self._pool(ask.model, ask.ability, None)
-
-    def _pool(self, model: str | None, ability: Ability, role: str | None) -> Pool | None:
-        found = self._pools.get((model, ability, role))
-        if found is not None:
-            return found
-        members = self._able.get((model, ability), [])
-        if role is not None:
-            members = [worker for worker in members if role in worker.announcement.roles]
-        if not members:
-            return None  # not remembered: callers could fill the memory with names
-        alike = self._strategy(members, model, role), role, tuple(worker.id for worker in members)
-        if alike not in self._alike:
-            self._alike[alike] = self._made(members, *alike[:2])
-        self._pools[model, ability, role] = self._alike[alike]
-        return self._alike[alike]
-
-    def _strategy(self, members: list[Worker], model: str | None, role: str | None) -> Strategy:
-        """That of the role, else of the model by any of its names, else of the kind of worker."""
-        models = (m for w in members for m in w.announcement.models if model in (m.id, *m.aliases))
-        own = self._rules.of_pools
-        named = (own.get(name) for name in (role, model, *(m.id for m in models)) if name) if own else ()
-        of_kind = self._rules.routing.get(members[0].announcement.kind, "least_outstanding")
-        return next(filter(None, named), of_kind)
-
-    def _made(self, members: list[Worker], strategy: Strategy, role: str | None) -> Pool:
-        pool = Pool(members, strategy, self._rules.role_queue_max.get(role or "", self._rules.queue_max))
-        for worker in members:
-            self.refresh(worker)
-        return pool
+        return self._groups.pool(ask)
 
     def model_of(self, ask: Ask) -> str | None:
         """The model of the worker that would be asked now or, where all are full, of one that is there."""
@@ -340,15 +261,13 @@ class Pools:
     def depth(self) -> dict[Kind, int]:
         """How many wait, by kind of worker."""
         found: dict[Kind, int] = dict.fromkeys(get_args(Kind), 0)
-        for pool in self._alike.values():
+        for pool in self._groups.pools():
             if pool.members:
                 found[pool.members[0].announcement.kind] += len(pool.queue)
         return found
 
 
 _ANY = Ask(None, "chat")
-_NOWHERE: tuple[Strategy, None, tuple[str, ...]] = ("round_robin", None, ())
-"""Who waits for a model whose last worker went: one may come before their time is up."""
 
 
 def _nobody(ability: Ability) -> Unavailable:

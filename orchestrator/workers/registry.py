@@ -1,52 +1,43 @@
-"""The pool of workers: leases in Postgres, what each is doing now, and who may be asked for what."""
+"""The pool of workers: who holds a lease, what each is doing now, and who may be asked for what."""
 
-import asyncio
-import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Collection
 from typing import Any
 
 import psycopg
-from prometheus_client import Gauge
-from psycopg import AsyncConnection
-from psycopg.rows import DictRow
-from psycopg.types.json import Jsonb
 from pydantic import ValidationError
 from yarl import URL
 
 from core import control_tokens
 from core.control_tokens import Tokens
+from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
-from core.errors import Conflict, Forbidden, NotFound, Unavailable
+from core.errors import Forbidden, NotFound, Unavailable
+from core.repeat import every
 from core.wire.workers import Ability, Announcement, Kind, Lease, ServedModel
-from orchestrator.workers.places import Place, Pools, Rules
+from orchestrator.workers import gauges
+from orchestrator.workers.leases import Leases, of_another_key, unknown_worker
+from orchestrator.workers.places import Place, Pools
+from orchestrator.workers.rules import Rules
 from orchestrator.workers.static import RESERVED
 from orchestrator.workers.worker import Ask, Worker
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-SAVE_SECONDS = 2.0
-"""Longest wait for the database in a heartbeat: well below the worker's own patience."""
 REMEMBERED_SECONDS = 600.0
 """A model that was served this lately is away, not unknown: its callers are told to come again."""
 _KINDS: dict[Ability, Kind] = {"images": "image", "image_edits": "image", "faces": "selfie"}
-WORKERS = Gauge("soundstage_workers", "Workers with a live lease; an ejected one may be ready.", ["kind", "state"])
-PLACES = Gauge("soundstage_worker_places", "Requests that ready workers take at once.", ["kind"])
-OUTSTANDING = Gauge("soundstage_worker_outstanding", "This orchestrator's requests at workers.", ["kind"])
-BREAKERS = Gauge("soundstage_worker_breakers", "Workers by their breaker's state.", ["kind", "state"])
-QUEUED = Gauge("soundstage_queue_depth", "Requests that wait for a place at a worker.", ["kind"])
 
 
 class WorkerPool:
     """Every worker that may be asked. Reads go to memory; the database is polled, and told of every heartbeat."""
 
     def __init__(self, database: Pool, key: str | None, lease_seconds: float, rules: Rules) -> None:
-        self._pool = database
         self._key = key
-        self._lease = lease_seconds
+        self._leases = Leases(database, lease_seconds)
         self._workers: dict[str, Worker] = {}
         self.pools = Pools(rules, self._workers.values)
         self._served: dict[tuple[str, Ability], float] = {}  # until when a name is remembered
@@ -81,36 +72,23 @@ class WorkerPool:
         Raises Forbidden for an id that is no worker's, Conflict for one whose lease another key holds.
         """
         _refuse_reserved(announcement.id)
+        seconds = self._leases.seconds
         worker = self._workers.get(announcement.id)
         if worker is not None and worker.live_until > time.monotonic():
             if worker.owner not in (None, owner):
-                raise _of_another_key(announcement.id)
-            self._keep(announcement, self._lease, owner).saved_at = math.inf
+                raise of_another_key(announcement.id)
+            self._keep(announcement, seconds, owner).saved_at = math.inf
         try:
-            saved = await self._save(announcement, owner)
-        except (psycopg.Error, OSError, TimeoutError) as exc:
+            saved = await self._leases.save(announcement, owner)
+        except (psycopg.Error, *DATABASE_AWAY) as exc:  # a lease that the database refuses holds here alone
             log.warning("lease not saved", extra={"worker": announcement.id, "reason": exc})
-            self._keep(announcement, self._lease, owner).saved_at = math.inf
+            self._keep(announcement, seconds, owner).saved_at = math.inf
         else:
             if not saved:
                 self.forget(announcement.id)
-                raise _of_another_key(announcement.id)
-            self._keep(announcement, self._lease, owner).saved_at = time.monotonic()
-        return Lease(id=announcement.id, lease_seconds=self._lease, heartbeat_seconds=self._lease / 3)
-
-    async def _save(self, announcement: Announcement, owner: str) -> bool:
-        """False where another key holds the lease."""
-        whole = announcement.model_dump(mode="json")
-        async with self._pool.connection(timeout=SAVE_SECONDS) as connection:
-            cursor = await connection.execute(
-                "insert into workers (id, kind, url, announcement, lease_until, owner)"
-                " values (%s, %s, %s, %s, now() + make_interval(secs => %s), %s)"
-                " on conflict (id) do update set kind = excluded.kind, url = excluded.url,"
-                " announcement = excluded.announcement, lease_until = excluded.lease_until, owner = excluded.owner"
-                " where workers.owner is null or workers.owner = excluded.owner or workers.lease_until < now()",
-                (*(announcement.id, announcement.kind, str(announcement.url)), Jsonb(whole), self._lease, owner),
-            )
-        return cursor.rowcount == 1
+                raise of_another_key(announcement.id)
+            self._keep(announcement, seconds, owner).saved_at = time.monotonic()
+        return Lease(id=announcement.id, lease_seconds=seconds, heartbeat_seconds=seconds / 3)
 
     async def remove(self, worker_id: str, owner: str | None) -> None:
         """A farewell of the key `owner`; None is an admin, who may end any lease.
@@ -121,36 +99,17 @@ class WorkerPool:
         _refuse_reserved(worker_id)
         known = self._workers.get(worker_id)
         if known is not None and owner is not None and known.owner not in (None, owner):
-            raise _of_another_key(worker_id)
+            raise of_another_key(worker_id)
         self.forget(worker_id)
-        query = (
-            "delete from workers where id = %(id)s and (%(owner)s::text is null or owner is null or owner = %(owner)s)"
-        )
-        async with self._asked() as connection:
-            cursor = await connection.execute(query, {"id": worker_id, "owner": owner})
-            if cursor.rowcount:
-                await connection.execute("delete from drained_workers where worker = %s", (worker_id,))
-                return
-            row = await (await connection.execute("select 1 from workers where id = %s", (worker_id,))).fetchone()
-        if row is not None:
-            raise _of_another_key(worker_id)
-        if known is None:
-            raise _unknown_worker(worker_id)
+        if not await self._leases.end(worker_id, owner) and known is None:
+            raise unknown_worker(worker_id)
 
     async def drain(self, worker_id: str, *, drained: bool, actor: str) -> None:
         """It gets no new request, or gets them again: at once here, and within two seconds everywhere. What it has it
         finishes. Raises NotFound, Unavailable."""
-        worker = self._workers.get(worker_id)
-        if worker is None:
-            raise _unknown_worker(worker_id)
-        statement = (
-            "insert into drained_workers (worker) values (%s) on conflict do nothing"
-            if drained
-            else "delete from drained_workers where worker = %s"
-        )
-        async with self._asked() as connection, connection.transaction():
-            await connection.execute("select set_config('soundstage.actor', %s, true)", (actor,))
-            await connection.execute(statement.encode(), (worker_id,))
+        if worker_id not in self._workers:
+            raise unknown_worker(worker_id)
+        await self._leases.drain(worker_id, drained=drained, actor=actor)
         self._drains += 1
         self._drain({*self._drained, worker_id} if drained else self._drained - {worker_id})
 
@@ -162,15 +121,6 @@ class WorkerPool:
                 worker.drained = not worker.drained
                 worker.reckon()
                 self.pools.freed(worker)
-
-    @contextlib.asynccontextmanager
-    async def _asked(self) -> AsyncIterator[AsyncConnection[DictRow]]:
-        """The database, for somebody who waits. Raises Unavailable."""
-        try:
-            async with self._pool.connection(timeout=SAVE_SECONDS) as connection:
-                yield connection
-        except psycopg.OperationalError as exc:
-            raise Unavailable("The database does not answer.", code="database_unavailable", retry_after=2) from exc
 
     def add_static(self, announcement: Announcement, key: str | None, rewrites: dict[str, str], seconds: float) -> None:
         """A worker that does not announce itself was just found to answer; without a key of its own it is sent none."""
@@ -220,28 +170,21 @@ class WorkerPool:
 
     async def poll(self) -> None:
         """Learn what other orchestrators were told, and forget whose lease ran out; until cancelled."""
-        while True:
-            try:
-                await self._read_leases()
-            except (psycopg.Error, OSError, TimeoutError) as exc:
-                log.warning("worker leases not read; going on with what is known", extra={"reason": exc})
+        await every(POLL_SECONDS, self._poll, failing="leases are not read, what is known goes on")
+
+    async def _poll(self) -> None:
+        try:
+            await self._read_leases()
+        finally:
             self._forget()
-            self._count()
-            await asyncio.sleep(POLL_SECONDS)
+            gauges.show(self.live(), self.pools.depth())
 
     async def _read_leases(self) -> None:
         """The database's word counts, but for what was heard here while it was being asked."""
-        query = (
-            "select id, announcement, owner, extract(epoch from lease_until - now())::float8 as seconds"
-            " from workers where lease_until > now()"
-        )
         asked, before = time.monotonic(), self._drains
-        async with self._pool.connection() as connection:
-            rows = {row["id"]: row for row in await (await connection.execute(query)).fetchall()}
-            drained = await (await connection.execute("select worker from drained_workers")).fetchall()
-            await connection.execute("delete from workers where lease_until < now() - interval '1 hour'")
+        rows, drained = await self._leases.read()
         if self._drains == before:
-            self._drain({row["worker"] for row in drained})
+            self._drain(drained)
         for worker in [w for w in self._workers.values() if w.saved_at < asked and w.id not in rows]:
             worker.live_until = asked  # another orchestrator was told that it leaves
             self.pools.refresh(worker)
@@ -267,21 +210,6 @@ class WorkerPool:
                 self.pools.changed()
                 log.warning("worker lost", extra={"worker": worker.id})
         self._served = {name: until for name, until in self._served.items() if until > now}
-
-    def _count(self) -> None:
-        depth = self.pools.depth()
-        for kind in depth:
-            mine = [w for w in self.live() if w.announcement.kind == kind]
-            ready = sum(w.open for w in mine)
-            WORKERS.labels(kind, "ready").set(ready)
-            WORKERS.labels(kind, "not_ready").set(len(mine) - ready)
-            WORKERS.labels(kind, "ejected").set(sum(not w.breaker.lets_in(time.monotonic()) for w in mine))
-            states = [w.breaker.state(time.monotonic()) for w in mine]
-            for state in ("closed", "open", "half_open"):
-                BREAKERS.labels(kind, state).set(states.count(state))
-            PLACES.labels(kind).set(sum(w.capacity for w in mine if w.open))
-            OUTSTANDING.labels(kind).set(sum(w.outstanding for w in mine))
-            QUEUED.labels(kind).set(depth[kind])
 
     # -- who takes a request --------------------------------------------------------------------------------------
 
@@ -334,11 +262,3 @@ def _refuse_reserved(worker_id: str) -> None:
             param="id",
             code="reserved_worker_id",
         )
-
-
-def _of_another_key(worker_id: str) -> Conflict:
-    return Conflict(f"The lease of `{worker_id[:100]}` is another key's.", param="id", code="lease_of_another_key")
-
-
-def _unknown_worker(worker_id: str) -> NotFound:
-    return NotFound(f"No worker `{worker_id[:100]}` is registered.", code="worker_not_found")

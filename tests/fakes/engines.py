@@ -10,8 +10,8 @@ from core.db.pool import make_pool
 from core.http.relay import Relay
 from core.wire.workers import Announcement, Kind
 from orchestrator.engines.client import Engines
-from orchestrator.workers.places import Rules
 from orchestrator.workers.registry import WorkerPool
+from orchestrator.workers.rules import Rules
 
 URL = "http://engine.test"
 """Where the worker is that `pool_of` knows."""

@@ -11,9 +11,9 @@ from pydantic import AnyHttpUrl
 from core.db.pool import make_pool
 from core.errors import Overloaded
 from core.wire.workers import Announcement, ServedModel
-from orchestrator.workers.places import Rules
 from orchestrator.workers.queue import ServiceTime
 from orchestrator.workers.registry import WorkerPool
+from orchestrator.workers.rules import Rules
 from orchestrator.workers.worker import Ask
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.upstream import Exchange, Script, Upstream, recording_upstream, saying

@@ -14,7 +14,8 @@ from yarl import URL
 
 from core.errors import Overloaded, Unavailable, UpstreamTimeout
 from core.wire.workers import Announcement, ServedModel
-from orchestrator.workers.places import Place, Pools, Rules
+from orchestrator.workers.places import Place, Pools
+from orchestrator.workers.rules import Rules
 from orchestrator.workers.worker import Ask, Worker
 from tests.fakes.wait import soon
 
