@@ -5,17 +5,18 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from core.errors import InvalidRequest
 from core.service import from_validation
 
 Body = TypeVar("Body", bound=BaseModel)
 
 
-def parse(kind: type[Body], body: bytes) -> Body:
-    """Raises InvalidRequest with the field's name as `param`."""
+def parse(kind: type[Body], body: bytes, error: type[InvalidRequest] = InvalidRequest) -> Body:
+    """Raises `error` with the field's name as `param`, and InvalidRequest for what is no JSON."""
     try:
         return kind.model_validate_json(body)
     except ValidationError as exc:
-        raise from_validation(exc.errors()) from exc
+        raise from_validation(exc.errors(), error) from exc
 
 
 def parse_strings(kind: type[Body], fields: Mapping[str, Any]) -> Body:

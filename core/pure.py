@@ -4,16 +4,56 @@ The messages are never decoded and encoded again: the bytes that came are the by
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from core.errors import InvalidRequest, Overloaded, SoundstageError, Unavailable, Unprocessable, Upstream
 from core.json.canonical import read_messages
-from core.service import from_validation
+from core.parsing import parse
 from core.untrusted import decoded, storable
-from core.wire.pure import DEFAULT_TOKENS, PureAnswer, PureRequest
+
+PATHS = ("/chat", "/enhance", "/generate")
+DEFAULT_TOKENS = {"/chat": 512, "/enhance": 200, "/generate": 512}
+BASE = "qwen_base"
+
+
+class PureMessage(BaseModel):
+    """One message. It is passed on as it was sent, fields that are not named here included."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    role: Literal["system", "user", "assistant", "tool", "developer", "function"]
+    content: str | list[dict[str, Any]] | None = None
+
+
+class PureRequest(BaseModel):
+    """`max_tokens` None: the path's default. `model`: qwen_instruct, qwen_base, or a name of the worker's own.
+
+    `sfw_mode` is counted and recorded; it changes nothing of what the model is sent.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    messages: list[PureMessage] = Field(min_length=1, max_length=4096)
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float = Field(0.7, ge=0, le=2)
+    top_p: float = Field(0.9, gt=0, le=1)
+    model: str = Field("qwen_instruct", min_length=1, max_length=200)
+    sfw_mode: bool = False
+
+
+class PureAnswer(BaseModel):
+    """`generation_time` in seconds, `messages_sha256` of the messages as they were received (RFC 8785)."""
+
+    success: Literal[True] = True
+    response: str
+    generation_time: float
+    tokens_generated: int
+    model: str
+    finish_reason: str
+    messages_sha256: str | None
 
 
 class _Body(msgspec.Struct):
@@ -98,17 +138,15 @@ def _first(body: bytes) -> tuple[str, str, int]:
 
 def read(path: str, body: bytes, most_tokens: int) -> PureCall:
     """Raises InvalidRequest where the body is not JSON, Unprocessable where it has the wrong form."""
+    request = parse(PureRequest, body, Unprocessable)
     try:
-        asked = PureRequest.model_validate_json(body)
         raw = bytes(_body(body).messages)
-    except ValidationError as exc:
-        raise from_validation(exc.errors(), Unprocessable) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequest("The body is not valid JSON.", code="json_invalid") from exc
-    wanted = asked.max_tokens or min(DEFAULT_TOKENS[path], most_tokens)
+    wanted = request.max_tokens or min(DEFAULT_TOKENS[path], most_tokens)
     if wanted > most_tokens:
         raise Unprocessable(f"max_tokens: at most {most_tokens} here.", param="max_tokens", code="too_many_tokens")
-    return PureCall(asked, raw, read_messages(raw)[1], wanted)
+    return PureCall(request, raw, read_messages(raw)[1], wanted)
 
 
 def engine_error(status: int, body: bytes) -> SoundstageError:

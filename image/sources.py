@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from prometheus_client import Gauge
 
 from core.errors import InvalidRequest
-from core.memory_budget import MemoryBudget
 from core.pictures.decode import Limits as FileLimits
 from core.pictures.decode import Photo
 from core.pictures.processes import Decoder, DecodingProcesses
+from image.memory_budget import MemoryBudget
 from image.request import SIDE_MULTIPLE, Limits, Pixels, Source
 from image.settings import ImageSettings
 
@@ -46,8 +46,8 @@ class Sources:
         self._memory = memory
         self._max_side = max_side
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="sources")
-        _HELD.set_function(lambda: memory.held)
-        _IN_LINE.set_function(lambda: memory.in_line)
+        _HELD.set_function(lambda: memory.places.taken)
+        _IN_LINE.set_function(lambda: memory.places.in_line)
 
     async def read(self, sent: EditFiles, size_of: Callable[[Photo], Size]) -> Source:
         """The pictures at the sizes that `size_of` gives. Raises InvalidRequest and Overloaded."""

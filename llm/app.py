@@ -20,6 +20,7 @@ from core.http.relay import Relay, Timeouts
 from core.http.shell import Shell
 from core.json.canonical import read_messages, read_responses
 from core.json.size import aside, is_heavy
+from core.json.text import decoded
 from core.registration import Registrar
 from core.service import Readiness, create_service
 from core.watchers import Watchers
@@ -28,7 +29,6 @@ from core.worker_key import worker_key_check
 from llm import edge_registration
 from llm.catalogue import Model
 from llm.engine import Engine
-from llm.gate import Gate
 from llm.memory_routes import add_memory_routes
 from llm.pure import PureWorker, add_pure_routes
 from llm.repeats import Repeats
@@ -63,7 +63,6 @@ class _Ids(msgspec.Struct):
     tokens: list[Annotated[int, msgspec.Meta(ge=0, lt=2**31)]]
 
 
-_peek = msgspec.json.Decoder(_Peek).decode
 _ids = msgspec.json.Decoder(_Ids).decode
 
 
@@ -86,7 +85,7 @@ class ChatWorker:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(receive)
         heavy = await is_heavy(body)
-        peek = await aside(heavy, _read, body)
+        peek = await aside(heavy, decoded, body, _Peek)
         digest = await aside(heavy, _messages_sha256, scope["path"], peek)
         engine = self.supervisor.find(peek.model)
         if self._running >= self.settings.llm_max_requests:
@@ -174,8 +173,7 @@ def create_app(settings: ChatWorkerSettings, models: Sequence[Model], timeouts: 
     api = FastAPI(title="Soundstage chat worker", lifespan=lifespan)
     add_self_report(api, settings, worker.supervisor, worker.counters)
     add_memory_routes(api, settings, worker.supervisor, worker.counters)
-    gate = Gate(settings.llm_concurrent, settings.llm_queue, settings.llm_queue_seconds)
-    add_pure_routes(api, PureWorker(settings, worker.supervisor, worker.counters, gate, lambda: worker.relay))
+    add_pure_routes(api, PureWorker(settings, worker.supervisor, worker.counters, lambda: worker.relay))
     service = create_service(
         "chat",
         api,
@@ -187,17 +185,6 @@ def create_app(settings: ChatWorkerSettings, models: Sequence[Model], timeouts: 
     )
     service.on_stop(worker.leave)
     return service
-
-
-def _read(body: bytes) -> _Peek:
-    try:
-        return _peek(body)
-    except msgspec.ValidationError as exc:
-        raise InvalidRequest(f"The body is not as it should be: {exc}", code="invalid_body") from exc
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise InvalidRequest("The body is not valid JSON.", code="json_invalid") from exc
-    except RecursionError as exc:
-        raise InvalidRequest("The body nests too deeply.", code="json_too_deep") from exc
 
 
 def _check_ids(body: bytes) -> None:

@@ -1,12 +1,12 @@
 """/memory/*, /model/info and /debug/model: what is loaded, what it takes, measured; and the hand on the switch."""
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from core.errors import NotFound, Unprocessable
-from core.service import from_validation
+from core.parsing import parse
 from llm import device
 from llm.catalogue import Role
 from llm.device import GB
@@ -17,7 +17,6 @@ from llm.supervisor import Supervisor
 from llm.weights import Weights, weights
 
 Which = Literal["instruct", "base", "all"]
-T = TypeVar("T", bound=BaseModel)
 
 
 class LoadRequest(BaseModel):
@@ -51,7 +50,7 @@ def add_memory_routes(api: FastAPI, settings: ChatWorkerSettings, supervisor: Su
     @api.post("/memory/load", openapi_extra=_body(LoadRequest))
     async def load(request: Request) -> dict[str, Any]:
         """What is loaded when it is done; 409 with the figures where it does not fit."""
-        asked = _parsed(LoadRequest, await request.body())
+        asked = parse(LoadRequest, await request.body(), Unprocessable)
         for engine in _engines(supervisor, asked.which):
             await supervisor.residency.load(engine, force=asked.force)
         return {"success": True, **await _status(supervisor)}
@@ -59,7 +58,7 @@ def add_memory_routes(api: FastAPI, settings: ChatWorkerSettings, supervisor: Su
     @api.post("/memory/unload", openapi_extra=_body(UnloadRequest))
     async def unload(request: Request) -> dict[str, Any]:
         """What is loaded when it is done: the engine sleeps where it can, else it has stopped."""
-        asked = _parsed(UnloadRequest, await request.body())
+        asked = parse(UnloadRequest, await request.body(), Unprocessable)
         for engine in _engines(supervisor, asked.which):
             await supervisor.residency.unload(engine)
         return {"success": True, **await _status(supervisor)}
@@ -103,16 +102,8 @@ def add_memory_routes(api: FastAPI, settings: ChatWorkerSettings, supervisor: Su
 
 
 def _body(kind: type[BaseModel]) -> dict[str, Any]:
-    """For the docs page: what `_parsed` reads."""
+    """For the docs page: what `parse` reads."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}}
-
-
-def _parsed(kind: type[T], body: bytes) -> T:
-    """Raises InvalidRequest where it is no JSON, Unprocessable, which names the field, where its form is wrong."""
-    try:
-        return kind.model_validate_json(body)
-    except ValidationError as exc:
-        raise from_validation(exc.errors(), Unprocessable) from exc
 
 
 async def _status(supervisor: Supervisor) -> dict[str, Any]:
@@ -141,14 +132,14 @@ async def _status(supervisor: Supervisor) -> dict[str, Any]:
 
 def _detail(supervisor: Supervisor, engine: Engine) -> dict[str, Any]:
     """What one engine is doing; `reduced` where it was started with less after deaths for want of memory."""
-    seat = supervisor.residency.seats[engine.model.id]
+    queue = supervisor.residency.queues[engine.model.id]
     reduced = {**engine.limits._asdict(), "deaths": engine.memory_deaths} if engine.memory_deaths else None
     return {
         "state": engine.state,
-        "pinned": seat.pinned,
+        "pinned": queue.pinned,
         "can_sleep": engine.can_sleep,
-        "requests": seat.in_flight,
-        "waiting": len(seat.waiters),
+        "requests": queue.in_flight,
+        "waiting": len(queue.waiters),
         "needs_gb": round(supervisor.residency.needs(engine) / GB, 3),
         "reduced": reduced,
     }

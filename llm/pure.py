@@ -11,10 +11,9 @@ from core import pure, untrusted
 from core.errors import SoundstageError, Unavailable, UpstreamTimeout
 from core.http.disconnect import until_disconnect
 from core.http.relay import Relay
-from core.pure import PureCall, legacy_body
-from core.wire.pure import BASE, PATHS, PureAnswer
+from core.pure import BASE, PATHS, PureAnswer, PureCall, legacy_body
+from core.waiting import Places
 from llm.engine import Engine
-from llm.gate import Gate
 from llm.self_report import Counters
 from llm.settings import ChatWorkerSettings
 from llm.supervisor import Supervisor
@@ -23,20 +22,24 @@ MOST_BYTES = 16 << 20  # of one answer of the engine
 
 
 class PureWorker:
-    """Asks the engine of the named model. At most so many at once as the gate lets in."""
+    """Asks the engine of the named model. At most so many at once, and so many in line."""
 
     def __init__(
         self,
         settings: ChatWorkerSettings,
         supervisor: Supervisor,
         counters: Counters,
-        gate: Gate,
         relay: Callable[[], Relay],
     ) -> None:
         self.settings = settings
         self._supervisor = supervisor
         self._counters = counters
-        self._gate = gate
+        self._places = Places(
+            settings.llm_concurrent,
+            waiting=settings.llm_queue,
+            seconds=settings.llm_queue_seconds,
+            code="worker_full",
+        )
         self._relay = relay
 
     async def answer(self, call: PureCall, request_id: str) -> PureAnswer:
@@ -44,7 +47,7 @@ class PureWorker:
         engine = self._supervisor.find(call.request.model)
         base = call.request.model == BASE or engine.model.role == "base"
         path, body = call.for_engine(engine.model.id, base=base)
-        async with self._gate, self._supervisor.residency.use(engine) as url:
+        async with self._places.hold(), self._supervisor.residency.use(engine) as url:
             self._counters.served("base" if base else engine.model.role, sfw=call.request.sfw_mode)
             started = time.perf_counter()
             answer = await self._ask(engine, str(url) + path, body, request_id)

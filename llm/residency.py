@@ -9,8 +9,9 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from types import TracebackType
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 
 from prometheus_client import Counter, Gauge
 from yarl import URL
@@ -21,7 +22,7 @@ from llm import device
 from llm.budget import Refusal, Resident, fits_ever, plan_load
 from llm.device import GB
 from llm.engine import Engine
-from llm.seats import Bounds, Seat
+from llm.engine_queue import EngineQueue
 from llm.weights import weights
 
 log = logging.getLogger(__name__)
@@ -35,13 +36,25 @@ OVER_WEIGHTS = 1.1
 SHARE_OF_DEVICE = 0.9
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """Seconds and numbers that no wait goes beyond. `budget` in bytes; None: a share of the device."""
+
+    wait_seconds: float = 120.0
+    waiting: int = 64
+    drain_seconds: float = 60.0
+    start_seconds: float = 900.0
+    budget: int | None = None
+    pinned: frozenset[str] = frozenset()
+
+
 class Residency:
     """Owns who is loaded. `changed` is called where what can be served may have changed. With a `lease`, nothing is on
     the device but while it is this worker's turn."""
 
     def __init__(self, engines: Sequence[Engine], bounds: Bounds, changed: Callable[[], None] = lambda: None) -> None:
         self.bounds = bounds
-        self.seats = {e.model.id: Seat(e, e.model.pinned or e.model.id in bounds.pinned) for e in engines}
+        self.queues = {e.model.id: EngineQueue(e, e.model.pinned or e.model.id in bounds.pinned) for e in engines}
         self.budget = bounds.budget or 0
         self.lease: DeviceLease | None = None
         self._changed = changed
@@ -49,50 +62,64 @@ class Residency:
         self._switches: dict[str, asyncio.Task[None]] = {}
         self._total, self._gpu = 0, False
 
-    def use(self, engine: Engine) -> "Use":
-        """`async with residency.use(engine) as url:` a place at a loaded engine."""
-        return Use(self, self.seats[engine.model.id])
+    @contextlib.asynccontextmanager
+    async def use(self, engine: Engine) -> AsyncIterator[URL]:
+        """A place at a loaded engine, whose address this is. Raises Overloaded, Unavailable."""
+        queue = self.queues[engine.model.id]
+        async with self._device():
+            await self._enter(queue)
+            try:
+                yield engine.url
+            finally:
+                queue.leave()
+
+    def _device(self) -> AbstractAsyncContextManager[None]:
+        return self.lease.use() if self.lease else contextlib.nullcontext()
 
     def serves(self, engine: Engine) -> bool:
         """Whether a request for it would be answered: it is ready, or would be loaded."""
-        seat = self.seats[engine.model.id]
-        if engine.state == "ready" or seat.switching:
+        queue = self.queues[engine.model.id]
+        if engine.state == "ready" or queue.switching:
             return True
         at_rest = engine.state in ("asleep", "unloaded")
-        return at_rest and fits_ever(self._resident(seat), self._others(seat), self.budget)
+        return at_rest and fits_ever(self._resident(queue), self._others(queue), self.budget)
 
     # -- what is asked for ----------------------------------------------------------------------------------------
 
     async def first_load(self, engine: Engine) -> None:
         """At the start: it runs if it fits beside those that run already; else it waits to be asked for. On a device
         that others use too it always waits."""
-        seat = self.seats[engine.model.id]
+        queue = self.queues[engine.model.id]
         async with self._turn:
             await self._measure()
-            plan = plan_load(self._resident(seat), self._others(seat), self.budget, may_evict=False)
+            plan = plan_load(self._resident(queue), self._others(queue), self.budget, may_evict=False)
             if isinstance(plan, Refusal):
                 log.info("model not loaded at the start", extra={"why": plan.told(engine.model.id)})
             if isinstance(plan, Refusal) or self.lease:
                 engine.hold_back()
-            seat.decided = True
+            queue.decided = True
 
     async def load(self, engine: Engine, *, force: bool) -> None:
         """Until it is ready. Raises Conflict with the figures where it does not fit, Unavailable where it takes too
         long; `force` lets the least recently used models give way."""
-        seat = self.seats[engine.model.id]
-        if seat.open:
+        queue = self.queues[engine.model.id]
+        if queue.open:
             return
-        async with self.lease.use() if self.lease else contextlib.nullcontext():
-            await self._within(self._switch(seat, may_evict=force), seat)
+        async with self._device():
+            try:
+                async with asyncio.timeout(self.bounds.wait_seconds):
+                    await self._switch(queue, may_evict=force)
+            except TimeoutError:
+                raise _loading(queue) from None
 
     async def unload(self, engine: Engine) -> None:
         """Until its memory is free. Raises Conflict where it is pinned, Unavailable where its requests do not end."""
-        seat = self.seats[engine.model.id]
-        if seat.pinned:
+        queue = self.queues[engine.model.id]
+        if queue.pinned:
             raise Conflict(f"{engine.model.id} is pinned: it is never unloaded.", code="model_pinned", param="which")
         async with self._turn:
             if engine.state in ("ready", "starting", "stopped"):
-                await self._give_way(seat)
+                await self._give_way(queue)
 
     async def take_device(self) -> None:
         """Nothing: a model is loaded when it is asked for."""
@@ -104,91 +131,88 @@ class Residency:
             task.cancel()
         await asyncio.gather(*switches, return_exceptions=True)
         async with self._turn:
-            for seat in self.seats.values():
-                if seat.engine.state in ("ready", "starting", "stopped"):
-                    await (seat.engine.stop() if seat.in_flight else seat.engine.give_way())
+            for queue in self.queues.values():
+                if queue.engine.state in ("ready", "starting", "stopped"):
+                    await (queue.engine.stop() if queue.in_flight else queue.engine.give_way())
             await self._measure()
 
-    async def admit(self, seat: Seat) -> None:
-        """Wait until the model is loaded; the place is then held. Raises Overloaded, Unavailable."""
-        if sum(len(s.waiters) for s in self.seats.values()) >= self.bounds.waiting:
-            raise Overloaded("Too many requests wait for a model.", code="worker_full", retry_after=seat.engine.eta())
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        seat.waiters.append(waiter)
-        self._begin_switch(seat)
-        admitted = False
+    async def _enter(self, queue: EngineQueue) -> None:
+        """Once the model is loaded."""
+        queue.last_used = time.monotonic()
+        if queue.open:
+            queue.enter()
+            return
+        if queue.engine.state in ("starting", "stopped") and not queue.switching:
+            raise queue.engine.unavailable()
+        if sum(len(s.waiters) for s in self.queues.values()) >= self.bounds.waiting:
+            raise Overloaded("Too many requests wait for a model.", code="worker_full", retry_after=queue.engine.eta())
+        self._begin_switch(queue)
         try:
-            await self._within(waiter, seat)
-            admitted = True
-        finally:
-            if not admitted:
-                if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                    seat.leave()  # it was let in in the same moment
-                waiter.cancel()
-                if waiter in seat.waiters:
-                    seat.waiters.remove(waiter)
+            await queue.waiters.wait(self.bounds.wait_seconds, queue.leave)
+        except TimeoutError:
+            raise _loading(queue) from None
 
     # -- changes, one at a time -----------------------------------------------------------------------------------
 
-    def _begin_switch(self, seat: Seat) -> None:
+    def _begin_switch(self, queue: EngineQueue) -> None:
         """One task for all that wait for the same model."""
-        name = seat.engine.model.id
+        name = queue.engine.model.id
         if name not in self._switches:
-            task = asyncio.ensure_future(self._switch_for_waiters(seat))
+            task = asyncio.ensure_future(self._switch_for_waiters(queue))
             self._switches[name] = task
             task.add_done_callback(lambda _: self._switches.pop(name, None))
 
-    async def _switch_for_waiters(self, seat: Seat) -> None:
+    async def _switch_for_waiters(self, queue: EngineQueue) -> None:
         try:
-            await self._switch(seat, may_evict=True)
+            await self._switch(queue, may_evict=True)
         except Conflict as exc:
-            seat.refuse(_no_room(exc, seat))
+            queue.waiters.refuse(_no_room(exc, queue))
         except SoundstageError as exc:
-            seat.refuse(exc)
+            queue.waiters.refuse(exc)
         except asyncio.CancelledError:
-            seat.refuse(seat.engine.unavailable())
+            queue.waiters.refuse(queue.engine.unavailable())
             raise
 
-    async def _switch(self, seat: Seat, *, may_evict: bool) -> None:
-        seat.switching = True
+    async def _switch(self, queue: EngineQueue, *, may_evict: bool) -> None:
+        queue.switching = True
         try:
             async with self._turn:
-                if not seat.open:
-                    await self._make_room(seat, may_evict=may_evict)
-                    await self._load(seat)
-                seat.let_in()
+                if not queue.open:
+                    await self._make_room(queue, may_evict=may_evict)
+                    await self._load(queue)
+                queue.let_in()
         finally:
-            seat.switching = False
+            queue.switching = False
             self._changed()
 
-    async def _make_room(self, seat: Seat, *, may_evict: bool) -> None:
+    async def _make_room(self, queue: EngineQueue, *, may_evict: bool) -> None:
         await self._measure()
-        plan = plan_load(self._resident(seat), self._others(seat), self.budget, may_evict=may_evict)
+        plan = plan_load(self._resident(queue), self._others(queue), self.budget, may_evict=may_evict)
         if isinstance(plan, Refusal):
-            raise Conflict(plan.told(seat.engine.model.id), code="model_does_not_fit", param="which")
+            raise Conflict(plan.told(queue.engine.model.id), code="model_does_not_fit", param="which")
         for name in plan.give_way:
-            await self._give_way(self.seats[name])
+            await self._give_way(self.queues[name])
 
-    async def _give_way(self, seat: Seat) -> None:
+    async def _give_way(self, queue: EngineQueue) -> None:
         """No new request, the running ones end, then its memory is free."""
-        seat.closing = True
+        queue.closing = True
         try:
             async with asyncio.timeout(self.bounds.drain_seconds):
-                await seat.idle.wait()
-            await seat.engine.give_way()
+                await queue.idle.wait()
+            await queue.engine.give_way()
         except TimeoutError:
             raise Unavailable(
-                f"{seat.engine.model.id} is still answering.", code="model_busy", retry_after=self.bounds.drain_seconds
+                f"{queue.engine.model.id} is still answering.", code="model_busy", retry_after=self.bounds.drain_seconds
             ) from None
         finally:
-            seat.closing = False
-            if seat.open:
-                seat.let_in()  # it stays after all
-        CHANGES.labels("sleep" if seat.engine.state == "asleep" else "stop").inc()
+            queue.closing = False
+            if queue.open:
+                queue.let_in()  # it stays after all
+        CHANGES.labels("sleep" if queue.engine.state == "asleep" else "stop").inc()
         await self._measure()
 
-    async def _load(self, seat: Seat) -> None:
-        engine = seat.engine
+    async def _load(self, queue: EngineQueue) -> None:
+        engine = queue.engine
         died = engine.restarts
         if engine.state == "asleep":
             await engine.wake()
@@ -206,15 +230,6 @@ class Residency:
                     await engine.until("ready", "starting")
         CHANGES.labels("load").inc()
 
-    async def _within(self, work: Awaitable[None], seat: Seat) -> None:
-        try:
-            async with asyncio.timeout(self.bounds.wait_seconds):
-                await work
-        except TimeoutError:
-            raise Unavailable(
-                f"{seat.engine.model.id} is still being loaded.", code="model_loading", retry_after=seat.engine.eta()
-            ) from None
-
     # -- figures --------------------------------------------------------------------------------------------------
 
     async def _measure(self) -> None:
@@ -225,30 +240,30 @@ class Residency:
             self._total, self._gpu = found.total, found.kind == "cuda"
             self.budget = self.bounds.budget or int(found.total * SHARE_OF_DEVICE)
         loaded = 0
-        for seat in self.seats.values():
-            if seat.engine.state in ("ready", "asleep") and seat.engine.pid:
-                pid = seat.engine.pid
+        for queue in self.queues.values():
+            if queue.engine.state in ("ready", "asleep") and queue.engine.pid:
+                pid = queue.engine.pid
                 held = await (device.gpu_bytes(pid) if self._gpu else device.host_bytes([pid]))
-                if seat.engine.state == "ready":
-                    seat.needs = max(seat.needs, held or 0)
+                if queue.engine.state == "ready":
+                    queue.needs = max(queue.needs, held or 0)
                 else:
-                    seat.asleep = held or 0
-            loaded += seat.engine.state == "ready"
+                    queue.asleep = held or 0
+            loaded += queue.engine.state == "ready"
         LOADED.set(loaded)
 
     def needs(self, engine: Engine) -> int:
         """Bytes it takes when loaded: as measured, else as worked out."""
-        return max(self.seats[engine.model.id].needs, self._estimate(engine))
+        return max(self.queues[engine.model.id].needs, self._estimate(engine))
 
-    def _resident(self, seat: Seat) -> Resident:
-        engine = seat.engine
+    def _resident(self, queue: EngineQueue) -> Resident:
+        engine = queue.engine
         needs = self.needs(engine)
-        holds = {"unloaded": 0, "asleep": seat.asleep}.get(engine.state, needs if seat.decided else 0)
-        keeps = min(seat.asleep, holds) if engine.can_sleep else 0
-        return Resident(engine.model.id, holds, needs, keeps, seat.last_used, seat.pinned)
+        holds = {"unloaded": 0, "asleep": queue.asleep}.get(engine.state, needs if queue.decided else 0)
+        keeps = min(queue.asleep, holds) if engine.can_sleep else 0
+        return Resident(engine.model.id, holds, needs, keeps, queue.last_used, queue.pinned)
 
-    def _others(self, seat: Seat) -> list[Resident]:
-        return [self._resident(other) for other in self.seats.values() if other is not seat]
+    def _others(self, queue: EngineQueue) -> list[Resident]:
+        return [self._resident(other) for other in self.queues.values() if other is not queue]
 
     def _share(self, engine: Engine) -> float | None:
         """The share of a GPU that vLLM takes for itself; None on a host's memory."""
@@ -273,44 +288,12 @@ class Residency:
         return int(found.size * OVER_WEIGHTS + cache * GB + RUNTIME_BYTES)
 
 
-class Use:
-    """One request's place at an engine."""
-
-    __slots__ = ("_residency", "_seat")
-
-    def __init__(self, residency: Residency, seat: Seat) -> None:
-        self._residency, self._seat = residency, seat
-
-    async def __aenter__(self) -> URL:
-        lease = self._residency.lease
-        if lease is None:
-            return await self._seated()
-        await lease.enter()
-        seated = None
-        try:
-            seated = await self._seated()
-            return seated
-        finally:
-            if seated is None:
-                lease.leave()
-
-    async def _seated(self) -> URL:
-        seat = self._seat
-        seat.last_used = time.monotonic()
-        if seat.open:
-            seat.enter()
-        elif seat.engine.state in ("starting", "stopped") and not seat.switching:
-            raise seat.engine.unavailable()
-        else:
-            await self._residency.admit(seat)
-        return seat.engine.url
-
-    async def __aexit__(self, kind: type[BaseException] | None, exc: object, trace: TracebackType | None) -> None:
-        self._seat.leave()
-        if self._residency.lease is not None:
-            self._residency.lease.leave()
+def _loading(queue: EngineQueue) -> Unavailable:
+    return Unavailable(
+        f"{queue.engine.model.id} is still being loaded.", code="model_loading", retry_after=queue.engine.eta()
+    )
 
 
-def _no_room(exc: Conflict, seat: Seat) -> Unavailable:
+def _no_room(exc: Conflict, queue: EngineQueue) -> Unavailable:
     """To a request that would have loaded the model, a lack of room is a worker that cannot answer now."""
-    return Unavailable(exc.message, code="model_does_not_fit", retry_after=max(30.0, seat.engine.eta()))
+    return Unavailable(exc.message, code="model_does_not_fit", retry_after=max(30.0, queue.engine.eta()))

@@ -15,8 +15,7 @@ from llm.catalogue import Model
 from llm.checkpoint import CheckpointError, pure_chat_template, resolve
 from llm.device import GB
 from llm.engine import Engine
-from llm.residency import Residency
-from llm.seats import Bounds
+from llm.residency import Bounds, Residency
 from llm.settings import ChatWorkerSettings
 from llm.weights import weights
 

@@ -1,6 +1,6 @@
 """Micro-batching: one thread owns the device; what waits when it is free goes together, and nothing waits for company.
 
-How much can wait is bounded by who calls (vision/pool.py).
+How much can wait is bounded by who calls (vision/worker.py).
 """
 
 import asyncio

@@ -18,6 +18,7 @@ from prometheus_client import Counter, Gauge
 from core.device.line import EXPIRY_SECONDS, Line, LineBusyError, Standing
 from core.errors import Overloaded, SoundstageError, Unavailable
 from core.settings import DeviceSettings, SettingsError
+from core.waiting import Waiters
 
 log = logging.getLogger(__name__)
 
@@ -55,42 +56,31 @@ class DeviceLease:
         self._open = False
         self._opened = self._idle_since = 0.0
         self._in_flight = 0
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters = Waiters()
         self._news = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def use(self) -> AsyncIterator[None]:
         """The device is this worker's for as long as the block runs. Raises Overloaded, Unavailable."""
-        await self.enter()
+        await self._enter()
         try:
             yield
         finally:
-            self.leave()
+            self._leave()
 
-    async def enter(self) -> None:
-        """As `use`; whoever entered leaves."""
+    async def _enter(self) -> None:
         if self._open:
             self._in_flight += 1
             return
         if len(self._waiters) >= self.terms.waiting:
             raise Overloaded("Too many requests wait for the device.", code="device_busy", retry_after=self.terms.turn)
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
         self._news.set()
         try:
-            async with asyncio.timeout(self.terms.wait):
-                await waiter
-        except BaseException as exc:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.leave()  # it was let in in the same moment
-            waiter.cancel()
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-            if isinstance(exc, TimeoutError):
-                raise _busy("Another worker has the device.", self.terms) from None
-            raise
+            await self._waiters.wait(self.terms.wait, self._leave)
+        except TimeoutError:
+            raise _busy("Another worker has the device.", self.terms) from None
 
-    def leave(self) -> None:
+    def _leave(self) -> None:
         self._in_flight -= 1
         self._idle_since = self.line.clock()
         self._news.set()
@@ -115,7 +105,7 @@ class DeviceLease:
                     await self._turn()
         finally:
             self._open = False
-            self._refuse(_busy("The worker is stopping.", self.terms))
+            self._waiters.refuse(_busy("The worker is stopping.", self.terms))
             self.line.close()
             HELD.set(0)
 
@@ -135,10 +125,10 @@ class DeviceLease:
             await self._take()
         except SoundstageError as exc:
             log.error("the device could not be used", extra={"reason": exc.message})
-            self._refuse(exc)
+            self._waiters.refuse(exc)
         else:
             self._open, self._opened, self._idle_since = True, self.line.clock(), self.line.clock()
-            self._let_in()
+            self._in_flight += self._waiters.let_all_in()
             await self._until(self._is_over)
             self._open = False
             with contextlib.suppress(TimeoutError):
@@ -150,19 +140,6 @@ class DeviceLease:
         now = self.line.clock()
         idle = not self._in_flight and now - self._idle_since >= self.terms.idle
         return self._standing.lost or (self._standing.behind > 0 and (idle or now - self._opened >= self.terms.turn))
-
-    def _let_in(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                self._in_flight += 1
-                waiter.set_result(None)
-        self._waiters.clear()
-
-    def _refuse(self, error: SoundstageError) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_exception(error)
-        self._waiters.clear()
 
     # -- the line -------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,10 @@
 """POST /chat, /chat/unrestricted and /generate: the older form and the pure one, told apart by `messages`."""
 
+import time
+from dataclasses import replace
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel
 
@@ -10,7 +13,6 @@ from core.errors import Unprocessable
 from orchestrator.access.dependencies import metered, needs
 from orchestrator.access.keys import Key, Keys
 from orchestrator.access.quotas import Quotas
-from orchestrator.legacy import pure as pure_form
 from orchestrator.legacy.envelope import answered, decoded, parsed
 from orchestrator.legacy.older_chat import CONVERSATION, ChatRequest, OlderChat
 from orchestrator.recipes.messages import MessageRunner
@@ -19,13 +21,33 @@ from orchestrator.workers.registry import WorkerPool
 
 
 class PureRoute:
-    """The pure form on any of its three paths."""
+    """The pure form on any of its three paths: judged, recorded and proved, and otherwise as a worker answers it."""
 
     def __init__(self, runner: MessageRunner, workers: WorkerPool, most_tokens: int) -> None:
         self._runner, self._workers, self._most = runner, workers, most_tokens
 
     async def answer(self, path: str, body: bytes, caller: Caller) -> BaseModel:
-        return await pure_form.answer(self._runner, self._workers, pure.read(path, body, self._most), caller)
+        """`sfw_mode` asks for tier 0. Raises Refused, NotFound, and what engines raise."""
+        started = time.perf_counter()
+        call = pure.read(path, body, self._most)
+        request = call.request
+        fields = {"max_tokens": call.max_tokens, "temperature": request.temperature, "top_p": request.top_p}
+        noted = {"sfw_mode": request.sfw_mode}
+        if request.sfw_mode:
+            caller = replace(caller, asked_tier=0)
+        if self._is_base(request.model):
+            hashed = call.messages_sha256
+            done = self._runner.complete(request.model, call.prompt(), fields, caller, digest=hashed, noted=noted)
+        else:
+            messages = msgspec.json.decode(call.messages)
+            done = self._runner.chat(request.model, messages, fields, caller, noted=noted)
+        answer, _ = await done
+        return call.answer(answer, request.model, time.perf_counter() - started)
+
+    def _is_base(self, name: str) -> bool:
+        """qwen_base is asked without a chat template, and so is a model that only completes."""
+        served = self._workers.models().get(name)
+        return name == pure.BASE or (served is not None and "chat" not in served[0].abilities)
 
 
 def router(keys: Keys, quotas: Quotas, pure_route: PureRoute, older: OlderChat) -> APIRouter:

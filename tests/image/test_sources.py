@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from core.errors import InvalidRequest, Overloaded, PayloadTooLarge
-from core.memory_budget import MemoryBudget
 from core.pictures.decode import Limits, Part, Photo, decode
+from image.memory_budget import MemoryBudget
 from image.pipelines.zimage import ZImage
 from image.request import Source
 from image.sources import EditFiles, Sources, fitting_size, sources_of
@@ -64,8 +64,8 @@ async def test_pictures_count_until_nobody_holds_them_and_who_does_not_fit_waits
     sources = Sources(decoder, memory, threads=2, max_side=SIDE)
     file = gradient(SIDE, SIDE)
     first, second, third = (asyncio.create_task(sources.read(sent(file), half)) for _ in range(3))
-    await eventually(lambda: memory.in_line == 1, "the third's place in line")
-    assert (memory.held, decoder.decoded) == (6 * ONE, 0)  # before anything is decoded
+    await eventually(lambda: memory.places.in_line == 1, "the third's place in line")
+    assert (memory.places.taken, decoder.decoded) == (6 * ONE, 0)  # before anything is decoded
     with pytest.raises(Overloaded) as full:
         await sources.read(sent(file), half)
     assert (full.value.status, full.value.code) == (429, "memory_full")
@@ -75,13 +75,13 @@ async def test_pictures_count_until_nobody_holds_them_and_who_does_not_fit_waits
     decoder.gate.set()
     held: list[Source] = [await soon(one) for one in (first, second, third)]
     del first, second, third  # tasks keep what they gave
-    await eventually(lambda: memory.held == 3 * ONE // 4, "what is drawn from alone")
+    await eventually(lambda: memory.places.taken == 3 * ONE // 4, "what is drawn from alone")
     held.pop()
     gc.collect()
-    await eventually(lambda: memory.held == 2 * ONE // 4, "the bytes of what is gone")
+    await eventually(lambda: memory.places.taken == 2 * ONE // 4, "the bytes of what is gone")
     held.clear()
     gc.collect()
-    await eventually(lambda: memory.held == 0, "the rest")
+    await eventually(lambda: memory.places.taken == 0, "the rest")
     await sources.close()
 
 
@@ -89,14 +89,14 @@ async def test_a_client_that_leaves_and_a_file_that_is_none_give_their_memory_ba
     decoder, memory = Reservation(), MemoryBudget(100 * ONE, waiting=1, seconds=60)
     sources = Sources(decoder, memory, threads=1, max_side=SIDE)
     leaver = asyncio.create_task(sources.read(sent(gradient(SIDE, SIDE)), half))
-    await eventually(lambda: memory.held > 0, "its memory")
+    await eventually(lambda: memory.places.taken > 0, "its memory")
     leaver.cancel()
     await asyncio.wait([leaver])
     decoder.gate.set()
-    await eventually(lambda: memory.held == 0, "its return")
+    await eventually(lambda: memory.places.taken == 0, "its return")
     with pytest.raises(InvalidRequest):
         await sources.read(sent(b"junk"), half)
-    await eventually(lambda: memory.held == 0, "its return")
+    await eventually(lambda: memory.places.taken == 0, "its return")
     await sources.close()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import rfc8785
 
-from core.wire.pure import PureAnswer
+from core.pure import PureAnswer
 from tests.fakes.chat_worker import ChatWorker, chat_worker, instruct
 from tests.fakes.client import ask, request
 from tests.fakes.wait import answers, soon

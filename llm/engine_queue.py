@@ -3,25 +3,13 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from core.errors import SoundstageError
+from core.waiting import Waiters
 from llm.engine import Engine
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """Seconds and numbers that no wait goes beyond. `budget` in bytes; None: a share of the device."""
-
-    wait_seconds: float = 120.0
-    waiting: int = 64
-    drain_seconds: float = 60.0
-    start_seconds: float = 900.0
-    budget: int | None = None
-    pinned: frozenset[str] = frozenset()
-
-
 @dataclass
-class Seat:
-    """One engine as its requests see it."""
+class EngineQueue:
+    """Belongs to the event loop."""
 
     engine: Engine
     pinned: bool
@@ -32,7 +20,7 @@ class Seat:
     last_used: float = 0.0
     needs: int = 0  # bytes, measured once it was loaded
     asleep: int = 0  # bytes it keeps when it sleeps
-    waiters: list["asyncio.Future[None]"] = field(default_factory=list)
+    waiters: Waiters = field(default_factory=Waiters)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -42,9 +30,10 @@ class Seat:
     def open(self) -> bool:
         return self.engine.state == "ready" and not self.closing
 
-    def enter(self) -> None:
-        self.in_flight += 1
-        self.idle.clear()
+    def enter(self, count: int = 1) -> None:
+        if count:
+            self.in_flight += count
+            self.idle.clear()
 
     def leave(self) -> None:
         self.in_flight -= 1
@@ -53,15 +42,4 @@ class Seat:
 
     def let_in(self) -> None:
         """Everyone who waits, at once: before another model can take this one's place."""
-        for waiter in self.waiters:
-            if not waiter.done():
-                self.enter()
-                waiter.set_result(None)
-        self.waiters.clear()
-
-    def refuse(self, error: SoundstageError) -> None:
-        """Everyone who waits."""
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_exception(error)
-        self.waiters.clear()
+        self.enter(self.waiters.let_all_in())
