@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from fastapi import FastAPI
 from starlette.types import Scope
 
-from core.http.idempotency import Bounds
 from core.http.shell import Authorise, Shell
+from core.repeats import Bounds
 from core.service import Readiness, create_service
 from core.watchers import Watchers
 from core.worker_key import worker_key_check

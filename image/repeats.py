@@ -14,8 +14,7 @@ from typing import Literal
 from prometheus_client import Counter, Gauge
 
 from core.errors import Unavailable
-from core.http import idempotency
-from core.http.idempotency import Bounds, Kept
+from core.repeats import Bounds, Calls, Name
 from image.events import LAST, Cancelled, Event, Finished, Partial, Progress
 from image.generation import Generation, last_of
 from image.request import ImageRequest
@@ -29,7 +28,7 @@ Draw = Callable[[], AbstractAsyncContextManager[list[Generation]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RepeatableCall:
     """A call that may come again. `sha256`: of all that it asks for. `wait`: seconds that its images are drawn on when
     nobody who asked is there any more."""
 
@@ -39,11 +38,11 @@ class Asked:
     wait: float = 0.0
 
     @property
-    def name(self) -> tuple[str, str]:
+    def name(self) -> Name:
         return self.tenant, self.key
 
 
-class Heard:
+class SharedImage:
     """One image for several listeners: each hears all of its events, from the first on."""
 
     def __init__(self, generation: Generation) -> None:
@@ -93,20 +92,20 @@ class Heard:
         return await last_of(self)
 
 
-class Call:
+class RunningCall:
     """The images of one call, drawn by a task of their own, and how many wait for them. Where the task ends before it
     has begun, whoever made the call says so in `begun`."""
 
     def __init__(self, sha256: str, draw: Draw) -> None:
         self.sha256 = sha256
         self.listeners = 0
-        self.begun: asyncio.Future[Sequence[Heard]] = asyncio.get_running_loop().create_future()
+        self.begun: asyncio.Future[Sequence[SharedImage]] = asyncio.get_running_loop().create_future()
         self.begun.add_done_callback(lambda begun: begun.exception())  # it may be that nobody is left to be told
         self.drawing = asyncio.create_task(self._draw(draw))
 
     async def _draw(self, draw: Draw) -> None:
         async with draw() as generations:
-            images = [Heard(generation) for generation in generations]
+            images = [SharedImage(generation) for generation in generations]
             self.begun.set_result(images)
             await asyncio.gather(*(image.hear() for image in images))
 
@@ -131,13 +130,12 @@ class Repeats:
 
     def __init__(self, bounds: Bounds) -> None:
         self._longest = bounds.seconds
-        self._running: dict[tuple[str, str], Call] = {}
-        self._kept = Kept[Call](bounds)
-        self._called_off: set[tuple[str, str]] = set()
-        KEPT.set_function(lambda: self._kept.bytes)
+        self._calls = Calls[RunningCall](bounds)
+        self._called_off: set[Name] = set()
+        KEPT.set_function(lambda: self._calls.bytes)
 
     @contextlib.asynccontextmanager
-    async def joined(self, asked: Asked, draw: Draw) -> AsyncIterator[Sequence[Heard]]:
+    async def joined(self, asked: RepeatableCall, draw: Draw) -> AsyncIterator[Sequence[SharedImage]]:
         """The images of this call, drawn now, already, or before. Who leaves last before they are done ends them, at
         once or after `asked.wait`. Raises Conflict where the key was used for something else, and what `draw` raises.
         """
@@ -152,42 +150,39 @@ class Repeats:
 
     def found(self, tenant: str, key: str) -> Literal["running", "finished"] | None:
         """What is here under this key."""
-        running = self._running.get((tenant, key))
+        running = self._calls.running.get((tenant, key))
         if running is not None:
             return None if running.drawing.cancelling() else "running"
-        return "finished" if self._kept.get((tenant, key)) is not None else None
+        return "finished" if self._calls.answered((tenant, key)) is not None else None
 
     def cancel(self, tenant: str, key: str) -> bool:
         """End what is drawn under this key, whoever waits for it; whether there was anything to end. What is not here
         yet is on its way: it is refused when it comes."""
         name = (tenant, key)
-        if name in self._running:
-            return self._running[name].drawing.cancel()
+        if (running := self._calls.running.get(name)) is not None:
+            return running.drawing.cancel()
         if len(self._called_off) < MOST_CALLED_OFF:
             self._called_off.add(name)
             asyncio.get_running_loop().call_later(CALLED_OFF_SECONDS, self._called_off.discard, name)
         return False
 
-    def _found(self, asked: Asked) -> Call | None:
-        running = self._running.get(asked.name)
+    def _found(self, asked: RepeatableCall) -> RunningCall | None:
+        running = self._calls.running.get(asked.name)
         if running is not None and running.drawing.cancelling():
             return None  # nobody was left, and it has not ended yet
-        call = running or self._kept.get(asked.name)
-        if call is None:
-            if asked.name in self._called_off:
-                raise _cancelled()
-            return None
-        if call.sha256 != asked.sha256:
-            raise idempotency.reused()
-        REPEATS.labels("running" if running else "finished").inc()
+        call = self._calls.find(asked.name, asked.sha256)
+        if call is not None:
+            REPEATS.labels("running" if running else "finished").inc()
+        elif asked.name in self._called_off:
+            raise _cancelled()
         return call
 
-    def _begun(self, asked: Asked, draw: Draw) -> Call:
-        call = self._running[asked.name] = Call(asked.sha256, draw)
+    def _begun(self, asked: RepeatableCall, draw: Draw) -> RunningCall:
+        call = self._calls.running[asked.name] = RunningCall(asked.sha256, draw)
         call.drawing.add_done_callback(lambda _: self._ended(asked.name, call))
         return call
 
-    def _left(self, call: Call, wait: float) -> None:
+    def _left(self, call: RunningCall, wait: float) -> None:
         def if_nobody_came() -> None:
             if not call.listeners:
                 call.drawing.cancel()
@@ -197,14 +192,13 @@ class Repeats:
         else:
             call.drawing.cancel()
 
-    def _ended(self, name: tuple[str, str], call: Call) -> None:
-        if self._running.get(name) is call:
-            del self._running[name]
+    def _ended(self, name: Name, call: RunningCall) -> None:
+        self._calls.end(name, call)
         if not call.begun.done():
             refused = None if call.drawing.cancelled() else call.drawing.exception()
             call.begun.set_exception(refused or _cancelled())
         elif call.may_be_kept:
-            self._kept.put(name, call, sum(image.bytes for image in call.begun.result()))
+            self._calls.keep(name, call, sum(image.bytes for image in call.begun.result()))
 
 
 def _cancelled() -> Unavailable:

@@ -21,7 +21,7 @@ from image.encode import EDITED, GENERATED, Origin, Output, encode
 from image.events import LAST, Admitted, Finished, Partial
 from image.generation import Generation, finished
 from image.ledger import Ledger
-from image.repeats import Asked, Heard, Repeats
+from image.repeats import RepeatableCall, Repeats, SharedImage
 from image.request import ImageRequest, Pixels, Priority, Standing
 from image.settings import ImageSettings
 from image.signing import Signer
@@ -56,7 +56,7 @@ class Job:
     release: str | None
     run_id: str | None
     tells_prompt: bool
-    asked: Asked | None = None  # where it came with a key, under which it may come again
+    call: RepeatableCall | None = None  # where it came with a key, under which it may come again
 
     def origin(self, request: ImageRequest) -> Origin:
         return Origin(
@@ -88,7 +88,7 @@ class Picture:
         return pixels * self.done.image_tokens // (self.request.width * self.request.height)
 
 
-Image: TypeAlias = Generation | Heard
+Image: TypeAlias = Generation | SharedImage
 """An image whose events can be followed."""
 
 StreamPart = Admitted | tuple[int, bytes] | Picture
@@ -170,12 +170,12 @@ class Worker:
         """`sent`: all that the call asks for, in bytes."""
         request_id = str(http.scope.get("request_id", ""))
         release, run_id = _label(http, RELEASE_HEADER), _label(http, RUN_HEADER)
-        return Job(model, requests, output, request_id, release, run_id, told, _asked(http, sent))
+        return Job(model, requests, output, request_id, release, run_id, told, _call_of(http, sent))
 
     def repeated(self, job: Job) -> dict[str, str]:
         """The header of an answer that is being made, or was made, for an earlier call with its key. Ask it right
         before the job is submitted."""
-        there = job.asked is not None and self.repeats.found(*job.asked.name) is not None
+        there = job.call is not None and self.repeats.found(*job.call.name) is not None
         return {idempotency.REPEATED: "true"} if there else {}
 
     async def run(self, http: Request, job: Job) -> list[Picture]:
@@ -187,9 +187,9 @@ class Worker:
 
     def submitted(self, job: Job) -> AbstractAsyncContextManager[Sequence[Image]]:
         """The job's images, drawn for it or, where it was asked for before, for that call."""
-        if job.asked is None:
+        if job.call is None:
             return self._drawn(job)
-        return self.repeats.joined(job.asked, lambda: self._drawn(job))
+        return self.repeats.joined(job.call, lambda: self._drawn(job))
 
     @asynccontextmanager
     async def _drawn(self, job: Job) -> AsyncIterator[list[Generation]]:
@@ -248,7 +248,7 @@ def name_of(http: Request) -> tuple[str, str | None]:
     return _label(http, TENANT_HEADER) or "", idempotency.checked(http.headers.get(idempotency.HEADER))
 
 
-def _asked(http: Request, sent: Sequence[bytes]) -> Asked | None:
+def _call_of(http: Request, sent: Sequence[bytes]) -> RepeatableCall | None:
     tenant, key = name_of(http)
     if key is None:
         return None
@@ -258,7 +258,7 @@ def _asked(http: Request, sent: Sequence[bytes]) -> Asked | None:
     whole = hashlib.sha256(http.url.path.encode())
     for part in sent:
         whole.update(b"%d:" % len(part) + part)
-    return Asked(tenant, key, whole.hexdigest(), float(wait))
+    return RepeatableCall(tenant, key, whole.hexdigest(), float(wait))
 
 
 def _label(http: Request, header: str) -> str | None:

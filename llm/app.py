@@ -15,13 +15,13 @@ from core.http.body import read_body
 from core.http.connections import Answer
 from core.http.disconnect import until_disconnect
 from core.http.end_to_end import RawHeaders, request_headers
-from core.http.idempotency import Bounds
 from core.http.relay import Relay, Timeouts
 from core.http.shell import Shell
 from core.json.canonical import read_messages, read_responses
 from core.json.size import aside, is_heavy
 from core.json.text import decoded
 from core.registration import Registrar
+from core.repeats import Bounds
 from core.service import Readiness, create_service
 from core.watchers import Watchers
 from core.wire.workers import Announcement

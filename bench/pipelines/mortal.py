@@ -24,10 +24,10 @@ from starlette.types import Send
 from core.errors import InvalidRequest, SoundstageError
 from core.http.body import read_body
 from core.http.disconnect import ClientDisconnected, until_disconnect
-from core.http.idempotency import Bounds
+from core.repeats import Bounds
 from image.events import Admitted, Finished, Partial
 from image.generation import Generation
-from image.repeats import Asked, Heard
+from image.repeats import RepeatableCall, SharedImage
 from image.repeats import Repeats as ImageRepeats
 from image.request import ImageRequest, Pixels, RequestId
 from llm.repeats import Repeats
@@ -125,7 +125,7 @@ class Mortal:
 
     async def _draw(self, headers: dict[str, str], key: str, body: bytes, send: Send) -> None:
         asked, wait = json.loads(body), float(headers.get("x-soundstage-wait", 0))
-        call = Asked(headers.get("x-soundstage-tenant", ""), key, hashlib.sha256(body).hexdigest(), wait)
+        call = RepeatableCall(headers.get("x-soundstage-tenant", ""), key, hashlib.sha256(body).hexdigest(), wait)
         async with self._image.joined(call, lambda: self._drawn(key, asked)) as images:
             if asked.get("stream"):
                 await self._streamed(images[0], send)
@@ -153,7 +153,7 @@ class Mortal:
             await asyncio.sleep(half * TICK_SECONDS)
         generation.deliver(Finished(Pixels(64, 64, picture(asked.prompt, asked.seed)), "", 1, 1))
 
-    async def _streamed(self, image: Heard, send: Send) -> None:
+    async def _streamed(self, image: SharedImage, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
         async for event in image:
             if isinstance(event, Partial | Finished):
@@ -166,7 +166,7 @@ class Mortal:
         await send({"type": "http.response.body", "body": b""})
 
 
-def _datum(pixels: Pixels, image: Heard) -> dict[str, Any]:
+def _datum(pixels: Pixels, image: SharedImage) -> dict[str, Any]:
     return {"b64_json": base64.b64encode(pixels.rgb).decode(), "seed": image.request.seed}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from core.http.idempotency import REPEATED, Bounds, Kept
+from core.http.idempotency import REPEATED
 from image.encode import facts_of
 from image.pipelines.zimage import ZImage
 from tests.fakes.client import RawClient, connected, request
@@ -181,22 +181,3 @@ async def test_what_was_made_from_a_picture_is_not_kept(port: int) -> None:
     for number in (1, 2):
         assert (await post_form(port, form, headers=keyed("edit"))).status == 200
         assert await steps(port) == before + 2 * number
-
-
-def name(number: int) -> tuple[str, str]:
-    return "tenant", str(number)
-
-
-async def test_what_is_kept_is_bounded_in_number_bytes_and_age() -> None:
-    few, small = Kept[int](Bounds(most=2, bytes=100, seconds=60)), Kept[int](Bounds(most=9, bytes=100, seconds=60))
-    for number, size in ((1, 40), (2, 40), (3, 10), (4, 101)):
-        few.put(name(number), number, size)
-        small.put(name(number), number, size)
-    assert ([few.get(name(n)) for n in (1, 2, 3, 4)], few.bytes) == ([None, 2, 3, None], 50)
-    assert ([small.get(name(n)) for n in (1, 2, 3, 4)], small.bytes) == ([1, 2, 3, None], 90)
-    small.put(name(5), 5, 70)
-    assert ([small.get(name(n)) for n in (1, 2, 3, 5)], small.bytes) == ([None, None, 3, 5], 80)
-    brief = Kept[int](Bounds(most=9, bytes=100, seconds=0.0))
-    brief.put(name(1), 1, 40)
-    await eventually(lambda: brief.get(name(1)) is None, "its age")
-    assert brief.bytes == 0
