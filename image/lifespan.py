@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from fastapi import FastAPI
 from pydantic import AnyHttpUrl
 
-from core.registration import Registrar
+from core.registration import Registrar, registrar_of
 from core.watchers import Watchers
 from core.wire.workers import Announcement, ServedModel
 from image import residence
@@ -84,10 +84,7 @@ async def _watch(worker: Worker) -> None:
 
 
 def _registrar(worker: Worker) -> Registrar | None:
-    settings = worker.settings
-    if not settings.orchestrator_url:
-        return None
-    id = f"image-{uuid.uuid4().hex[:12]}"
+    settings, id = worker.settings, f"image-{uuid.uuid4().hex[:12]}"
 
     def announce() -> Announcement:
         return Announcement(
@@ -105,4 +102,4 @@ def _registrar(worker: Worker) -> Registrar | None:
             draining=worker.draining,
         )
 
-    return Registrar(settings.orchestrator_url, settings.worker_key or "", announce)
+    return registrar_of(settings, announce)

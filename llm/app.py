@@ -20,7 +20,7 @@ from core.http.shell import Shell
 from core.json.canonical import read_messages, read_responses
 from core.json.size import aside, is_heavy
 from core.json.text import decoded
-from core.registration import Registrar
+from core.registration import registrar_of
 from core.repeats import Bounds
 from core.service import Readiness, create_service
 from core.watchers import Watchers
@@ -74,7 +74,7 @@ class ChatWorker:
         self.relay = Relay(timeouts)
         self.watchers = Watchers()
         self.counters = Counters()
-        self.registrar: Registrar | None = None
+        self.registrar = registrar_of(settings, self.announce)
         self.supervisor = Supervisor(models, settings, lambda: self.relay.session, on_change=self._changed)
         self._id = f"chat-{secrets.token_hex(6)}"
         self._running = 0
@@ -145,9 +145,7 @@ class ChatWorker:
             watchers.start("engines", self.supervisor.run())
             if self.settings.supabase_url and self.settings.supabase_key:
                 watchers.start("registration with Supabase", edge_registration.keep(self.settings))
-            if self.settings.orchestrator_url:
-                key = self.settings.worker_key or ""
-                self.registrar = Registrar(self.settings.orchestrator_url, key, self.announce)
+            if self.registrar:
                 watchers.start("registration", self.registrar.run())
             yield
 

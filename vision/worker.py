@@ -16,7 +16,7 @@ from core.http.disconnect import ClientDisconnected, until_disconnect
 from core.http.form import Field, Form, read_form
 from core.pictures.decode import Photo
 from core.pictures.processes import Decoder
-from core.registration import Registrar
+from core.registration import registrar_of
 from core.service import Readiness
 from core.trace_context import traceparent
 from core.waiting import Places
@@ -53,7 +53,7 @@ class Worker:
         metrics.PLACES.set_function(lambda: self._places.taken)
         self._threads = ThreadPoolExecutor(settings.vision_threads, thread_name_prefix="vision")
         self._device = MicroBatcher(models.look, settings.vision_batch)
-        self._registrar: Registrar | None = None
+        self._registrar = registrar_of(settings, self._announcement)
         self.watchers = Watchers()
         self._leaving = False
 
@@ -130,9 +130,7 @@ class Worker:
 
     def _watch(self) -> None:
         self.watchers.start("device", self._device.watch())
-        url = self._settings.orchestrator_url
-        if url:
-            self._registrar = Registrar(url, self._settings.worker_key or "", self._announcement)
+        if self._registrar:
             self.watchers.start("registration", self._registrar.run())
 
     def leave(self) -> None:
