@@ -24,14 +24,14 @@ from orchestrator.access import cli as keys_cli
 from orchestrator.jobs import cli as jobs_cli
 from orchestrator.operate import backup, doctor
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.workers import cli as names_cli
+from orchestrator.workers import cli as workers_cli
 
 
 def parser() -> argparse.ArgumentParser:
     whole, verbs = commands.parser("orchestrator", __doc__)
     verbs.add_parser("openapi", help="print the API as an OpenAPI document (JSON), as with the default settings")
     keys_cli.add_commands(verbs)
-    names_cli.add_commands(verbs)
+    workers_cli.add_commands(verbs)
     jobs_cli.add_commands(verbs)
     doctor.add_command(verbs)
     backup.add_commands(verbs)
@@ -49,14 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
         settings = OrchestratorSettings.load()
     except SettingsError as exc:
         sys.exit(f"settings: {exc}")
-    if given.command == "keys":
-        sys.exit(keys_cli.run(given, settings))
-    if given.command == "jobs":
-        sys.exit(jobs_cli.run(given, settings))
-    if given.command in backup.COMMANDS:
-        sys.exit(backup.run(given, settings))
-    if given.command in names_cli.COMMANDS:
-        sys.exit(names_cli.run(given, settings))
+    if "run" in given:
+        sys.exit(given.run(given, settings))
     if given.command == "settings":
         commands.print_settings(settings, as_json=given.json)
         return

@@ -22,11 +22,11 @@ from typing import Any
 import psycopg
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from core.commands import Commands
 from core.db.embedded import DatabaseError, embedded_postgres
 from core.db.tools import ToolError, contents_of_dump, run_tool, running_dsn, tables
 from orchestrator.settings import OrchestratorSettings
 
-COMMANDS = ("backup", "restore")
 FOLDERS = ("keys", "blobs")
 DUMP, MANIFEST = "database.dump", "manifest.json"
 SCHEMAS = ("public", "dbos")  # ours and the durable engine's: on Supabase the other schemas are not ours to move
@@ -37,13 +37,14 @@ class BackupError(RuntimeError):
     """A backup could not be made or restored; the message says why. What was there is as it was."""
 
 
-def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_commands(commands: Commands) -> None:
     backup = commands.add_parser("backup", help="write prompts, runs, keys and pictures to one file")
     backup.add_argument("file", type=Path, help="the file to write; it must not exist yet")
     restore = commands.add_parser("restore", help="put a backup into an empty database and an empty DATA_DIR")
     restore.add_argument("file", type=Path, help="what `backup` wrote")
     for parser in (backup, restore):
         parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+        parser.set_defaults(run=run)
 
 
 def run(given: argparse.Namespace, settings: OrchestratorSettings) -> int:

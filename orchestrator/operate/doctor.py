@@ -17,6 +17,7 @@ import httpx2
 import psycopg
 
 from core import untrusted
+from core.commands import Commands
 from core.db.migrate import bundled
 from core.errors import SoundstageError
 from core.settings import SettingsError
@@ -28,7 +29,7 @@ LEAST_POSTGRES = 15
 SIGNS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
-def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_command(commands: Commands) -> None:
     parser = commands.add_parser("doctor", help="check this machine and the studio on it", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON: {ok, findings: [{check, state, says, todo}]}")
 

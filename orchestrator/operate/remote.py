@@ -1,39 +1,60 @@
 """A running orchestrator asked from the command line: where it is, with which key, and how its answer is printed."""
 
 import argparse
+import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx2
 
+from core.commands import Commands, add_json
 from orchestrator.settings import OrchestratorSettings
 
 TIMEOUT_SECONDS = 30.0
+Ask = Callable[[httpx2.Client, argparse.Namespace], "httpx2.Response | int"]
 
 
-def add_where(parser: argparse.ArgumentParser) -> None:
-    """Which orchestrator is asked, and with which key."""
-    parser.add_argument("--url", help="the orchestrator; the default is this machine's, at PORT")
-    parser.add_argument("--key", help="an admin key; the default is SOUNDSTAGE_API_KEY, else the local key in DATA_DIR")
+@dataclass(frozen=True)
+class Verb:
+    """`ask` gives the orchestrator's answer, which is printed, or the exit status of what it did itself. `arguments`:
+    each name with what argparse is told of it."""
+
+    name: str
+    help: str
+    ask: Ask
+    arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def told(
-    given: argparse.Namespace,
-    settings: OrchestratorSettings,
-    path: str,
-    ask: Callable[[httpx2.Client, str, argparse.Namespace], httpx2.Response],
-    columns: Sequence[str],
-) -> int:
-    """Ask the orchestrator and print its answer, lists by these columns. The exit status, as `run` gives it."""
-    url = (given.url or f"http://127.0.0.1:{settings.port}").rstrip("/") + path
+def add_command(commands: Commands, name: str, about: str, *, verbs: Sequence[Verb], columns: Sequence[str]) -> None:
+    """A command of several verbs, run by `given.run(given, settings)`; lists are printed by these columns."""
+    command = commands.add_parser(name, help=about, description=about)
+    command.add_argument("--url", help="the orchestrator; the default is this machine's, at PORT")
+    command.add_argument(
+        "--key", help="an admin key; the default is SOUNDSTAGE_API_KEY, else the local key in DATA_DIR"
+    )
+    parsers = command.add_subparsers(dest="verb", required=True)
+    for verb in verbs:
+        parser = parsers.add_parser(verb.name, help=verb.help)
+        for argument, options in verb.arguments.items():
+            parser.add_argument(argument, **options)
+        add_json(parser)
+        parser.set_defaults(run=functools.partial(run, ask=verb.ask, columns=columns))
+
+
+def run(given: argparse.Namespace, settings: OrchestratorSettings, *, ask: Ask, columns: Sequence[str]) -> int:
+    """The exit status: 0, or 1 where the orchestrator refuses or does not answer; it says why on standard error."""
+    url = (given.url or f"http://127.0.0.1:{settings.port}").rstrip("/")
     try:
         headers = {"authorization": f"Bearer {given.key or local_key(settings)}"}
-        with httpx2.Client(headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False) as client:
-            answer = ask(client, url, given)
+        with httpx2.Client(base_url=url, headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False) as client:
+            answer = ask(client, given)
+            if isinstance(answer, int):
+                return answer
             found = answer.json()
             while found.get("has_more"):  # a list is shown whole
                 on = answer.request.url.copy_merge_params({"after": found["data"][-1]["id"]})
@@ -42,7 +63,7 @@ def told(
     except KeyError as exc:
         return _fail(f"There is no variable {exc} in the environment.")
     except (httpx2.HTTPError, OSError) as exc:
-        return _fail(no_answer(url, exc))
+        return _fail(_no_answer(url, exc))
     if answer.is_error:
         return _fail(found["error"]["message"])
     shown = json.dumps(found, indent=2) if given.json else _table(found.get("data", found), columns)
@@ -50,7 +71,7 @@ def told(
     return 0
 
 
-def no_answer(url: str, exc: Exception) -> str:
+def _no_answer(url: str, exc: Exception) -> str:
     """Why nothing was asked, and what to do about it."""
     if isinstance(exc, OSError):
         return f"There is no key to ask with: {exc}. Set SOUNDSTAGE_API_KEY, or DATA_DIR as the orchestrator has it."

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.workers import cli as names_cli
+from orchestrator.workers import cli as workers_cli
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import answers
 
@@ -118,9 +118,9 @@ async def test_what_is_wrong_is_a_400_and_only_an_admin_gives_names(studio: Stud
 async def said(studio: Studio, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     """The exit status of a command, and what it wrote."""
     parser = argparse.ArgumentParser()
-    names_cli.add_commands(parser.add_subparsers(dest="command"))
+    workers_cli.add_commands(parser.add_subparsers(dest="command"))
     given = parser.parse_args([words[0], "--url", studio.url, "--key", studio.key, *words[1:]])
-    status = await asyncio.to_thread(names_cli.run, given, OrchestratorSettings.load())
+    status = await asyncio.to_thread(given.run, given, OrchestratorSettings.load())
     told = capsys.readouterr()
     return status, told.err if status else told.out
 

@@ -19,7 +19,7 @@ async def told(studio: Studio, *words: str) -> int:
     parser = argparse.ArgumentParser()
     jobs_cli.add_commands(parser.add_subparsers())
     given = parser.parse_args(["jobs", "--url", studio.url, "--key", studio.key, *words])
-    return await soon(asyncio.to_thread(jobs_cli.run, given, OrchestratorSettings.load()))
+    return await soon(asyncio.to_thread(given.run, given, OrchestratorSettings.load()))
 
 
 async def test_a_job_is_followed_to_its_end(durable_studio: Studio, capsys: pytest.CaptureFixture[str]) -> None:
