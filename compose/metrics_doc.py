@@ -28,8 +28,8 @@ INTRODUCTION = """\
 For whoever watches a studio: every metric, its labels, its meaning. Each service answers `GET /metrics` in Prometheus'
 text format, without a key. Keep that path inside your network: it names models and counts requests, and nothing else.
 `compose/prometheus.yml` scrapes all four services; `compose/alerts.yml` says what deserves a person's attention, and
-[incidents.md](incidents.md) what to do then. No label holds a user, a prompt, a key or an address. Each service also
-exports Python's own `process_*` and `python_*` metrics. This page is generated: `make docs`.
+[incidents.md](incidents.md) what to do then. A name that ends in `_total` is a counter. No label holds a user, a prompt, a
+key or an address. Each service also exports `process_*` and `python_*` metrics. This page is generated: `make docs`.
 """
 
 
@@ -94,7 +94,8 @@ def page() -> str:
 
 def _line(metric: Declared) -> str:
     labels = ",".join(metric.labels)
-    return f"- `{metric.name}{labels and f'{{{labels}}}'}` ({metric.kind.lower()}): {metric.meaning}"
+    kind = "" if metric.kind == "Counter" else f" ({metric.kind.lower()})"
+    return f"- `{metric.name}{labels and f'{{{labels}}}'}`{kind}: {metric.meaning}"
 
 
 if __name__ == "__main__":

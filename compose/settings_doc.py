@@ -30,10 +30,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
 INTRODUCTION = """\
 # Settings
 
-For whoever configures a service: every setting, its default, its meaning. The environment (upper case) wins over the
-settings file: `soundstage.toml` in the working directory, or the file that `SOUNDSTAGE_SETTINGS` names. A list is
-`a,b,c` in the environment and an array in TOML. `python -m orchestrator settings` prints what is in force, with secrets
-masked. This page is generated: `make docs`.
+For whoever configures a service: every setting as `NAME=default`, and its meaning. The environment wins over the settings
+file: `soundstage.toml` in the working directory, or the file that `SOUNDSTAGE_SETTINGS` names. A list is `a,b,c` in the
+environment and an array in TOML. `python -m orchestrator settings` prints what is in force, with secrets masked. This
+page is generated: `make docs`.
 """
 
 Row = tuple[str, str, str]
@@ -66,17 +66,17 @@ def _lines(rows: list[Row]) -> list[str]:
     """A line for each setting; neighbours that mean the same share one."""
     lines = []
     for (default, meaning), alike in groupby(rows, key=lambda row: row[1:]):
-        names = ", ".join(f"`{name}`" for name, *_ in alike)
-        lines.append(f"- {names}{default and f' ({default})'}: {meaning}")
+        names = ", ".join(f"`{name}{default and f'={default}'}`" for name, *_ in alike)
+        lines.append(f"- {names}: {meaning}")
     return lines
 
 
 def _shown(default: object) -> str:
-    if default is None or default == () or default == "" or isinstance(default, SecretStr):
+    if default is None or default == () or isinstance(default, SecretStr):
         return ""
     if isinstance(default, Path) and default.is_absolute():
-        return f"`{default.parent.name}/{default.name}`"
-    return f"`{default}`"
+        return f"{default.parent.name}/{default.name}"
+    return ",".join(default) if isinstance(default, tuple) else str(default)
 
 
 if __name__ == "__main__":
