@@ -1,6 +1,7 @@
 """`make docs`: docs/api.md, from the OpenAPI document that the orchestrator publishes."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,8 +45,9 @@ def page(document: dict[str, Any]) -> str:
 
 
 def _meaning(operation: dict[str, Any]) -> str:
-    """The first sentence of its description; empty: its path says all there is to say."""
-    return " ".join((operation.get("description") or "").split()).partition(". ")[0].rstrip(".")
+    """The first clause of its description; empty: its path says all there is to say."""
+    text = " ".join((operation.get("description") or "").split())
+    return re.split(r"\. |; ", text, maxsplit=1)[0].rstrip(".")
 
 
 if __name__ == "__main__":

@@ -64,8 +64,6 @@ def test_a_module_that_cannot_be_one_stops_the_start(modules: list[str], why: st
         known(modules)
 
 
-def test_the_page_shows_the_files_as_they_are() -> None:
+def test_the_page_shows_the_module_as_it_is() -> None:
     page = (ROOT / "docs" / "pipelines.md").read_text("utf-8")
-    folder = ROOT / "tests" / "postcard"
-    for file in (folder / "__init__.py", folder / "recipes" / "postcard.expand" / "recipe.toml"):
-        assert file.read_text("utf-8").strip() in page, file.name
+    assert (ROOT / "tests" / "postcard" / "__init__.py").read_text("utf-8").strip() in page
