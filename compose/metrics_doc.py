@@ -28,8 +28,9 @@ INTRODUCTION = """\
 For whoever watches a studio: every metric, its labels, its meaning. Each service answers `GET /metrics` in Prometheus'
 text format, without a key. Keep that path inside your network: it names models and counts requests, and nothing else.
 `compose/prometheus.yml` scrapes all four services; `compose/alerts.yml` says what deserves a person's attention, and
-[incidents.md](incidents.md) what to do then. A name that ends in `_total` is a counter. No label holds a user, a prompt, a
-key or an address. Each service also exports `process_*` and `python_*` metrics. This page is generated: `make docs`.
+[incidents.md](incidents.md) what to do then. A name that ends in `_total` is a counter. No label holds a user, a
+prompt, a key or an address. Each service also exports `process_*` and `python_*` metrics. This page is generated:
+`make docs`.
 """
 
 

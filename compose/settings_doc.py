@@ -30,10 +30,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
 INTRODUCTION = """\
 # Settings
 
-For whoever configures a service: every setting as `NAME=default`, and its meaning. The environment wins over the settings
-file: `soundstage.toml` in the working directory, or the file that `SOUNDSTAGE_SETTINGS` names. A list is `a,b,c` in the
-environment and an array in TOML. `python -m orchestrator settings` prints what is in force, with secrets masked. This
-page is generated: `make docs`.
+For whoever configures a service: every setting as `NAME=default`, and its meaning. The environment wins over the
+settings file: `soundstage.toml` in the working directory, or the file that `SOUNDSTAGE_SETTINGS` names. A list is
+`a,b,c` in the environment and an array in TOML. `python -m orchestrator settings` prints what is in force, with
+secrets masked. This page is generated: `make docs`.
 """
 
 Row = tuple[str, str, str]
