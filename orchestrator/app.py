@@ -45,7 +45,7 @@ from orchestrator.legacy.intake.intake import intake_of
 from orchestrator.legacy.older_chat import OlderChat
 from orchestrator.operate import blob_routes, blobs
 from orchestrator.operate.epoch import Epoch
-from orchestrator.operate.outage import add_away, told
+from orchestrator.operate.outage import add_away, error_of
 from orchestrator.operate.seal import Seal
 from orchestrator.operate.tracing import Tracing
 from orchestrator.pipelines import known
@@ -132,9 +132,8 @@ def create_app(
     engines = Engines(workers_pool, relay, transport)
     in_force = Policies(access_pool)
     epoch = Epoch(dsn, pool, (keys.drop, registry.drop, in_force.drop))
-    sealing_key = contents_key(settings.data_dir.resolve() / "keys" / "contents_key")
-    seal = Seal(sealing_key)
-    vault, registered = Vault(pool, seal), RegisteredEngines(pool, sealing_key)
+    seal = Seal(contents_key(settings.data_dir.resolve() / "keys" / "contents_key"))
+    vault, registered = Vault(pool, seal), RegisteredEngines(pool, seal)
     prober = Prober(
         workers_pool,
         relay,
@@ -171,7 +170,7 @@ def create_app(
     )
     older_chat = OlderChat(runner, recipes, conversations, *job_types.conversations(kinds))
     intake = intake_of(settings, pool, seal, keys=keys, handler=JobHandler(enhancement, older_chat))
-    pictures, pipeline_table = blobs.stored(settings), known(settings.pipeline_modules)
+    pictures, pipeline_table = blobs.blobs_of(settings), known(settings.pipeline_modules)
     studio = Studio(recipes, engines, pictures, Likenesses(pool), settings.default_image_size)
     jobs = _jobs(settings, dsn, pool, studio, pipeline_table, workers_pool, seal, tracing)
     pipeline_desk: Desk = jobs.desk if jobs else Attended(studio, pipeline_table, settings.pipeline_seconds)
@@ -261,7 +260,7 @@ def create_app(
         authorise=key_first(keys),
         large=profile.LARGE,
         watchers=watchers,
-        explain=told,
+        explain=error_of,
     )
     if jobs:
         service.on_stop(jobs.rest)

@@ -13,10 +13,10 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
-import psycopg
-
+from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import Unavailable
+from core.repeat import every
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Slots:
         wanted = min(share.most, share.running + max(1, share.most // AHEAD))
         try:
             granted = (await self._ask([(owner, wanted, share.most)]))[owner]
-        except (psycopg.Error, OSError, TimeoutError) as exc:
+        except DATABASE_AWAY as exc:
             raise Unavailable(
                 "The requests at once of this key cannot be counted: the database does not answer.",
                 code="database_unavailable",
@@ -105,33 +105,26 @@ class Slots:
     async def keep(self) -> None:
         """Give back what is not needed and renew what is; until cancelled, then give back all."""
         try:
-            while True:
-                await asyncio.sleep(TRIM_SECONDS)
-                await self.trim()
+            await every(TRIM_SECONDS, self.trim, failing="places are not renewed, what is held goes on", at_once=False)
         finally:
             await self._give_back()
 
     async def trim(self) -> None:
-        """Hold as many places as were needed at once since the last time."""
+        """Hold as many places as were needed at once since the last time. Raises what the database does."""
         now = time.monotonic()
         self._shares = {owner: share for owner, share in self._shares.items() if share.in_use()}
         due = {owner: share for owner, share in self._shares.items() if self._is_due(share, now)}
-        async with contextlib.AsyncExitStack() as locks:
-            for share in due.values():
-                await locks.enter_async_context(share.lock)  # free: nobody waits here
-                share.held = min(share.held, share.peak)
-            try:
-                granted = (
-                    await self._ask([(owner, share.peak, share.most) for owner, share in due.items()]) if due else {}
-                )
-            except (psycopg.Error, OSError, TimeoutError) as exc:
-                log.warning("places not renewed; going on with what is held", extra={"reason": exc})
-                granted = {}
-            for owner, share in due.items():
-                if owner in granted:
-                    share.held, share.until = granted[owner], now + self._lease
-        for share in self._shares.values():
-            share.peak = share.running
+        wanted = [(owner, share.peak, share.most) for owner, share in due.items()]
+        try:
+            async with contextlib.AsyncExitStack() as locks:
+                for share in due.values():
+                    await locks.enter_async_context(share.lock)  # free: nobody waits here
+                    share.held = min(share.held, share.peak)
+                for owner, granted in (await self._ask(wanted)).items() if due else ():
+                    due[owner].held, due[owner].until = granted, now + self._lease
+        finally:
+            for share in self._shares.values():
+                share.peak = share.running
 
     def _is_due(self, share: _Share, now: float) -> bool:
         """Whether it holds too much, or not for long any more. One that is asking for more is let alone."""
@@ -142,5 +135,5 @@ class Slots:
         try:
             async with self._pool.connection() as connection:
                 await connection.execute("delete from slots where orchestrator = %s", (self._who,))
-        except (psycopg.Error, OSError, TimeoutError) as exc:
+        except DATABASE_AWAY as exc:
             log.warning("places not given back", extra={"reason": exc})

@@ -39,7 +39,7 @@ async def answered(request: Request, work: Awaitable[BaseModel], **legacy: Any) 
         with until_disconnect(request.receive):
             answer = await work
     except (SoundstageError, *outage.OF_DATABASE) as caught:
-        exc = caught if isinstance(caught, SoundstageError) else outage.told(caught) or internal()
+        exc = caught if isinstance(caught, SoundstageError) else outage.error_of(caught) or internal()
         headers = {name.decode(): value.decode() for name, value in exc.headers()}
         return JSONResponse(legacy_body(exc, **legacy), exc.status, headers=headers)
     return JSONResponse(answer.model_dump(exclude_none=True))

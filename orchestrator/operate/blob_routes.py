@@ -14,7 +14,7 @@ def router(blobs: Blobs) -> APIRouter:
     @api.get(PATH + "{name}")
     async def blob(name: str, expires: str = "", signature: str = "") -> Response:
         """A picture that a pipeline made, while its link works."""
-        content, media_type = await blobs.linked(name, expires, signature)
+        content, media_type = await blobs.from_link(name, expires, signature)
         return Response(content, media_type=media_type, headers=HEADERS)
 
     return api

@@ -9,11 +9,11 @@ import hashlib
 import hmac
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, TypedDict, TypeGuard
+from typing import Any, TypedDict, TypeGuard
 from urllib.parse import urlencode, urlsplit
 
 import obstore
@@ -23,6 +23,7 @@ from prometheus_client import Gauge
 
 from core.errors import Forbidden, NotFound, PayloadTooLarge, Unavailable, Upstream
 from core.keys import read_or_make
+from core.repeat import every
 from orchestrator.settings import OrchestratorSettings
 
 log = logging.getLogger(__name__)
@@ -44,24 +45,8 @@ class Reference(TypedDict):
     bytes: int
 
 
-class Blobs(Protocol):
-    """Where pictures are kept."""
-
-    async def put(self, data: bytes, media_type: str) -> Reference: ...
-
-    async def get(self, reference: Reference) -> bytes: ...
-
-    def url(self, reference: Reference, base: str) -> str: ...
-
-    async def linked(self, name: str, expires: str, signature: str) -> tuple[bytes, str]: ...
-
-    async def purge_once(self) -> int: ...
-
-    async def purge(self) -> None: ...
-
-
 @dataclass(frozen=True)
-class Keeping:
+class Retention:
     """For how long blobs are kept and links to them work, in seconds; how many bytes at most."""
 
     seconds: float
@@ -69,19 +54,19 @@ class Keeping:
     most_bytes: int
 
 
-class StoredBlobs:
+class Blobs:
     """Blobs in an object store. `now` is the clock that the store's times are compared with."""
 
     def __init__(
         self,
         store: ObjectStore,
         key: bytes,
-        keeping: Keeping,
+        retention: Retention,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
         self._key = key
-        self._keeping = keeping
+        self._retention = retention
         self._now = now
         self._bytes: int | None = None  # in the store, as far as is known here
         self._purging = asyncio.Lock()
@@ -94,9 +79,9 @@ class StoredBlobs:
         if len(data) > MAX_BYTES:
             raise PayloadTooLarge(f"A picture of more than {MAX_BYTES} bytes is not kept.", code="blob_too_large")
         made = Reference(blob=hashlib.sha256(data).hexdigest(), type=media_type, bytes=len(data))
-        if self._bytes is None or self._bytes + len(data) > self._keeping.most_bytes:
+        if self._bytes is None or self._bytes + len(data) > self._retention.most_bytes:
             await self.purge_once(room=len(data))
-        with _ours():
+        with _our_errors():
             await obstore.put_async(self._store, name_of(made), data)
         self._count((self._bytes or 0) + len(data))
         return made
@@ -109,11 +94,11 @@ class StoredBlobs:
     def url(self, reference: Reference, base: str) -> str:
         """A link below `base` that works without a key, for a while."""
         name = name_of(reference)
-        expires = int(self._now().timestamp() + self._keeping.link_seconds)
+        expires = int(self._now().timestamp() + self._retention.link_seconds)
         query = urlencode({"expires": expires, "signature": self._sign(name, expires)})
         return f"{base.rstrip('/')}{PATH}{name}?{query}"
 
-    async def linked(self, name: str, expires: str, signature: str) -> tuple[bytes, str]:
+    async def from_link(self, name: str, expires: str, signature: str) -> tuple[bytes, str]:
         """The bytes and the media type behind a link. Raises Forbidden for one that was not given out or is over."""
         found = _NAME.fullmatch(name)
         good = found is not None and expires.isascii() and expires.isdigit() and len(expires) < 16
@@ -125,23 +110,18 @@ class StoredBlobs:
 
     async def purge(self) -> None:
         """Let go of what is past its time, now and then, until cancelled."""
-        while True:
-            try:
-                await self.purge_once()
-            except Unavailable as exc:
-                log.warning("blobs not purged; trying again", extra={"reason": exc})
-            await asyncio.sleep(PURGE_SECONDS)
+        await every(PURGE_SECONDS, self.purge_once, failing="blobs are not purged", away=(Unavailable,))
 
     async def purge_once(self, room: int = 0) -> int:
         """How many were let go: those past their time, then the oldest, until `room` more bytes fit."""
         async with self._purging:
-            with _ours():
+            with _our_errors():
                 found = [one async for page in obstore.list(self._store, chunk_size=1000) for one in page]
                 kept = sorted((one for one in found if _NAME.search(one["path"])), key=lambda one: one["last_modified"])
                 total, gone = sum(one["size"] for one in kept), []
-                oldest = self._now() - timedelta(seconds=self._keeping.seconds)
+                oldest = self._now() - timedelta(seconds=self._retention.seconds)
                 for one in kept:
-                    if one["last_modified"] >= oldest and total + room <= self._keeping.most_bytes:
+                    if one["last_modified"] >= oldest and total + room <= self._retention.most_bytes:
                         break
                     gone.append(one["path"])
                     total -= one["size"]
@@ -151,7 +131,7 @@ class StoredBlobs:
             return len(gone)
 
     async def _read(self, name: str) -> bytes:
-        with _ours():
+        with _our_errors():
             found = await obstore.get_async(self._store, name)
             data = bytes(await found.bytes_async())
         if hashlib.sha256(data).hexdigest() != name.partition(".")[0]:
@@ -166,12 +146,12 @@ class StoredBlobs:
         KEPT.set(total)
 
 
-def stored(settings: OrchestratorSettings) -> StoredBlobs:
+def blobs_of(settings: OrchestratorSettings) -> Blobs:
     """As configured: the bucket that BLOB_URL names, else a folder of the data directory."""
     key = read_or_make(settings.data_dir.resolve() / "keys" / "blob_links").encode()
     lifetime = settings.blob_hours * 3600
-    keeping = Keeping(lifetime, min(settings.blob_link_seconds, lifetime), settings.blob_max_mb << 20)
-    return StoredBlobs(_store(settings), key, keeping)
+    retention = Retention(lifetime, min(settings.blob_link_seconds, lifetime), settings.blob_max_mb << 20)
+    return Blobs(_store(settings), key, retention)
 
 
 def _store(settings: OrchestratorSettings) -> ObjectStore:
@@ -209,7 +189,7 @@ def name_of(reference: Reference) -> str:
 
 
 @contextmanager
-def _ours() -> Any:
+def _our_errors() -> Iterator[None]:
     """What the store raises, as ours."""
     try:
         yield

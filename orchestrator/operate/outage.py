@@ -16,7 +16,7 @@ OF_DATABASE = (psycopg.OperationalError, psycopg.DataError, UnicodeEncodeError)
 """A lost connection, or none that came free in time; a value that Postgres cannot hold, refused by it or before it."""
 
 
-def told(exc: BaseException) -> SoundstageError | None:
+def error_of(exc: BaseException) -> SoundstageError | None:
     """The error for the caller, None where it is none of these; the reason goes to the log."""
     found = told_caller(exc)
     if found is not None:
@@ -28,7 +28,7 @@ def add_away(api: FastAPI) -> None:
     """A 503 that says to come again, or a 400: no bug of ours."""
 
     async def away(_: Request, exc: Exception) -> Response:
-        return error_response(told(exc) or internal())
+        return error_response(error_of(exc) or internal())
 
     for kind in OF_DATABASE:
         api.add_exception_handler(kind, away)

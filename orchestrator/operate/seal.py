@@ -28,7 +28,7 @@ class Seal:
         """Raises SoundstageError where another key, or another place, sealed it."""
         try:
             return self._aes.decrypt(sealed[:NONCE], sealed[NONCE:], place.encode())
-        except InvalidTag as exc:
+        except (InvalidTag, ValueError) as exc:  # ValueError: the bytes are none that were sealed
             raise SoundstageError("The contents were sealed with another key.", code="contents_key") from exc
 
     def wrap(self, value: Any, place: str) -> dict[str, str]:

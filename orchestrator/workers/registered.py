@@ -1,35 +1,32 @@
 """Servers that an admin registered by URL: any that speaks OpenAI's API. Every orchestrator reads them and asks each
 itself whether it is ready; nothing announces them.
 
-A server's own key is sealed with the key in the data directory (AES-256-GCM, bound to the server's id and address) and
-opened only to call it: no route gives it out, no log and no audit entry holds it.
+A server's own key is sealed, bound to the server's id and address, and opened only to call it: no route gives it out,
+no log and no audit entry holds it.
 """
 
 import logging
-import os
 import re
 from typing import Any
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg.types.json import Jsonb
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from core.db.changes import Writer, changing
 from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
-from core.errors import NotFound
+from core.errors import NotFound, SoundstageError
 from core.wire.workers import Ability, Kind, Name, ServerUrl
+from orchestrator.operate.seal import Seal
 from orchestrator.workers.static import MAX_MODELS, REGISTERED, StaticWorker
 
 log = logging.getLogger(__name__)
 
 PREFIX = REGISTERED
-NONCE = 12  # bytes, before the ciphertext
 
 
-class EngineWanted(BaseModel):
+class EngineRegistration(BaseModel):
     """A server by its URL. What is not declared is found out by asking it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -72,25 +69,24 @@ class EngineWanted(BaseModel):
 class RegisteredEngines:
     """Those in the database. With it away, those that were known go on."""
 
-    def __init__(self, pool: Pool, key: bytes) -> None:
-        self._pool = pool
-        self._aes = AESGCM(key)
+    def __init__(self, pool: Pool, seal: Seal) -> None:
+        self._pool, self._seal = pool, seal
         self._known: list[StaticWorker] = []
         self._silenced: set[str] = set()
 
-    async def register(self, wanted: EngineWanted, writer: Writer) -> None:
+    async def register(self, server: EngineRegistration, writer: Writer) -> None:
         """The same name again replaces what was known; without a key in it, no key is known any more."""
         async with changing(self._pool, writer) as connection:
             await connection.execute(
                 "insert into engines (id, wanted) values (%s, %s)"
                 " on conflict (id) do update set wanted = excluded.wanted",
-                (wanted.name, Jsonb(wanted.kept())),
+                (server.name, Jsonb(server.kept())),
             )
-            await connection.execute("delete from engine_keys where engine = %s", (wanted.name,))
-            if wanted.api_key is not None:
-                sealed = self._seal(wanted.api_key.get_secret_value(), wanted.name, str(wanted.url))
+            await connection.execute("delete from engine_keys where engine = %s", (server.name,))
+            if server.api_key is not None:
+                sealed = self._seal.seal(server.api_key.get_secret_value().encode(), _place(server))
                 await connection.execute(
-                    "insert into engine_keys (engine, sealed) values (%s, %s)", (wanted.name, sealed)
+                    "insert into engine_keys (engine, sealed) values (%s, %s)", (server.name, sealed)
                 )
 
     async def remove(self, worker_id: str, writer: Writer) -> None:
@@ -118,26 +114,25 @@ class RegisteredEngines:
         """None where this orchestrator has another key than the one that sealed the server's, or is another version
         than the one that wrote it."""
         try:
-            wanted = EngineWanted.model_validate({**row["wanted"], "name": row["id"]})
+            server = EngineRegistration.model_validate({**row["wanted"], "name": row["id"]})
+            key = self._seal.open(bytes(row["sealed"]), _place(server)).decode() if row["sealed"] else None
         except ValidationError as exc:
             self._unused(row["id"], f"not understood: {exc.error_count()} errors")
             return None
-        try:
-            key = self._open(bytes(row["sealed"]), wanted.name, str(wanted.url)) if row["sealed"] else None
-        except (InvalidTag, ValueError):  # ValueError: the row's bytes are none that were sealed here
-            self._unused(wanted.name, "its key was sealed with another key")
+        except SoundstageError:
+            self._unused(row["id"], "its key was sealed with another key")
             return None
-        self._silenced.discard(wanted.name)
+        self._silenced.discard(server.name)
         return StaticWorker(
-            str(wanted.url),
-            wanted.kind,
-            key,
-            wanted.roles,
-            wanted.abilities,
-            tuple(wanted.aliases.items()),
-            wanted.models,
-            wanted.capacity,
-            wanted.name,
+            url=str(server.url),
+            kind=server.kind,
+            key=key,
+            roles=server.roles,
+            abilities=server.abilities,
+            aliases=tuple(server.aliases.items()),
+            models=server.models,
+            capacity=server.capacity,
+            name=server.name,
         )
 
     def _unused(self, name: str, why: str) -> None:
@@ -146,14 +141,7 @@ class RegisteredEngines:
             log.error("a registered server is not used", extra={"engine": name, "reason": why})
         self._silenced.add(name)
 
-    def _seal(self, key: str, name: str, url: str) -> bytes:
-        nonce = os.urandom(NONCE)
-        return nonce + self._aes.encrypt(nonce, key.encode(), _bound_to(name, url))
 
-    def _open(self, sealed: bytes, name: str, url: str) -> str:
-        return self._aes.decrypt(sealed[:NONCE], sealed[NONCE:], _bound_to(name, url)).decode()
-
-
-def _bound_to(name: str, url: str) -> bytes:
+def _place(server: EngineRegistration) -> str:
     """A key does not open for another address, whoever writes it into the table."""
-    return msgspec.json.encode(["engine", name, url])
+    return msgspec.json.encode(["engine", server.name, str(server.url)]).decode()

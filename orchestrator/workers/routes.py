@@ -14,7 +14,7 @@ from core.service import from_validation
 from core.wire.workers import Announcement, Lease
 from orchestrator.access.dependencies import needs
 from orchestrator.access.keys import Key, Keys
-from orchestrator.workers.registered import PREFIX, EngineWanted, RegisteredEngines
+from orchestrator.workers.registered import PREFIX, EngineRegistration, RegisteredEngines
 from orchestrator.workers.registry import WorkerPool
 
 WorkerId = Annotated[str, AfterValidator(unescaped)]  # an id may hold slashes
@@ -46,9 +46,9 @@ def router(keys: Keys, workers: WorkerPool, engines: RegisteredEngines) -> APIRo
         known under its id. With an admin key: use a server by its URL; the same name again replaces what was known."""
         if "worker" in key.scopes:
             return await workers.register(_parsed(Announcement, body), key.id)
-        wanted = _parsed(EngineWanted, body)
-        await engines.register(wanted, Writer(key.id))
-        return Registered(id=wanted.worker_id, url=str(wanted.url))
+        server = _parsed(EngineRegistration, body)
+        await engines.register(server, Writer(key.id))
+        return Registered(id=server.worker_id, url=str(server.url))
 
     @api.get("")
     async def listed(_: operators_key) -> dict[str, Any]:
@@ -100,5 +100,5 @@ def _parsed(kind: type[W], body: dict[str, Any]) -> W:
 
 
 def _two_bodies() -> dict[str, Any]:
-    schemas = [Announcement.model_json_schema(), EngineWanted.model_json_schema()]
+    schemas = [Announcement.model_json_schema(), EngineRegistration.model_json_schema()]
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": {"anyOf": schemas}}}}}

@@ -56,6 +56,6 @@ def test_links_are_not_signed_with_nothing(tmp_path: Path) -> None:
     for name in ("blob_links", "image-links"):
         (tmp_path / "keys" / name).touch()
     with pytest.raises(SettingsError):
-        blobs.stored(OrchestratorSettings.load(data_dir=tmp_path, llm_url=None))
+        blobs.blobs_of(OrchestratorSettings.load(data_dir=tmp_path, llm_url=None))
     with pytest.raises(SettingsError):
         Blobs.under(tmp_path, 60)

@@ -15,10 +15,10 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore
 
 from core.errors import Forbidden, NotFound, PayloadTooLarge, SoundstageError, Unavailable, Upstream
 from orchestrator.operate import blobs
-from orchestrator.operate.blobs import Keeping, Reference, StoredBlobs
+from orchestrator.operate.blobs import Blobs, Reference, Retention
 from orchestrator.settings import OrchestratorSettings
 
-DAY = Keeping(seconds=86_400, link_seconds=3600, most_bytes=1 << 20)
+DAY = Retention(seconds=86_400, link_seconds=3600, most_bytes=1 << 20)
 PICTURE = b"\x89PNG\r\n\x1a\n a picture"
 SECRET = "of-the-bucket"
 
@@ -43,7 +43,7 @@ def s3() -> Iterator[str]:
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def kept(request: pytest.FixtureRequest, tmp_path: Path) -> StoredBlobs:
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
     """As the settings make it."""
     given: dict[str, object] = {"data_dir": tmp_path}
     if request.param == "bucket":
@@ -53,7 +53,7 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> StoredBlobs:
             "blob_access_key_id": "the-key",
             "blob_secret_access_key": SECRET,
         }
-    return blobs.stored(OrchestratorSettings.load(**given))
+    return blobs.blobs_of(OrchestratorSettings.load(**given))
 
 
 class Clock:
@@ -66,11 +66,11 @@ class Clock:
         return datetime.now(UTC) + self.later
 
 
-def made(store: ObjectStore | None = None, keeping: Keeping = DAY, clock: Clock | None = None) -> StoredBlobs:
-    return StoredBlobs(store or MemoryStore(), b"the key of the links", keeping, clock or Clock())
+def made(store: ObjectStore | None = None, keeping: Retention = DAY, clock: Clock | None = None) -> Blobs:
+    return Blobs(store or MemoryStore(), b"the key of the links", keeping, clock or Clock())
 
 
-async def test_what_is_put_is_named_by_its_content_and_given_back(kept: StoredBlobs) -> None:
+async def test_what_is_put_is_named_by_its_content_and_given_back(kept: Blobs) -> None:
     first, again = await kept.put(PICTURE, "image/png"), await kept.put(PICTURE, "image/png")
     assert first == again == Reference(blob=hashlib.sha256(PICTURE).hexdigest(), type="image/png", bytes=len(PICTURE))
     assert await kept.get(first) == PICTURE
@@ -81,10 +81,10 @@ async def test_what_is_put_is_named_by_its_content_and_given_back(kept: StoredBl
     assert await kept.purge_once() == 0
 
 
-async def test_a_link_works_without_a_key(kept: StoredBlobs) -> None:
+async def test_a_link_works_without_a_key(kept: Blobs) -> None:
     reference = await kept.put(PICTURE, "image/png")
     name, expires, signature = parts(kept.url(reference, "http://studio:8000/"))
-    assert await kept.linked(name, expires, signature) == (PICTURE, "image/png")
+    assert await kept.from_link(name, expires, signature) == (PICTURE, "image/png")
 
 
 def parts(url: str) -> tuple[str, str, str]:
@@ -109,11 +109,11 @@ async def test_a_link_that_was_not_given_out_does_not() -> None:
     }
     for what, given in wrong.items():
         with pytest.raises(Forbidden, match="wrong"):
-            await kept.linked(*given)
+            await kept.from_link(*given)
         assert what
     clock.later = timedelta(seconds=DAY.link_seconds + 1)
     with pytest.raises(Forbidden, match="expired"):
-        await kept.linked(name, expires, signature)
+        await kept.from_link(name, expires, signature)
 
 
 async def test_what_is_past_its_time_goes_and_what_was_put_again_stays() -> None:
@@ -162,7 +162,7 @@ async def test_a_store_that_is_away_says_so(tmp_path: Path) -> None:
     given = {"blob_url": "s3://pictures", "blob_endpoint": "http://127.0.0.1:1", "blob_access_key_id": "k"}
     away = OrchestratorSettings.load(data_dir=tmp_path, blob_secret_access_key="s", **given)
     with pytest.raises(Unavailable) as raised:
-        await blobs.stored(away).get(Reference(blob="0" * 64, type="image/png", bytes=1))
+        await blobs.blobs_of(away).get(Reference(blob="0" * 64, type="image/png", bytes=1))
     assert raised.value.code == "blobs_unavailable"
 
 

@@ -10,7 +10,7 @@ from obstore.store import MemoryStore
 from openai._streaming import SSEDecoder
 from starlette.types import Message
 
-from orchestrator.operate.blobs import Keeping, StoredBlobs
+from orchestrator.operate.blobs import Blobs, Retention
 from orchestrator.pipelines import PIPELINES
 from orchestrator.pipelines.calls import Events
 from orchestrator.pipelines.flow import Event
@@ -222,7 +222,7 @@ async def test_a_sign_of_life_is_nothing_to_the_official_client() -> None:
         await asyncio.Event().wait()
         return {}
 
-    kept = StoredBlobs(MemoryStore(), b"key", Keeping(60, 60, 1))
+    kept = Blobs(MemoryStore(), b"key", Retention(60, 60, 1))
     await Events(happens(), Shown(kept, "http://studio"))({"type": "http"}, receive, send)
     assert sent.count(b": ") > 2
     found = [(one.event, one.json()["a"]) for one in SSEDecoder().iter_bytes(iter([bytes(sent)]))]

@@ -16,7 +16,8 @@ from psycopg import sql
 
 from core.db.changes import Writer
 from core.db.pool import open_pool
-from orchestrator.workers.registered import EngineWanted, RegisteredEngines
+from orchestrator.operate.seal import Seal
+from orchestrator.workers.registered import EngineRegistration, RegisteredEngines
 from tests.fakes.image_worker import ImageWorker
 from tests.fakes.studio import WORKER_KEY, Studio, studio_over
 from tests.fakes.wait import answers
@@ -196,20 +197,22 @@ async def test_its_key_is_nowhere_to_be_read(
             shown.append(str(rows))
     assert not any(KEY in text for text in shown)
     async with open_pool(migrated_dsn, size=1) as pool:
-        assert await RegisteredEngines(pool, bytes(32)).known() == []
+        assert await RegisteredEngines(pool, Seal(bytes(32))).known() == []
 
 
 async def test_a_key_opens_for_the_address_that_it_was_given_for_only(migrated_dsn: str) -> None:
     async with open_pool(migrated_dsn, size=1) as pool:
-        engines = RegisteredEngines(pool, bytes(32))
-        wanted = EngineWanted.model_validate({"name": "a", "url": "http://a:1/v1", "api_key": KEY})
+        engines = RegisteredEngines(pool, Seal(bytes(32)))
+        wanted = EngineRegistration.model_validate({"name": "a", "url": "http://a:1/v1", "api_key": KEY})
         await engines.register(wanted, Writer("key_test"))
         assert [(each.url, each.key) for each in await engines.known()] == [("http://a:1/v1", KEY)]
         async with pool.connection() as connection:
             moved = json.dumps({**wanted.kept(), "url": "http://elsewhere:1/v1"})
             await connection.execute("update engines set wanted = %s", (moved,))
         assert await engines.known() == []
-        await engines.register(EngineWanted.model_validate({"name": "a", "url": "http://a:1/v1"}), Writer("key_test"))
+        await engines.register(
+            EngineRegistration.model_validate({"name": "a", "url": "http://a:1/v1"}), Writer("key_test")
+        )
         assert [(each.url, each.key) for each in await engines.known()] == [("http://a:1/v1", None)]
         async with pool.connection() as connection:
             await connection.execute("update engines set wanted = wanted || '{\"of_another_version\": 1}'")
