@@ -59,7 +59,7 @@ unit: ## Run the tests that start no real engine.
 fuzz: ## Run the property tests with many new examples.
 	@HYPOTHESIS_PROFILE=searching $(PY) -m pytest -m "hypothesis and not e2e and not slow" -n 2
 	@HYPOTHESIS_PROFILE=searching $(PY) -m pytest tests/orchestrator/test_openapi.py -o timeout=3600
-	@$(PY) -m bench.fuzz --rounds 20 --seed $$(date +%s)
+	@$(PY) -m tests.endurance.fuzz 20 --seed $$(date +%s)
 
 # One process keeps the studio busy, the other runs what starts programs of its own.
 e2e: ## Run the tests that start real engines.

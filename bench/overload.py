@@ -1,205 +1,154 @@
 """Many times more requests than there is capacity for: `python -m bench.overload [SECONDS]`.
 
 A real orchestrator in front of a stand-in engine of few places. A heavy tenant offers fifty times what the engine can
-do, in open loop; a light one a quarter of it. Printed: goodput beside capacity, how fast the refused were told, what
-the light tenant got, and the orchestrator's memory. Load generator and server share the machine, so the times of
-refusals are given twice: as the client saw them, beside how late its own loop was, and by the server's access log.
+do, in open loop; a light one a quarter of it. Printed: goodput over capacity, how fast refusals come, what the light
+tenant got, the orchestrator's memory. Load generator and server share the machine, so the times of refusals are given
+twice: as the client saw them, beside how late its own loop was, and by the server's access log.
 """
 
 import asyncio
 import json
-import os
-import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import psutil  # type: ignore[import-untyped,unused-ignore]
 
-from bench.relay.processes import free_port, python, running, without_settings
-from core.keys import new_key
-from core.registration import Registrar
-from core.wire.workers import Announcement
+from bench.harness import Program, Studio, chat_worker, free_port, machine, python, quantile, running, save, studio
 
 PLACES, SERVICE_SECONDS, TIMES, LIGHT_SHARE = 8, 0.4, 50, 0.25
 CAPACITY = PLACES / SERVICE_SECONDS  # requests a second
+QUEUE_SECONDS = 5
 TICK = 0.01
-TOLD_MS = 50  # who is refused is told within so long
-RESULTS = Path(__file__).parent / "results"
+LIMIT_MS = 50  # within which a refusal is to come
 BODY = json.dumps({"model": "small", "messages": [{"role": "user", "content": "one"}], "max_tokens": 1}).encode()
 
 
 @dataclass
-class Seen:
-    """Of one tenant."""
+class Tenant:
+    """`rate`: requests a second that it offers, whatever becomes of them."""
 
+    key: str
+    rate: float
     statuses: Counter[int] = field(default_factory=Counter)
     refused_ms: list[float] = field(default_factory=list)
-    served_s: list[float] = field(default_factory=list)
+    served_seconds: list[float] = field(default_factory=list)
     without_retry_after: int = 0
 
 
-async def measured(seconds: float) -> dict[str, object]:
+async def measured(seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="soundstage-") as name:
-        folder, key = Path(name), new_key()
-        engine_port, port = free_port(), free_port()
-        fake = python(
-            "tests.fakes.fake_engine", "--model", "any", "--port", engine_port, "--served-model-name", "small"
-        )
-        env = {**without_settings(folder), "PORT": str(port), "DATA_DIR": str(folder), "WAN_WORKER_API_KEY": key}
-        env |= {"LOG_LEVEL": "warning", "MAX_REQUESTS": "20000", "QUEUE_SECONDS": "5"}
+        folder, port = Path(name), free_port()
+        argv = python("tests.fakes.fake_engine", "--model", "any", "--port", port, "--served-model-name", "small")
+        env = {"LOG_LEVEL": "warning", "MAX_REQUESTS": "20000", "QUEUE_SECONDS": str(QUEUE_SECONDS)}
+        worker = chat_worker("w", port, "small", capacity=PLACES)
         async with (
-            running("engine", fake, engine_port, folder),
-            running("orchestrator", python("orchestrator"), port, folder, env) as server,
+            running(Program("engine", argv, folder, port=port)) as engine,
+            studio(folder, worker, **env) as whole,
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60)) as session,
         ):
-            registrar = Registrar(f"http://127.0.0.1:{port}", key, lambda: _worker(engine_port))
-            heartbeat = asyncio.create_task(registrar.run())
-            try:
-                return await _overloaded(folder, port, engine_port, registrar, server.child.pid, seconds)
-            finally:
-                heartbeat.cancel()
-                await asyncio.wait([heartbeat])
+            await session.post(f"{engine.url}/fake", json={"first_token_seconds": SERVICE_SECONDS})
+            found = await _overloaded(session, whole, seconds)
+            logged = [_json(line) for line in whole.program.log.read_text(errors="replace").splitlines()]
+    refused = [line["ms"] for line in logged if line.get("status") == 429]
+    return {**found, "refused_ms_at_the_server": _spread(refused), "machine": machine()}
 
 
-def _worker(port: int) -> Announcement:
-    models = [{"id": "small", "abilities": ["chat"]}]
-    return Announcement.model_validate(
-        {"id": "w", "kind": "chat", "url": f"http://127.0.0.1:{port}", "models": models, "capacity": PLACES}
-    )
-
-
-async def _overloaded(
-    folder: Path, port: int, engine: int, registrar: Registrar, pid: int, seconds: float
-) -> dict[str, object]:
-    url = f"http://127.0.0.1:{port}"
-    admin = (folder / "keys" / "local_api_key").read_text().strip()
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
-    async with aiohttp.ClientSession(connector=connector) as session:
-        await session.post(f"http://127.0.0.1:{engine}/fake", json={"first_token_seconds": SERVICE_SECONDS})
-        keys = {tenant: await _key(session, url, admin, tenant) for tenant in ("heavy", "light")}
-        while not registrar.registered:  # noqa: ASYNC110 - it has no event to wait for
-            await asyncio.sleep(0.05)
-        seen = {"heavy": Seen(), "light": Seen()}
-        memory: list[float] = []
-        lag: list[float] = []
-        process = max(psutil.Process(pid).children(recursive=True), key=lambda each: each.memory_info().rss)
-        rates = {"heavy": TIMES * CAPACITY, "light": LIGHT_SHARE * CAPACITY}
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_watch(process, memory, seconds))
-            for tenant, rate in rates.items():
-                tasks.create_task(_offered(session, url, keys[tenant], rate, seconds, seen[tenant], lag, tasks))
-    log = (folder / "orchestrator.log").read_text(errors="replace").splitlines()
-    logged = [line for line in map(_line, log) if line.get("status") == 429]
-    return {
-        **_figures(seen, memory, seconds),
-        "client_late_ms": _spread(lag),
-        "refused_ms_at_the_server": _spread([line["ms"] for line in logged]),
-    }
-
-
-def _line(text: str) -> dict[str, Any]:
-    """One of the access log; nothing where it is another."""
-    try:
-        found: dict[str, Any] = json.loads(text)
-    except ValueError:
-        return {}
-    return found
-
-
-def _spread(milliseconds: Sequence[float]) -> dict[str, float]:
-    found = sorted(milliseconds) or [0.0]
-    within = sum(each < TOLD_MS for each in found) / len(found)
-    return {
-        "p50": round(found[len(found) // 2], 1),
-        "p99": round(found[int(len(found) * 0.99)], 1),
-        "most": round(found[-1], 1),
-        f"below_{TOLD_MS}": round(within, 4),
-    }
-
-
-async def _key(session: aiohttp.ClientSession, url: str, admin: str, tenant: str) -> str:
-    headers = {"authorization": f"Bearer {admin}"}
-    await session.put(f"{url}/v1/tenants/{tenant}", json={}, headers=headers)
-    body = {"name": tenant, "scopes": ["chat"], "tenant": tenant}
-    async with session.post(f"{url}/v1/keys", json=body, headers=headers) as answer:
-        secret: str = (await answer.json())["secret"]
-        return secret
+async def _overloaded(session: aiohttp.ClientSession, whole: Studio, seconds: float) -> dict[str, Any]:
+    rates = {"heavy": TIMES * CAPACITY, "light": LIGHT_SHARE * CAPACITY}
+    tenants = {name: Tenant(await whole.new_key(session, name, name), rate) for name, rate in rates.items()}
+    memory: list[float] = []
+    late: list[float] = []
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_watch(whole.program, memory, seconds))
+        for tenant in tenants.values():
+            tasks.create_task(_offered(session, whole.url, tenant, seconds, late, tasks))
+    return {**_figures(tenants, memory, seconds), "client_late_ms": _spread(late)}
 
 
 async def _offered(
     session: aiohttp.ClientSession,
     url: str,
-    key: str,
-    rate: float,
+    tenant: Tenant,
     seconds: float,
-    seen: Seen,
-    lag: list[float],
+    late: list[float],
     tasks: asyncio.TaskGroup,
 ) -> None:
-    """So many requests a second, whatever becomes of them."""
     began, sent = time.monotonic(), 0
     while (now := time.monotonic() - began) < seconds:
-        while sent < now * rate:
+        while sent < now * tenant.rate:
             sent += 1
-            tasks.create_task(_one(session, url, key, seen))
+            tasks.create_task(_one(session, url, tenant))
         due = time.monotonic() + TICK
         await asyncio.sleep(TICK)
-        lag.append((time.monotonic() - due) * 1000)
+        late.append((time.monotonic() - due) * 1000)
 
 
-async def _one(session: aiohttp.ClientSession, url: str, key: str, seen: Seen) -> None:
-    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+async def _one(session: aiohttp.ClientSession, url: str, tenant: Tenant) -> None:
+    headers = {"authorization": f"Bearer {tenant.key}", "content-type": "application/json"}
     began = time.monotonic()
     async with session.post(f"{url}/v1/chat/completions", data=BODY, headers=headers) as answer:
         taken = time.monotonic() - began
         await answer.read()
-    seen.statuses[answer.status] += 1
+    tenant.statuses[answer.status] += 1
     if answer.status == 200:
-        seen.served_s.append(time.monotonic() - began)
+        tenant.served_seconds.append(time.monotonic() - began)
     elif answer.status == 429:
-        seen.refused_ms.append(taken * 1000)
-        seen.without_retry_after += "retry-after" not in answer.headers
+        tenant.refused_ms.append(taken * 1000)
+        tenant.without_retry_after += "retry-after" not in answer.headers
 
 
-async def _watch(process: "psutil.Process", memory: list[float], seconds: float) -> None:
-    for _ in range(int(seconds)):
-        memory.append(process.memory_info().rss / 2**20)
+async def _watch(program: Program, memory: list[float], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not memory or time.monotonic() < until:
+        memory.append(program.resident_mib())
         await asyncio.sleep(1)
 
 
-def _figures(seen: dict[str, Seen], memory: list[float], seconds: float) -> dict[str, object]:
-    served = {tenant: each.statuses[200] for tenant, each in seen.items()}
+def _figures(tenants: dict[str, Tenant], memory: list[float], seconds: float) -> dict[str, Any]:
+    served = {name: tenant.statuses[200] for name, tenant in tenants.items()}
+    offered = {name: tenant.statuses.total() for name, tenant in tenants.items()}
     half = memory[len(memory) // 2 :]
     return {
         "seconds": seconds,
-        "capacity_per_s": CAPACITY,
-        "offered": {tenant: each.statuses.total() for tenant, each in seen.items()},
-        "statuses": {tenant: dict(each.statuses) for tenant, each in seen.items()},
-        "goodput_of_capacity": round(sum(served.values()) / (CAPACITY * (seconds + 5)), 3),
-        "goodput_per_s": round(sum(served.values()) / seconds, 2),
-        "light_served_of_offered": round(served["light"] / max(1, seen["light"].statuses.total()), 3),
-        "light_median_s": round(statistics.median(seen["light"].served_s or [0]), 2),
-        "heavy_median_s": round(statistics.median(seen["heavy"].served_s or [0]), 2),
-        "refused_ms": _spread(seen["heavy"].refused_ms),
-        "refused_without_retry_after": sum(each.without_retry_after for each in seen.values()),
-        "resident_mib": {"first": round(memory[0], 1), "last": round(memory[-1], 1)},
+        "capacity_a_second": CAPACITY,
+        "offered": offered,
+        "statuses": {name: dict(tenant.statuses) for name, tenant in tenants.items()},
+        "goodput_of_capacity": round(sum(served.values()) / (CAPACITY * (seconds + QUEUE_SECONDS)), 3),
+        "light_served_of_offered": round(served["light"] / max(1, offered["light"]), 3),
+        "median_seconds": {name: round(quantile(each.served_seconds, 0.5), 2) for name, each in tenants.items()},
+        "refused_ms": _spread(tenants["heavy"].refused_ms),
+        "refused_without_retry_after": sum(tenant.without_retry_after for tenant in tenants.values()),
+        "resident_mib": {"first": memory[0], "last": memory[-1]},
         "second_half_growth_mib": round(half[-1] - half[0], 1),
-        "load_1m": round(os.getloadavg()[0], 1),
-        "cores": os.cpu_count(),
     }
+
+
+def _spread(milliseconds: Sequence[float]) -> dict[str, float]:
+    within = sum(each < LIMIT_MS for each in milliseconds) / max(1, len(milliseconds))
+    shares: Iterable[tuple[str, float]] = (("p50", 0.5), ("p99", 0.99), ("most", 1.0))
+    found = {name: round(quantile(milliseconds or [0.0], share), 1) for name, share in shares}
+    return {**found, f"below_{LIMIT_MS}": round(within, 4)}
+
+
+def _json(line: str) -> dict[str, Any]:
+    """One of the access log; nothing where the line is another."""
+    try:
+        found: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return {}
+    return found
 
 
 def main() -> None:
     found = asyncio.run(measured(float(sys.argv[1]) if len(sys.argv) > 1 else 30.0))
-    text = json.dumps(found, indent=1)
-    (RESULTS / "overload.json").write_text(text + "\n")
-    print(text)
+    save("overload", found)
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

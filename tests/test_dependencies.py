@@ -19,7 +19,7 @@ FOLDERS = {
     "vision": ("vision", "core"),
     "vision-yolo": ("vision",),
     "small-model": ("compose",),
-    "tiny-model": ("training", "bench/tiny"),
+    "tiny-model": ("training",),
     "up": ("compose",),
     "test": ("tests", "bench"),
 }

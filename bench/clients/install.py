@@ -6,31 +6,43 @@ LiteLLM, whose pins do not fit beside ours, and OpenAI's SDK for Node. Needs the
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 
+from bench.harness import BenchError
 from bench.relay.peers import ENVIRONMENTS, LITELLM, install
 
 NODE = ENVIRONMENTS / "node"
 NODE_SDK = "openai@7.57.0"
 
 
-def node() -> str | None:
-    """What is in the way, or None where the SDK is there."""
+def install_node_sdk() -> None:
+    """Raises BenchError with what is in the way."""
     if (NODE / "node_modules" / "openai").is_dir():
-        return None
+        return
     npm = shutil.which("npm")
     if npm is None:
-        return "there is no npm"
+        raise BenchError("there is no npm")
     NODE.mkdir(parents=True, exist_ok=True)
     command = (npm, "install", "--prefix", str(NODE), "--no-audit", "--no-fund", NODE_SDK)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return None if done.returncode == 0 else done.stderr.strip()
+    if done.returncode:
+        raise BenchError(done.stderr.strip())
 
 
 def main() -> int:
-    problems = {"LiteLLM": install(LITELLM), "OpenAI's SDK for Node": node()}
-    for name, problem in problems.items():
-        print(f"{name}: {problem or 'installed'}")
-    return 1 if any(problems.values()) else 0
+    failed = 0
+    clients: dict[str, Callable[[], None]] = {
+        "LiteLLM": lambda: install(LITELLM),
+        "OpenAI's SDK for Node": install_node_sdk,
+    }
+    for name, work in clients.items():
+        try:
+            work()
+            print(f"{name}: installed")
+        except BenchError as exc:
+            print(f"{name}: {exc}")
+            failed = 1
+    return failed
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 """What the benchmark runs: the tiny Z-Image on a CPU, or Z-Image's real shape with random weights on a GPU."""
 
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.image.clock import Read, reading
 from image.pipelines.zimage import ZImage
 from image.request import ImageRequest
 from image.scheduler import Budget
 from training import untrained
 
+Size = tuple[int, int]
 PROMPT = "a small harbour at dawn, three boats and a lighthouse on the far side of the bay"
 
 
@@ -21,15 +23,16 @@ class Setup:
     name: str
     stock: Any  # the bare diffusers pipeline, on the same weights
     pipeline: ZImage
-    sizes: tuple[tuple[int, int], ...]  # smallest first
+    sizes: tuple[Size, ...]  # smallest first
     steps: int
     budget: Budget
 
     @property
-    def read(self) -> Read:
-        return reading(self.stock.transformer.device.type)
+    def read(self) -> Callable[[], float]:
+        """Seconds: on a CPU the process's own, so that others on the machine do not count; else the wall's."""
+        return time.process_time if self.stock.transformer.device.type == "cpu" else time.perf_counter
 
-    def request(self, size: tuple[int, int], seed: int, partial_images: int = 0) -> ImageRequest:
+    def request(self, size: Size, seed: int, partial_images: int = 0) -> ImageRequest:
         return ImageRequest(PROMPT, *size, self.steps, seed=seed, partial_images=partial_images)
 
 
@@ -41,7 +44,7 @@ class Shape:
     transformer: dict[str, Any]  # beyond the library's defaults, which are Z-Image's
     encoder_heads: int
     vae_channels: tuple[int, ...]
-    sizes: tuple[tuple[int, int], ...]
+    sizes: tuple[Size, ...]
 
 
 Z_IMAGE = Shape(

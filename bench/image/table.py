@@ -1,50 +1,40 @@
-"""`python -m bench.image.table`: bench/results/image-cpu.json as image-cpu.md."""
+"""The report as a page: bench/results/image-cpu.md."""
 
-import json
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parents[1] / "results" / "image-cpu.json"
+from bench.harness import RESULTS as FOLDER
+
+RESULTS = FOLDER / "image-cpu.json"
 
 
 def lines(report: dict[str, Any]) -> list[str]:
     """Markdown. Seconds; the first of each pair is first come, first served by the bare pipeline."""
     sizes = [f"{w}x{h}" for w, h in report["sizes"]]
-    told = [_row("rho", *(f"{size} p50 / p95" for size in sizes), "images/s", "first partial p50", "small p95")]
-    told.append(_row(*["---"] * (len(sizes) + 4)))
+    rows = [
+        ["rho", *(f"{size} p50 / p95" for size in sizes), "images/s", "first partial p50", "small p95"],
+        ["---"] * (len(sizes) + 4),
+    ]
     for trace in report["traces"]:
         for name, title in (("first_come", "first come"), ("engine", "this engine")):
             served = trace[name]
-            by_size = (served["by_size"][size] for size in sizes)
+            times = (f"{served['by_size'][s]['p50']:.2f} / {served['by_size'][s]['p95']:.2f}" for s in sizes)
             partial = served["first_partial_p50"]
-            told.append(
-                _row(
-                    f"{trace['rho']} {title}",
-                    *(f"{at['p50']:.2f} / {at['p95']:.2f}" for at in by_size),
-                    f"{served['images_per_second']:.1f}",
-                    "" if partial is None else f"{partial:.2f}",
-                    f"{trace['small_p95_gain']:.1f}x better" if name == "engine" else "",
-                )
-            )
-    return told
-
-
-def overhead(report: dict[str, Any]) -> str:
-    return f"{report['overhead']['ratio']:.2f}x"
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+            shown = "" if partial is None else f"{partial:.2f}"
+            gain = f"{trace['small_p95_gain']:.1f}x better" if name == "engine" else ""
+            rows.append([f"{trace['rho']} {title}", *times, f"{served['images_per_second']:.1f}", shown, gain])
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def page(report: dict[str, Any]) -> str:
-    table = "\n".join(lines(report))
-    return f"{table}\n\nOne image by itself takes {overhead(report)} the bare pipeline's time.\n"
-
-
-def main() -> None:
-    RESULTS.with_suffix(".md").write_text(page(json.loads(RESULTS.read_text())), "utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    """bench/results/image-cpu.md."""
+    text = [
+        *lines(report),
+        "",
+        f"One image by itself takes {report['overhead']['ratio']:.2f}x the bare pipeline's time.",
+    ]
+    if "mixed" in report:
+        padded, alone = (report["mixed"][f"gain_over_{way}"] for way in ("padded", "one_by_one"))
+        text.append(
+            f"A step of seven sizes: {padded:.2f}x faster than padded to the longest, {alone:.2f}x than one by one."
+        )
+    return "\n".join(text) + "\n"

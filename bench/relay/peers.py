@@ -6,7 +6,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-ENVIRONMENTS = Path(__file__).resolve().parent.parent / ".envs"
+from bench.harness import ROOT, BenchError
+
+ENVIRONMENTS = ROOT / "bench" / ".envs"
 
 
 @dataclass(frozen=True)
@@ -35,26 +37,21 @@ VLLM_ROUTER = Peer("vllm-router (Rust)", "vllm-router==0.1.17", "vllm-router")
 LITELLM = Peer("LiteLLM proxy", "litellm[proxy]==1.106.2", "litellm")
 
 
-def install(peer: Peer) -> str | None:
-    """Install what is missing; None, or the reason why this machine cannot have it."""
+def install(peer: Peer) -> None:
+    """What is missing. Raises BenchError with the reason why this machine cannot have it."""
     stamp = peer.environment / "installed"
     if stamp.exists() and stamp.read_text() == peer.requirement:
-        return None
+        return
     uv = str(Path(sys.executable).with_name("uv"))
     python = str(peer.environment / "bin" / "python")
+    local = os.environ.get("PIP_FIND_LINKS")  # pip's local wheels are uv's too
+    env = {**os.environ, **({"UV_FIND_LINKS": ",".join(local.split())} if local else {})}
     print(f"Installing {peer.requirement} …", flush=True)
     for command in (
         (uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(peer.environment)),
         (uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python, peer.requirement),
     ):
-        done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         if done.returncode:
-            return done.stderr.strip()[-400:] or f"{command[1]} ended with {done.returncode}"
+            raise BenchError(done.stderr.strip()[-400:] or f"{command[1]} ended with {done.returncode}")
     stamp.write_text(peer.requirement)
-    return None
-
-
-def _environment() -> dict[str, str]:
-    """pip's local wheels, where it has some, are uv's too."""
-    local = os.environ.get("PIP_FIND_LINKS")
-    return {**os.environ, **({"UV_FIND_LINKS": ",".join(local.split())} if local else {})}

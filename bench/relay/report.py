@@ -1,104 +1,13 @@
-"""The figures as a table for a person and as JSON for a program."""
+"""The figures as a page, and the design's budgets against them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-from bench.relay.measure import Case, Sample, Samples, median
+from bench.harness import table
+from bench.relay.measure import Case, Sample, median
 
 OURS, ALONE, DIRECT, FLOOR = "Soundstage", "Soundstage, relay alone", "direct", "bare ASGI + aiohttp"
-FLOOR_WHERE_BUDGETS_WERE_SET = {"json": 119, "sse": 159}
-"""µs a request of the barest relay on the machine for which the design's budgets were written."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    what: str
-    limit: str
-    measured: str
-    holds: bool
-
-
-@dataclass(frozen=True)
-class Report:
-    """`missing`: a peer's title -> why it is not in the tables."""
-
-    machine: Mapping[str, str]
-    rounds: int
-    seconds: float
-    found: Mapping[Case, Samples]
-    missing: Mapping[str, str]
-
-    def medians(self, case: Case) -> dict[str, Sample]:
-        return {title: median(samples) for title, samples in self.found[case].items()}
-
-    def json(self) -> dict[str, Any]:
-        cases = [
-            {
-                "kind": case.kind,
-                "concurrency": case.concurrency,
-                "contestants": {
-                    title: {"median": asdict(median(samples)), "rounds": [asdict(s) for s in samples]}
-                    for title, samples in contestants.items()
-                },
-            }
-            for case, contestants in self.found.items()
-        ]
-        return {
-            "machine": dict(self.machine),
-            "rounds": self.rounds,
-            "seconds_a_sample": self.seconds,
-            "missing": dict(self.missing),
-            "budgets": [asdict(budget) for budget in budgets(self)],
-            "cpu_us_scaled": self.scaled(),
-            "cases": cases,
-        }
-
-    def markdown(self) -> str:
-        lines = ["# The relay", "", INTRODUCTION, ""]
-        lines += [f"- {name}: {value}" for name, value in self.machine.items()]
-        lines += [f"- medians of {self.rounds} rounds, {self.seconds:g} s a sample"]
-        lines += [f"- not measured: {title} ({why})" for title, why in self.missing.items()]
-        for case in self.found:
-            lines += ["", f"## {case.title}", "", *self._table(case)]
-        lines += ["", "## Budgets", "", "| budget | limit | measured | holds |", "|---|---|---|---|"]
-        lines += [f"| {b.what} | {b.limit} | {b.measured} | {'yes' if b.holds else 'no'} |" for b in budgets(self)]
-        lines += [
-            "",
-            "For a machine as fast as the one the budgets were set on, by the bare relay's figures there:",
-            "",
-        ]
-        lines += [f"- {name}: {us:.0f} µs" for name, us in self.scaled().items()]
-        return "\n".join(lines) + "\n"
-
-    def scaled(self) -> dict[str, float]:
-        """Our CPU at concurrency 16 on such a machine, if the bare relay's share of it stays the same."""
-        json_16, sse_16 = self.medians(Case("json", 16)), self.medians(Case("sse", 16))
-        return {
-            f"{kind}, {title}": round(
-                medians[title].cpu_us * FLOOR_WHERE_BUDGETS_WERE_SET[kind] / medians[FLOOR].cpu_us, 1
-            )
-            for kind, medians in (("json", json_16), ("sse", sse_16))
-            for title in (ALONE, OURS)
-        }
-
-    def _table(self, case: Case) -> list[str]:
-        medians = self.medians(case)
-        ours = medians[OURS].cpu_us
-        lines = [
-            "| | CPU, µs a request | CPU, Soundstage = 1 | p50, ms | added p50, ms | requests/s | reads an answer |",
-            "|---|--:|--:|--:|--:|--:|--:|",
-        ]
-        for title, m in medians.items():
-            proxy = title != DIRECT
-            cpu, ratio = (f"{m.cpu_us:,.0f}", f"{m.cpu_us / ours:.2f}") if proxy else ("", "")
-            added = f"{m.added_ms:.2f}" if proxy else ""
-            lines.append(
-                f"| {title} | {cpu} | {ratio} | {m.p50_ms:.2f} | {added} | {m.per_second:,.0f} | {m.reads:.1f} |"
-            )
-        return lines
-
-
 INTRODUCTION = """\
 What it costs to stand between a caller and an engine. Soundstage is the whole orchestrator: keys, limits, admission,
 routing, retries, timeouts, policy, proof, run records in Postgres, metrics, access log. `Soundstage, relay alone` is
@@ -106,31 +15,76 @@ the same process asked at `/v1/embeddings`, which has no judging, proof or run r
 and does nothing else, so it is the floor of the same Python. CPU is user and system time of the proxy's process and
 its children; the database server's own is not in it. The engine behind is a stand-in that answers at once; no two
 requests say the same. `direct` is the engine without a proxy. Run it: `.venv/bin/python -m bench.relay --peers`."""
+HEAD = ("", "CPU, µs a request", "CPU, Soundstage = 1", "p50, ms", "added p50, ms", "requests/s", "reads an answer")
 
 
-def budgets(report: Report) -> list[Budget]:
-    """Those of the design, against the medians. CPU at concurrency 16, latency at 1."""
-    json_16, sse_16 = report.medians(Case("json", 16)), report.medians(Case("sse", 16))
-    json_1, sse_1 = report.medians(Case("json", 1)), report.medians(Case("sse", 1))
-    found = [
-        _at_most("relay alone, CPU of a JSON request", json_16[ALONE].cpu_us, 150, "µs"),
-        _at_most("relay alone, CPU of an SSE request of 22 events", sse_16[ALONE].cpu_us, 200, "µs"),
-        _at_most("CPU of a JSON request", json_16[OURS].cpu_us, 150, "µs"),
-        _at_most("CPU of an SSE request of 22 events", sse_16[OURS].cpu_us, 200, "µs"),
-        _at_most("added p50 at concurrency 1, JSON", json_1[OURS].added_ms, 0.5, "ms"),
-        _at_most("added p50 at concurrency 1, SSE", sse_1[OURS].added_ms, 0.5, "ms"),
+def figures(
+    machine: Mapping[str, str], rounds: int, seconds: float, found: Mapping[Case, Mapping[str, list[Sample]]]
+) -> dict[str, Any]:
+    """What is kept. Of the rounds the CPU alone."""
+    cases = [
+        {
+            "kind": case.kind,
+            "concurrency": case.concurrency,
+            "contestants": {
+                title: {"median": asdict(median(samples)), "cpu_us_of_rounds": [one.cpu_us for one in samples]}
+                for title, samples in contestants.items()
+            },
+        }
+        for case, contestants in found.items()
     ]
-    for title in json_16:
+    kept = {"machine": dict(machine), "rounds": rounds, "seconds_a_sample": seconds, "cases": cases}
+    return {**kept, "budgets": budgets(kept)}
+
+
+def page(kept: Mapping[str, Any]) -> str:
+    lines = ["# The relay", "", INTRODUCTION, "", *(f"- {name}: {value}" for name, value in kept["machine"].items())]
+    lines += [f"- medians of {kept['rounds']} rounds, {kept['seconds_a_sample']:g} s a sample", ""]
+    for case in kept["cases"]:
+        medians = {title: each["median"] for title, each in case["contestants"].items()}
+        lines += [f"## {Case(case['kind'], case['concurrency']).title}", "", _table(medians)]
+    rows = [(b["what"], b["limit"], b["measured"], "yes" if b["holds"] else "no") for b in kept["budgets"]]
+    return "\n".join([*lines, "## Budgets", "", table(("budget", "limit", "measured", "holds"), rows)])
+
+
+def _table(medians: Mapping[str, Mapping[str, float]]) -> str:
+    rows = []
+    for title, m in medians.items():
+        cpu, ratio = f"{m['cpu_us']:,.0f}", f"{m['cpu_us'] / medians[OURS]['cpu_us']:.2f}"
+        proxy = (cpu, ratio, f"{m['p50_ms']:.2f}", f"{m['added_ms']:.2f}")
+        shown = ("", "", proxy[2], "") if title == DIRECT else proxy
+        rows.append((title, *shown, f"{m['per_second']:,.0f}", f"{m['reads']:.1f}"))
+    return table(HEAD, rows)
+
+
+def budgets(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those of the design: CPU at concurrency 16 as ratios, latency at 1."""
+    found = {(case["kind"], case["concurrency"]): case["contestants"] for case in kept["cases"]}
+
+    def median_of(kind: str, concurrency: int, title: str, name: str = "cpu_us") -> float:
+        return float(found[kind, concurrency][title]["median"][name])
+
+    def cpu(kind: str, over: str, under: str) -> float:
+        return median_of(kind, 16, over) / median_of(kind, 16, under)
+
+    checks = [
+        ("CPU of a JSON request over the bare relay's", cpu("json", OURS, FLOOR), 1.6, "≤"),
+        ("the same, relay alone", cpu("json", ALONE, FLOOR), 1.6, "≤"),
+        ("CPU of a paced SSE request over the bare relay's", cpu("sse-paced", OURS, FLOOR), 1.35, "≤"),
+        ("added p50 at concurrency 1, JSON, ms", median_of("json", 1, OURS, "added_ms"), 0.3, "≤"),
+        ("added p50 at concurrency 1, SSE, ms", median_of("sse", 1, OURS, "added_ms"), 0.3, "≤"),
+    ]
+    for title in found["json", 16]:
         if title.startswith("LiteLLM"):
-            for kind, medians in (("JSON", json_16), ("SSE", sse_16)):
-                ratio = medians[title].cpu_us / medians[OURS].cpu_us
-                found.append(Budget(f"LiteLLM's CPU over ours, {kind}", "≥ 50", f"{ratio:.0f}", ratio >= 50))
+            checks.append(("LiteLLM's CPU over ours, JSON", cpu("json", title, OURS), 40, "≥"))
         if title.startswith("vllm-router"):
-            ratio = sse_16[OURS].cpu_us / sse_16[title].cpu_us
-            found.append(Budget("our CPU over vllm-router's, SSE", "≤ 1.1", f"{ratio:.2f}", ratio <= 1.1))
-    return found
-
-
-def _at_most(what: str, measured: float, limit: float, unit: str) -> Budget:
-    text = f"{measured:.2f} {unit}" if unit == "ms" else f"{measured:.0f} {unit}"
-    return Budget(what, f"≤ {limit:g} {unit}", text, measured <= limit)
+            checks.append(("CPU of an SSE request over vllm-router's", cpu("sse", OURS, title), 1.1, "≤"))
+    return [
+        {
+            "what": what,
+            "limit": f"{sign} {limit:g}",
+            "measured": f"{value:.2f}",
+            "holds": value <= limit if sign == "≤" else value >= limit,
+        }
+        for what, value, limit, sign in checks
+    ]

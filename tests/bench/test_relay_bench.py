@@ -28,7 +28,7 @@ async def test_a_tiny_run_reports_every_case_and_contestant(tmp_path: Path) -> N
     for case in report["cases"]:
         assert list(case["contestants"]) == OURS
         for figures in case["contestants"].values():
-            assert len(figures["rounds"]) == 1
+            assert len(figures["cpu_us_of_rounds"]) == 1
             assert set(figures["median"]) == {"cpu_us", "p50_ms", "p99_ms", "added_ms", "per_second", "reads"}
     assert {"CPU", "cores", "Python"} <= set(report["machine"])
     assert all(set(budget) == {"what", "limit", "measured", "holds"} for budget in report["budgets"])

@@ -12,7 +12,7 @@ import llm.__main__
 import orchestrator.__main__
 import prompts.__main__
 import vision.__main__
-from bench.walk.commands import ROOT, Shown, shown
+from tests.docs.commands import ROOT, Shown, shown
 
 PARSERS = {
     "orchestrator": orchestrator.__main__.parser,

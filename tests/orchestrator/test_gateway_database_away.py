@@ -1,6 +1,6 @@
 """The database is away: the relay goes on by what it holds, what must fail says so, and all of it recovers.
 
-Leases do not end within this test; `python -m bench.outage` is away for a minute, four leases of the usual length.
+Leases do not end within this test; `python -m tests.endurance.outage` is away for a minute, four usual leases.
 """
 
 import asyncio
