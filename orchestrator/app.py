@@ -52,7 +52,7 @@ from orchestrator.pipelines import known
 from orchestrator.pipelines import profile_routes as profile
 from orchestrator.pipelines import routes as pipelines
 from orchestrator.pipelines.base import Pipeline, Studio
-from orchestrator.pipelines.calls import Attended, Desk
+from orchestrator.pipelines.calls import MemoryRuns, RunService
 from orchestrator.pipelines.likenesses import Likenesses
 from orchestrator.pipelines.warming import Warming
 from orchestrator.policy import routes as policies
@@ -173,7 +173,7 @@ def create_app(
     pictures, pipeline_table = blobs.blobs_of(settings), known(settings.pipeline_modules)
     studio = Studio(recipes, engines, pictures, Likenesses(pool), settings.default_image_size)
     jobs = _jobs(settings, dsn, pool, studio, pipeline_table, workers_pool, seal, tracing)
-    pipeline_desk: Desk = jobs.desk if jobs else Attended(studio, pipeline_table, settings.pipeline_seconds)
+    run_service: RunService = jobs.desk if jobs else MemoryRuns(studio, pipeline_table, settings.pipeline_seconds)
     warming = Warming(workers_pool, engines, registry, pipeline_table)
     orchestrator = Orchestrator(keys, registry, workers_pool, epoch, relay, engines, recipes, settings)
 
@@ -223,7 +223,7 @@ def create_app(
     api.include_router(aliases.router(keys, pool))
     api.include_router(workers.router(keys, workers_pool, registered))
     api.include_router(key_routes.router(keys, pool))
-    api.include_router(pipelines.router(keys, quotas, studio, pipeline_table, pipeline_desk, settings.pipeline_seconds))
+    api.include_router(pipelines.router(keys, quotas, studio, pipeline_table, run_service, settings.pipeline_seconds))
     api.include_router(blob_routes.router(pictures))
     if jobs:
         api.include_router(jobs.router(keys))
@@ -232,7 +232,7 @@ def create_app(
             keys,
             quotas,
             studio,
-            pipeline_desk,
+            run_service,
             longest=settings.pipeline_seconds,
             max_image=settings.max_body_bytes,
             strength_max=settings.profile_strength_max,

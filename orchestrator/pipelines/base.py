@@ -87,7 +87,7 @@ class Drawn(BaseModel):
 
 
 @dataclass(frozen=True)
-class Single:
+class StepRoute:
     """One step of a pipeline as a route of its own: `run` gives its whole answer."""
 
     path: str
@@ -108,7 +108,7 @@ class Pipeline:
     asked: type[Asked]
     answer: type[BaseModel]
     run: Callable[[Studio, Flow, Any, Caller], Awaitable[Plain]]
-    singles: tuple[Single, ...] = ()
+    singles: tuple[StepRoute, ...] = ()
     form: bool = False
     recipes: Path | None = None
     warm: tuple[str, ...] = ()
@@ -137,7 +137,7 @@ def of_module(module: ModuleType) -> Pipeline:
         raise SettingsError(f"{module.__name__} is no pipeline: {exc}") from exc
 
 
-class Made(TypedDict):
+class StepRecord(TypedDict):
     """Which release a step's words are of, which tier and policy hold for it, and the run that proves it."""
 
     run: str
@@ -148,8 +148,8 @@ class Made(TypedDict):
     policy_version: int | None
 
 
-def made(run: Run) -> Made:
-    return Made(
+def record_of(run: Run) -> StepRecord:
+    return StepRecord(
         run=run.id,
         recipe=run.recipe or "",
         version=run.version or 0,

@@ -25,7 +25,7 @@ SIGN_OF_LIFE = b": running\n"  # no empty line: after an event with an id, some 
 SSE = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
-class Desk(Protocol):
+class RunService(Protocol):
     """Where every route brings its runs."""
 
     async def answer(
@@ -41,7 +41,7 @@ class Desk(Protocol):
         """Whether it names a run of this key."""
 
 
-class Attended:
+class MemoryRuns:
     """Runs that live as long as somebody waits for them: nothing of them outlives the process."""
 
     def __init__(self, studio: Studio, pipelines: Mapping[str, Pipeline], longest: float) -> None:
@@ -53,7 +53,7 @@ class Attended:
         """The answer, or its events. The run ends when the caller leaves, or after the longest time it may take."""
         if asked.background:
             raise InvalidRequest("There are no jobs here.", param="background", code="no_jobs")
-        run = _Told(new_run_id(), held)
+        run = _StreamedFlow(new_run_id(), held)
 
         def work() -> Awaitable[Plain]:
             return self._run(self._pipelines[name], run, asked, caller)
@@ -70,7 +70,7 @@ class Attended:
     async def knows(self, key: Key, idempotency_key: str) -> bool:
         return False
 
-    async def _run(self, pipeline: Pipeline, run: flow.Plain, asked: Asked, caller: Caller) -> Plain:
+    async def _run(self, pipeline: Pipeline, run: flow.MemoryFlow, asked: Asked, caller: Caller) -> Plain:
         try:
             async with asyncio.timeout(self._longest):
                 return await pipeline.run(self._studio, run, asked, caller)
@@ -79,7 +79,7 @@ class Attended:
             raise UpstreamTimeout(why, code="pipeline_timeout") from None
 
 
-class _Told(flow.Plain):
+class _StreamedFlow(flow.MemoryFlow):
     """A run whose events are told to one who follows."""
 
     def __init__(self, run_id: str, held: Mapping[str, bytes] | None = None) -> None:
@@ -91,7 +91,7 @@ class _Told(flow.Plain):
         self.news.put_nowait(self.events[-1])
 
 
-async def _events(run: _Told, work: Callable[[], Awaitable[Plain]]) -> AsyncGenerator[flow.Event | None, None]:
+async def _events(run: _StreamedFlow, work: Callable[[], Awaitable[Plain]]) -> AsyncGenerator[flow.Event | None, None]:
     """What happens in the run, the answer or the error at the end, and None now and then where nothing happens."""
 
     async def all_of_it() -> None:

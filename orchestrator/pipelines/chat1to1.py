@@ -6,34 +6,34 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from core.errors import InvalidRequest
-from orchestrator.pipelines import steps, story
-from orchestrator.pipelines.base import Plain, Single, Studio, Turn, release
+from orchestrator.pipelines import captions, story
+from orchestrator.pipelines.base import Plain, StepRoute, Studio, Turn, release
 from orchestrator.pipelines.flow import Flow
-from orchestrator.pipelines.story import Answer, Told, expand_alone, tell
+from orchestrator.pipelines.story import Answer, Message, expand_route, tell
 from orchestrator.runs.caller import Caller
 
 __all__ = ["Answer", "Request"]
 
 NAME, PATH, ROLE = "chat1to1", "/v1/chat/1to1/imagegen", "chat1to1"
 EXPAND = "chat1to1.expand"
-WARM = (EXPAND, steps.CAPTION)
+WARM = (EXPAND, captions.CAPTION)
 CONTEXT_TURNS, CONTEXT_CHARACTERS = 6, 4000
 
 
-class Message(Told):
+class ChatMessage(Message):
     """A message, what was said before as `messages` or `context`, and who sends the picture."""
 
     messages: list[Turn] | None = Field(None, max_length=64)
     persona: str | None = Field(None, max_length=1000)
 
     @model_validator(mode="after")
-    def _one_context(self) -> "Message":
+    def _one_context(self) -> "ChatMessage":
         if self.messages is not None and self.context is not None:
             raise InvalidRequest("Send `messages` or `context`, not both.", param="context", code="both_contexts")
         return self
 
     def variables(self) -> dict[str, Any]:
-        context = self.context if self.messages is None else _said(self.messages)
+        context = self.context if self.messages is None else _spoken(self.messages)
         given = {"message": self.message, "context": context, "persona": self.persona}
         return {name: value for name, value in given.items() if value}
 
@@ -41,7 +41,7 @@ class Message(Told):
         return [turn.content for turn in self.messages or ()]
 
 
-class Request(Message, story.Request):
+class Request(ChatMessage, story.Request):
     """The body of POST /v1/chat/1to1/imagegen."""
 
 
@@ -49,7 +49,7 @@ async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> P
     return await tell(studio, flow, request, caller, recipe=EXPAND, role=ROLE)
 
 
-def _said(messages: Sequence[Turn]) -> str:
+def _spoken(messages: Sequence[Turn]) -> str:
     """The last turns as text, the oldest cut first."""
     spoken = [f"{turn.role}: {turn.content}" for turn in messages if turn.role != "system"]
     return "\n".join(spoken[-CONTEXT_TURNS:])[-CONTEXT_CHARACTERS:]
@@ -77,7 +77,7 @@ class CaptionAnswer(BaseModel):
 
 
 async def _caption(studio: Studio, asked: CaptionRequest, caller: Caller) -> Plain:
-    found = await steps.caption(studio, asked.prompt, asked.message, caller)
+    found = await captions.caption(studio, asked.prompt, asked.message, caller)
     return {
         "caption": found["caption"],
         "caption_source": found["source"],
@@ -87,6 +87,6 @@ async def _caption(studio: Studio, asked: CaptionRequest, caller: Caller) -> Pla
 
 
 SINGLE = (
-    expand_alone("/v1/chat/1to1/expand", Message, EXPAND, ROLE),
-    Single("/v1/chat/1to1/caption", CaptionAnswer.__doc__ or "", CaptionRequest, CaptionAnswer, _caption),
+    expand_route("/v1/chat/1to1/expand", ChatMessage, EXPAND, ROLE),
+    StepRoute("/v1/chat/1to1/caption", CaptionAnswer.__doc__ or "", CaptionRequest, CaptionAnswer, _caption),
 )

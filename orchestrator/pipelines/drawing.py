@@ -30,13 +30,14 @@ from orchestrator.runs.caller import Caller
 
 PARTIAL = "image_generation.partial_image"
 PNG = "image/png"
+WAIT_HEADER = "x-soundstage-wait"
 MAX_SEED = 2**63 - 1
 WAIT_SECONDS = 60
 """How long a worker draws on for an orchestrator that is gone: longer than it takes another to take up the run."""
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceImage:
     """A JPEG that the picture starts from, and how far it may go from it: above 0, at most 1."""
 
     picture: bytes
@@ -55,7 +56,7 @@ class Order:
     key: str
     run: str
     release: str
-    source: Source | None = None
+    source: SourceImage | None = None
     outlives: bool = False  # the run does this process
 
     @property
@@ -70,7 +71,7 @@ class Order:
             "x-soundstage-tenant": caller.key.tenant,
         }
         if self.outlives and self.source is None:  # what it starts from is gone with the process
-            found["x-soundstage-wait"] = str(WAIT_SECONDS)
+            found[WAIT_HEADER] = str(WAIT_SECONDS)
         if self.release:
             found["x-soundstage-release"] = self.release
         if math.isfinite(caller.until):
@@ -86,7 +87,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Drawing:
     """Each picture as {"image_base64": reference, "seed"}; `steps` that all of them took together."""
 
     images: list[dict[str, Any]]
@@ -123,112 +124,99 @@ class _Images(msgspec.Struct):
     steps: Any = None
 
 
-async def draw(
-    studio: Studio, flow: Flow, order: Order, caller: Caller, role: str | None, count: PictureCount
-) -> Drawn:
-    """By a worker of the pool `role`, or by any image worker where that pool is empty. Previews are told by `flow`,
-    pictures that come are counted.
+@dataclass
+class DrawingCall:
+    """One order for a worker of the pool `role`, or for any image worker where that pool is empty. Previews are told by
+    `flow`, pictures that come are counted."""
 
-    Raises Upstream where no picture comes, and what the worker refuses.
-    """
-    order = replace(order, outlives=flow.outlives)
-    try:
-        return await _drawn(studio, flow, order, caller, role, count)
-    except Conflict as exc:
-        if exc.code != "idempotency_key_reused":
+    studio: Studio
+    flow: Flow
+    order: Order
+    caller: Caller
+    role: str | None
+    count: PictureCount
+
+    async def draw(self) -> Drawing:
+        """Raises Upstream where no picture comes, and what the worker refuses."""
+        self.order = replace(self.order, outlives=self.flow.outlives)
+        try:
+            return await self._draw()
+        except Conflict as exc:
+            if exc.code != "idempotency_key_reused":
+                raise
+            self.order = self.order.changed()
+            return await self._draw()
+
+    async def _draw(self) -> Drawing:
+        engines, order, caller = self.studio.engines, self.order, self.caller
+        holder = await engines.holder(order.ability, self.role, self._headers()) if self.flow.again else None
+        engine = engines.engine(None, order.ability, caller.request_id, self.role, prefer=holder, **caller.place)
+        async with engine as (client, model, worker):
+            self.count.begun = True
+            with self._cancelled_at_worker(client):
+                pictures = await self._pictures(client, model)
+        self.count.came = len(pictures)
+        if len(pictures) < order.n:
+            raise Upstream("The image engine answered without an image.", code="no_image")
+        images = [{"image_base64": await self.studio.blobs.put(one.file, PNG), "seed": one.seed} for one in pictures]
+        if order.seed is not None and images[0]["seed"] is None:
+            images = [{**one, "seed": order.seed + at} for at, one in enumerate(images)]
+        return Drawing(images, model, worker, sum(one.steps for one in pictures))
+
+    def _headers(self) -> dict[str, str]:
+        return self.order.headers(self.caller)
+
+    @contextlib.contextmanager
+    def _cancelled_at_worker(self, client: AsyncOpenAI) -> Iterator[None]:
+        """Who is cancelled for good does not come again: a worker that would wait for that need not."""
+        try:
+            yield
+        except asyncio.CancelledError as exc:
+            headers = self._headers()
+            if WAIT_HEADER in headers and exc.args != (STOPPING,):
+                self.studio.engines.aside(
+                    lambda: client.post("/images/cancel", cast_to=httpx2.Response, options={"headers": headers})
+                )
             raise
-        return await _drawn(studio, flow, order.changed(), caller, role, count)
 
+    async def _pictures(self, client: AsyncOpenAI, model: str) -> list[_Picture]:
+        answer = await self._call(client, model)
+        if self.order.previews:
+            return await self._from_stream(answer)
+        found = untrusted.decoded(answer.content, _Images)
+        return [_picture(one.b64_json, one.seed, one.steps, found.steps) for one in (found.data or ())[: self.order.n]]
 
-async def _drawn(
-    studio: Studio, flow: Flow, order: Order, caller: Caller, role: str | None, count: PictureCount
-) -> Drawn:
-    there = None if not flow.again else await studio.engines.holder(order.ability, role, order.headers(caller))
-    engine = studio.engines.engine(None, order.ability, caller.request_id, role, prefer=there, **caller.place)
-    async with engine as (client, model, worker):
-        count.begun = True
-        with _called_off(studio, client, order, caller):
-            pictures = await _asked(studio, flow, client, model, order, caller, count)
-    count.came = len(pictures)
-    if len(pictures) < order.n:
-        raise Upstream("The image engine answered without an image.", code="no_image")
-    images = [{"image_base64": await studio.blobs.put(one.file, PNG), "seed": one.seed} for one in pictures]
-    if order.seed is not None and images[0]["seed"] is None:
-        images = [{**one, "seed": order.seed + at} for at, one in enumerate(images)]
-    return Drawn(images, model, worker, sum(one.steps for one in pictures))
+    async def _call(self, client: AsyncOpenAI, model: str) -> Any:
+        """The answer, or its events where there are previews. Counted is whether the worker had made it before."""
+        order = self.order
+        fields: dict[str, Any] = {"model": model, "prompt": order.prompt, "size": order.size}
+        fields |= {"n": order.n} if order.n > 1 else {}
+        fields |= {"stream": True, "partial_images": order.previews} if order.previews else {}
+        extra: dict[str, Any] = {} if order.seed is None else {"seed": order.seed}
+        images = client.images.with_raw_response
+        if order.source is None:
+            raw = await images.generate(**fields, extra_body=extra, extra_headers=self._headers())
+        else:
+            extra["strength"] = order.source.strength
+            picture = ("portrait.jpg", order.source.picture, "image/jpeg")
+            raw = await images.edit(image=picture, **fields, extra_body=extra, extra_headers=self._headers())
+        self.count.repeated = REPEATED in raw.headers
+        return raw.parse() if order.previews else raw
 
-
-async def _asked(
-    studio: Studio,
-    flow: Flow,
-    client: AsyncOpenAI,
-    model: str,
-    order: Order,
-    caller: Caller,
-    count: PictureCount,
-) -> list[_Picture]:
-    if order.previews:
-        return await _followed(
-            studio, flow, order, await _call(client, model, order, caller, count, stream=True), count
-        )
-    answer = await _call(client, model, order, caller, count)
-    found = untrusted.decoded(answer.content, _Images)
-    return [_picture(one.b64_json, one.seed, one.steps, found.steps) for one in (found.data or ())[: order.n]]
-
-
-@contextlib.contextmanager
-def _called_off(studio: Studio, client: AsyncOpenAI, order: Order, caller: Caller) -> Iterator[None]:
-    """Who is cancelled for good does not come again: a worker that would wait for that need not."""
-    try:
-        yield
-    except asyncio.CancelledError as exc:
-        headers = order.headers(caller)
-        if "x-soundstage-wait" in headers and exc.args != (STOPPING,):
-            studio.engines.aside(
-                lambda: client.post("/images/cancel", cast_to=httpx2.Response, options={"headers": headers})
-            )
-        raise
-
-
-async def _call(
-    client: AsyncOpenAI, model: str, order: Order, caller: Caller, count: PictureCount, *, stream: bool = False
-) -> Any:
-    """The answer, or its events. `count` notes whether the worker had made it before."""
-    fields: dict[str, Any] = {"model": model, "prompt": order.prompt, "size": order.size}
-    fields |= {"n": order.n} if order.n > 1 else {}
-    fields |= {"stream": True, "partial_images": order.previews} if stream else {}
-    extra: dict[str, Any] = {} if order.seed is None else {"seed": order.seed}
-    headers = order.headers(caller)
-    images = client.images.with_raw_response
-    if order.source is None:
-        raw = await images.generate(**fields, extra_body=extra, extra_headers=headers)
-    else:
-        extra["strength"] = order.source.strength
-        picture = ("portrait.jpg", order.source.picture, "image/jpeg")
-        raw = await images.edit(image=picture, **fields, extra_body=extra, extra_headers=headers)
-    count.repeated = REPEATED in raw.headers
-    return raw.parse() if stream else raw
-
-
-async def _followed(
-    studio: Studio, flow: Flow, order: Order, events: AsyncIterator[Any], count: PictureCount
-) -> list[_Picture]:
-    """The finished pictures of a stream, in order; its previews told on the way."""
-    found: dict[int, _Picture] = {}
-    async for event in _events(events):
-        at = min(_whole(event.image_index), order.n - 1)
-        if event.type.endswith(".completed"):
-            found[at] = _picture(event.b64_json, event.seed, event.steps)
-            count.came = len(found)
-        elif event.type.endswith(".partial_image"):
-            preview: Reference = await studio.blobs.put(_decoded(event.b64_json or ""), PNG)
-            told = {
-                "b64_json": preview,
-                "partial_image_index": _whole(event.partial_image_index),
-                "image_index": at,
-            }
-            await flow.emit(PARTIAL, told)
-    return [found[at] for at in sorted(found)]
+    async def _from_stream(self, events: AsyncIterator[Any]) -> list[_Picture]:
+        """The finished pictures of a stream, in order; its previews told on the way."""
+        found: dict[int, _Picture] = {}
+        async for event in _events(events):
+            at = min(_whole(event.image_index), self.order.n - 1)
+            if event.type.endswith(".completed"):
+                found[at] = _picture(event.b64_json, event.seed, event.steps)
+                self.count.came = len(found)
+            elif event.type.endswith(".partial_image"):
+                preview: Reference = await self.studio.blobs.put(_decoded(event.b64_json or ""), PNG)
+                number = _whole(event.partial_image_index)
+                told = {"b64_json": preview, "partial_image_index": number, "image_index": at}
+                await self.flow.emit(PARTIAL, told)
+        return [found[at] for at in sorted(found)]
 
 
 async def _events(stream: AsyncIterator[Any]) -> AsyncIterator[_Event]:

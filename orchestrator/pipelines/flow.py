@@ -1,8 +1,7 @@
 """What a pipeline runs on: steps that are done once, whatever dies, and events for whoever follows.
 
 A pipeline is one function over a Flow, and does not know how it was called. `Durable` (orchestrator/jobs/durable.py)
-keeps what is finished in the database; `Plain` keeps it in memory, for tests and for work that need not outlive its
-process.
+keeps what is finished in the database; `MemoryFlow` keeps it in memory, for work that need not outlive its process.
 
 What a pipeline must keep to, so that a run can be taken up again by another process:
 - Whatever is not the same each time (a worker's answer, a clock, a random number) happens inside a step.
@@ -14,8 +13,8 @@ What a pipeline must keep to, so that a run can be taken up again by another pro
   alone, and gone when the process goes.
 - What a step cost stands in its result as `cost`: `{"tokens": n, "image_steps": n}`; the run's record adds it up.
 
-A route calls a run by `await desk.answer(request, NAME, body, caller, held={…})` (orchestrator/jobs/desk.py): it reads
-the three ways to call from `body`, a `Called`, and from the headers, and gives the Response.
+A route calls a run by `await service.answer(request, NAME, body, caller, held={…})` (calls.py): it reads the three ways
+to call from `body`, a `Called`, and from the headers, and gives the Response.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -97,7 +96,7 @@ class Event:
     data: Mapping[str, Any]
 
 
-class Plain:
+class MemoryFlow:
     """A run that lives in memory: each step is done when it is asked for, and the events are kept in a list."""
 
     again = outlives = False

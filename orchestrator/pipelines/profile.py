@@ -14,8 +14,8 @@ from core.usage import stated
 from orchestrator.gateway import selfies
 from orchestrator.gateway.selfies import Question, Seen, Selfie
 from orchestrator.pipelines import steps
-from orchestrator.pipelines.base import Asked, Drawn, Made, Plain, Studio, made, release
-from orchestrator.pipelines.drawing import Source
+from orchestrator.pipelines.base import Asked, Drawn, Plain, StepRecord, Studio, record_of, release
+from orchestrator.pipelines.drawing import SourceImage
 from orchestrator.pipelines.flow import Flow
 from orchestrator.policy.floor import Subject
 from orchestrator.runs.caller import Caller
@@ -46,7 +46,7 @@ class Options(Asked):
     )
 
 
-class Sent(Options):
+class ProfileCall(Options):
     """A call as it comes: the options, and which selfie they are for."""
 
     selfie: str
@@ -57,7 +57,7 @@ class Sent(Options):
         return {**options, "known": self.selfie}
 
 
-class Known(BaseModel):
+class SelfieFacts(BaseModel):
     """What is known of the selfie when it is wiped."""
 
     sha256: str
@@ -77,13 +77,13 @@ class Known(BaseModel):
 class Request(Options):
     """A run's request: the options, and what is known of the selfie."""
 
-    known: Known
+    known: SelfieFacts
     strength_sent: float | None = None
 
     def identity(self) -> dict[str, Any]:
         """That of the call; what a worker read from the selfie, and made of it, is no part of it."""
         sent = {name: getattr(self, name) for name in Options.model_fields}
-        return Sent(**sent | {"strength": self.strength_sent, "selfie": self.known.sha256}).identity()
+        return ProfileCall(**sent | {"strength": self.strength_sent, "selfie": self.known.sha256}).identity()
 
 
 class Answer(Drawn):
@@ -100,7 +100,7 @@ class Answer(Drawn):
 # -- before the run ---------------------------------------------------------------------------------------------------
 
 
-async def prepared(
+async def prepare(
     studio: Studio, options: Options, selfie: Selfie, caller: Caller, *, strength_max: float
 ) -> tuple[Request, dict[str, bytes]]:
     """The run's request, and what is held for it. The selfie is wiped, however this ends; the caller wipes it too.
@@ -110,15 +110,15 @@ async def prepared(
     await studio.likenesses.refuse_revoked(caller.key, selfie.sha256)
     with selfie:
         seen, described = await look(studio, selfie, caller, portrait=options.strength is not None)
-    known = Known(
+    known = SelfieFacts(
         sha256=selfie.sha256,
         likeness=await studio.likenesses.consented(caller.key, selfie.sha256),
         features={name: _feature(one) for name, one in seen.features.items()},
-        told=told(seen),
+        told=spoken_features(seen),
         face=seen.face,
         warnings=seen.warnings,
         apparent_age=seen.apparent_age,
-        described=dict(made(described)) if described else None,
+        described=dict(record_of(described)) if described else None,
     )
     portrait = options.strength is not None and seen.portrait is not None
     strength = min(options.strength or 0.0, strength_max) if portrait else None
@@ -151,7 +151,7 @@ async def look(studio: Studio, selfie: Selfie, caller: Caller, *, portrait: bool
     return seen, run
 
 
-def told(seen: Seen) -> list[dict[str, str]]:
+def spoken_features(seen: Seen) -> list[dict[str, str]]:
     """The features that say something, as names and values for a recipe."""
     said = {name: str(one.value) for name, one in seen.features.items() if not isinstance(one.value, bool)}
     said |= {name: "yes" for name, one in seen.features.items() if one.value is True}
@@ -172,9 +172,9 @@ async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> P
     known = request.known
     words = await flow.step("prompt", lambda key: _prompt(studio, request, caller, key))
 
-    async def draw(key: str) -> steps.Pictures:
+    async def draw(key: str) -> steps.DrawResult:
         await studio.likenesses.refuse_revoked(caller.key, known.sha256)  # it may have been taken back meanwhile
-        start = None if request.strength is None else Source(flow.held(PORTRAIT), request.strength)
+        start = None if request.strength is None else SourceImage(flow.held(PORTRAIT), request.strength)
         return await steps.generate(
             studio,
             flow,
@@ -204,14 +204,14 @@ async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> P
     }
 
 
-class Words(Made):
+class PromptResult(StepRecord):
     """The avatar's prompt."""
 
     prompt: str
     cost: steps.Cost
 
 
-async def _prompt(studio: Studio, request: Request, caller: Caller, key: str) -> Words:
+async def _prompt(studio: Studio, request: Request, caller: Caller, key: str) -> PromptResult:
     features = request.known.told
     variables: dict[str, Any] = {"features": features, "presentation": request.presentation}
     variables |= {"style": request.style} if request.style else {}
@@ -219,4 +219,4 @@ async def _prompt(studio: Studio, request: Request, caller: Caller, key: str) ->
         AVATAR, variables, caller, surface="image", subject=request.known.subject, key=key
     )
     prompt = text or ", ".join([request.presentation, *(one["value"] for one in features)])
-    return Words(**made(run), prompt=prompt, cost=steps.Cost(tokens=run.tokens, image_steps=0))
+    return PromptResult(**record_of(run), prompt=prompt, cost=steps.Cost(tokens=run.tokens, image_steps=0))

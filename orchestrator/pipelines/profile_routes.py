@@ -17,8 +17,8 @@ from orchestrator.access.quotas import Quotas
 from orchestrator.gateway.selfies import FORM_SECONDS, Selfie
 from orchestrator.pipelines import profile
 from orchestrator.pipelines.base import Studio
-from orchestrator.pipelines.calls import Desk
-from orchestrator.pipelines.routes import attended
+from orchestrator.pipelines.calls import RunService
+from orchestrator.pipelines.routes import while_caller_waits
 from orchestrator.runs.caller import caller_of
 
 LARGE = frozenset({profile.PATH})  # paths whose bodies hold a picture
@@ -47,14 +47,14 @@ def router(
     keys: Keys,
     quotas: Quotas,
     studio: Studio,
-    desk: Desk,
+    service: RunService,
     *,
     longest: float,
     max_image: int,
     strength_max: float,
 ) -> APIRouter:
     api = APIRouter(tags=["pipelines"])
-    drawing_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines", repeated=desk.knows))]
+    drawing_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines", repeated=service.knows))]
     own_key = Annotated[Key, Depends(needs(keys, "pipelines"))]  # who takes consent back is let in at any limit
     fields = {"image": Field(max_image, file=True, required=True)}
     fields |= {name: Field(OPTION_BYTES) for name in OPTIONS}
@@ -65,13 +65,13 @@ def router(
         form = await _form(request, fields)
         with Selfie(form.pop("image")) as selfie:
             asked, caller = _options(form), caller_of(request.scope, key)
-            sent = profile.Sent(**asked.model_dump(), selfie=selfie.sha256)
-            if (again := await desk.again(request, profile.NAME, sent, caller)) is not None:
+            sent = profile.ProfileCall(**asked.model_dump(), selfie=selfie.sha256)
+            if (again := await service.again(request, profile.NAME, sent, caller)) is not None:
                 return again
             await check_pictures(request, asked.n)
-            look = profile.prepared(studio, asked, selfie, caller, strength_max=strength_max)
-            prepared, held = await attended(request, look, longest)
-        return await desk.answer(request, profile.NAME, prepared, caller, held)
+            look = profile.prepare(studio, asked, selfie, caller, strength_max=strength_max)
+            prepared, held = await while_caller_waits(request, look, longest)
+        return await service.answer(request, profile.NAME, prepared, caller, held)
 
     @api.get("/v1/likenesses/{likeness}")
     async def one(likeness: str, key: own_key) -> dict[str, Any]:

@@ -12,22 +12,22 @@ from core.http.disconnect import until_disconnect
 from orchestrator.access.dependencies import check_pictures, metered
 from orchestrator.access.keys import Key, Keys
 from orchestrator.access.quotas import Quotas
-from orchestrator.pipelines.base import Asked, Pipeline, Plain, Single, Studio
-from orchestrator.pipelines.calls import Desk
+from orchestrator.pipelines.base import Asked, Pipeline, Plain, StepRoute, Studio
+from orchestrator.pipelines.calls import RunService
 from orchestrator.runs.caller import caller_of
 
 T = TypeVar("T")
 
 
 def router(
-    keys: Keys, quotas: Quotas, studio: Studio, pipelines: Mapping[str, Pipeline], desk: Desk, longest: float
+    keys: Keys, quotas: Quotas, studio: Studio, pipelines: Mapping[str, Pipeline], service: RunService, longest: float
 ) -> APIRouter:
     api = APIRouter(tags=["pipelines"])
-    drawing_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines", repeated=desk.knows))]
+    drawing_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines", repeated=service.knows))]
     telling_key = Annotated[Key, Depends(metered(keys, quotas, "pipelines"))]
     for pipeline in pipelines.values():
         if not pipeline.form:
-            _add(api, pipeline.path, pipeline.answer, _whole(pipeline, desk, drawing_key), pipeline.about)
+            _add(api, pipeline.path, pipeline.answer, _whole(pipeline, service, drawing_key), pipeline.about)
         for single in pipeline.singles:
             _add(api, single.path, single.answer, _single(single, studio, telling_key, longest), single.about)
     return api
@@ -37,24 +37,24 @@ def _add(api: APIRouter, path: str, answer: Any, route: Callable[..., Any], abou
     api.add_api_route(path, route, methods=["POST"], response_model=answer, description=about, name=path)
 
 
-def _whole(pipeline: Pipeline, desk: Desk, key_type: Any) -> Callable[..., Awaitable[Response]]:
+def _whole(pipeline: Pipeline, service: RunService, key_type: Any) -> Callable[..., Awaitable[Response]]:
     async def route(body: Asked, request: Request, key: Key) -> Response:
         await check_pictures(request, body.n)
-        return await desk.answer(request, pipeline.name, body, caller_of(request.scope, key))
+        return await service.answer(request, pipeline.name, body, caller_of(request.scope, key))
 
     route.__annotations__ |= {"body": pipeline.asked, "key": key_type}
     return route
 
 
-def _single(single: Single, studio: Studio, key_type: Any, longest: float) -> Callable[..., Awaitable[Plain]]:
+def _single(single: StepRoute, studio: Studio, key_type: Any, longest: float) -> Callable[..., Awaitable[Plain]]:
     async def route(body: Any, request: Request, key: Key) -> Plain:
-        return await attended(request, single.run(studio, body, caller_of(request.scope, key)), longest)
+        return await while_caller_waits(request, single.run(studio, body, caller_of(request.scope, key)), longest)
 
     route.__annotations__ |= {"body": single.asked, "key": key_type}
     return route
 
 
-async def attended(request: Request, work: Awaitable[T], longest: float) -> T:
+async def while_caller_waits(request: Request, work: Awaitable[T], longest: float) -> T:
     """Work while its caller waits: it ends when the caller leaves, or after `longest` seconds."""
     try:
         with until_disconnect(request.receive):

@@ -1,17 +1,17 @@
 """Scenes: a message becomes one wide scene, clothed by its recipe, with a caption. expand → generate → caption."""
 
-from orchestrator.pipelines import steps
+from orchestrator.pipelines import captions
 from orchestrator.pipelines.base import Plain, Studio
 from orchestrator.pipelines.flow import Flow
-from orchestrator.pipelines.story import Answer, Request, Told, expand_alone, tell
+from orchestrator.pipelines.story import Answer, Message, Request, expand_route, tell
 from orchestrator.runs.caller import Caller
 
 __all__ = ["Answer", "Request"]
 
 NAME, PATH, ROLE = "scenes", "/v1/chat/scenes/generate", "scenes"
 EXPAND = "scenes.expand"
-WARM = (EXPAND, steps.CAPTION)
-SINGLE = (expand_alone("/v1/chat/scenes/expand", Told, EXPAND, ROLE),)
+WARM = (EXPAND, captions.CAPTION)
+SINGLE = (expand_route("/v1/chat/scenes/expand", Message, EXPAND, ROLE),)
 
 
 async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> Plain:

@@ -8,14 +8,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from orchestrator.pipelines import steps
-from orchestrator.pipelines.base import Asked, Drawn, Plain, Single, Studio, release
+from orchestrator.pipelines import captions, steps
+from orchestrator.pipelines.base import Asked, Drawn, Plain, StepRoute, Studio, release
 from orchestrator.pipelines.flow import Flow
 from orchestrator.policy import texts
 from orchestrator.runs.caller import Caller
 
 
-class Told(BaseModel):
+class Message(BaseModel):
     """A message, and what was said before it."""
 
     model_config = ConfigDict(extra="forbid")
@@ -31,7 +31,7 @@ class Told(BaseModel):
         return []
 
 
-class Request(Asked, Told):
+class Request(Asked, Message):
     """The body of shorts and scenes."""
 
 
@@ -93,7 +93,7 @@ async def tell(
     )
     captioned = await flow.step(
         "caption",
-        lambda key: steps.caption_anyway(studio, pictures["prompt"], expanded["message"], caller, key=key),
+        lambda key: captions.caption_anyway(studio, pictures["prompt"], expanded["message"], caller, key=key),
     )
     return {
         **steps.drawn_answer(pictures, expanded, captioned),
@@ -105,7 +105,7 @@ async def tell(
     }
 
 
-def expand_alone(path: str, asked: type[BaseModel], recipe: str, role: str) -> Single:
+def expand_route(path: str, asked: type[BaseModel], recipe: str, role: str) -> StepRoute:
     """The first step as a route of its own. `asked` has variables() and besides()."""
 
     async def run(studio: Studio, asked: Any, caller: Caller) -> Plain:
@@ -120,6 +120,6 @@ def expand_alone(path: str, asked: type[BaseModel], recipe: str, role: str) -> S
             "run_id": found["run"],
         }
 
-    return Single(
+    return StepRoute(
         path, "What the picture for a message would show, judged; nothing is drawn.", asked, ExpandAnswer, run
     )

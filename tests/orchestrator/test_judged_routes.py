@@ -33,7 +33,7 @@ TYPED: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
         chat1to1.Request,
         {"message": "a boat", "persona": "a sailor", "messages": [{"role": "system", "content": "kind"}, *SAID]},
     ),
-    "/v1/chat/1to1/expand": (chat1to1.Message, {"message": "a boat", "context": "at sea", "persona": "a sailor"}),
+    "/v1/chat/1to1/expand": (chat1to1.ChatMessage, {"message": "a boat", "context": "at sea", "persona": "a sailor"}),
     "/v1/chat/1to1/caption": (chat1to1.CaptionRequest, {"prompt": "a boat", "message": "where?"}),
     "/v1/chat/shorts/generate": (shorts.Request, {"message": "a boat", "context": "at sea"}),
     "/v1/chat/scenes/generate": (scenes.Request, {"message": "a boat", "context": "at sea"}),
