@@ -1,8 +1,8 @@
 """What prompts as data cost: `.venv/bin/python -m bench.prompts [--recipes N]`.
 
 Recipes of four messages, loaded into Postgres and resolved from among all of them; one of them resolved and rendered
-many times, beside bare Jinja; the messages' hash beside the rfc8785 library; the policy over texts that were seen
-before and texts that never were. A minute for 10,000 recipes. Results go to bench/results/prompts.{json,md}.
+many times, beside bare Jinja; the messages' hash beside the rfc8785 library. A minute for 10,000 recipes. Results go
+to bench/results/prompts.{json,md}. What policy, proof and records add to a relayed request: `python -m bench.relay`.
 """
 
 import argparse
@@ -24,8 +24,6 @@ from core.db.embedded import embedded_postgres
 from core.db.migrate import migrate
 from core.db.pool import Pool, open_pool
 from core.json.canonical import read_messages
-from orchestrator.gateway import body_texts
-from orchestrator.policy.decide import Rules, decide
 from prompts.registry import Registry
 from prompts.sources import MessageSource, RecipeSource
 from prompts.store import import_recipes
@@ -50,7 +48,6 @@ SCHEMA: dict[str, Any] = {
     "properties": {"message": TEXT, "context": TEXT, "name": {**TEXT, "maxLength": 80}},
 }
 VARIABLES = {"message": "Where shall we go on Sunday? " * 4, "context": "We spoke of the sea and of trains. " * 8}
-WORDS = ("sunday", "train", "harbour", "window", "letter", "garden", "river", "answer")
 
 # Copies of the first recipe, each with texts of its own.
 COPIES = (
@@ -118,17 +115,10 @@ async def resolve(pool: Pool, number: int) -> dict[str, float]:
     return {**figures, "first_resolved_ms": first_ms, "resolved": len(some), "compiled_megabytes": megabytes}
 
 
-async def judge() -> dict[str, float]:
-    """Hash and policy of a relayed body of four messages."""
-    rules, numbers = Rules(), iter(range(10**9))
-    raw = msgspec.json.encode(msgspec.json.decode(_body(1))["messages"])
-
-    def judged(number: int) -> object:
-        said = body_texts.read(_body(number))
-        return decide(said.strings, tier=1, surface="text", rules=rules), said.messages_sha256
-
-    async def made() -> object:
-        return _body(1)
+async def prove() -> dict[str, float]:
+    """The hash of four messages: ours, and by the rfc8785 library."""
+    turns = [{"role": role, "content": text} for role, text in zip(ROLES, TEXTS, strict=True)]
+    raw = msgspec.json.encode(turns)
 
     async def ours() -> object:
         return read_messages(raw)[1]
@@ -136,22 +126,7 @@ async def judge() -> dict[str, float]:
     async def library() -> object:
         return hashlib.sha256(rfc8785.dumps(msgspec.json.decode(raw))).hexdigest()
 
-    async def known() -> object:
-        return judged(1)
-
-    async def new() -> object:
-        return judged(next(numbers))
-
-    ways = {"hash_us": ours, "hash_by_library_us": library, "judged_known_us": known, "judged_new_us": new}
-    taken = {name: await p50_us(work) for name, work in ways.items()}
-    making = await p50_us(made)  # of the body itself, which the judged ones make
-    return {name: us - making if name.startswith("judged") else us for name, us in taken.items()}
-
-
-def _body(number: int) -> bytes:
-    text = " ".join(WORDS[(number >> shift) % 8] for shift in range(24)) + f" {number}"
-    turns = [{"role": "user" if at % 2 else "system", "content": f"{text} {at}"} for at in range(4)]
-    return msgspec.json.encode({"model": "small", "messages": turns})
+    return {"messages_hash_us": await p50_us(ours), "by_the_library_us": await p50_us(library)}
 
 
 async def p50_us(work: Callable[[], Awaitable[object]]) -> float:
@@ -164,7 +139,7 @@ async def p50_us(work: Callable[[], Awaitable[object]]) -> float:
 
 
 async def measured(number: int) -> dict[str, Any]:
-    facts, figures = machine(), await judge()
+    facts, figures = machine(), await prove()
     with tempfile.TemporaryDirectory(prefix="bench-prompts-") as folder:
         async with embedded_postgres(Path(folder) / "postgres") as dsn:
             await migrate(dsn)

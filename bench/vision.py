@@ -3,7 +3,7 @@
 On the pictures that scikit-image's wheel holds: two portraits, whose faces were told by eye, and its 200 grey crops of
 25 px (of Labeled Faces in the Wild), enlarged: 100 that a face fills, 100 of backgrounds; and pictures without a face.
 Then the selfie worker as a process, photo by photo and with what waits read together, the two in turn. Times of the
-detector and the readers are of the CPU. Results go to bench/results/vision.{json,md}.
+detector are of the CPU. Results go to bench/results/vision.{json,md}.
 """
 
 import argparse
@@ -24,11 +24,10 @@ from PIL import Image
 
 from bench.harness import Program, machine, own_environment, python, running, save, table
 from core.pictures.decode import WORKING_SIDE
-from tests.vision.photos import encoded, photo, photo_path
+from tests.vision.photos import FACELESS, encoded, photo, photo_path
 from vision.faces.base import Detector, Face
 from vision.faces.blazeface import BlazeFace
 from vision.pixels import Pixels
-from vision.reading import SmallModels
 
 CLIENTS, ROUNDS, REPEATS = 8, 5, 3
 CROP_SIDE = 200  # px that the crops are enlarged to
@@ -53,12 +52,6 @@ class Picture:
 
 
 PORTRAITS = {"astronaut.png": (Sight(0.44, 0.23, 0.20),), "camera.png": (Sight(0.46, 0.30, 0.15),)}
-FACELESS = (
-    *("brick.png", "cell.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png", "color.png", "grass.png"),
-    *("gravel.png", "horse.png", "ihc.png", "hubble_deep_field.jpg", "logo.png", "microaneurysms.png", "moon.png"),
-    *("page.png", "motorcycle_left.png", "motorcycle_right.png", "phantom.png", "retina.jpg", "rocket.jpg", "text.png"),
-    *("chessboard_GRAY.png", "chessboard_RGB.png"),
-)
 
 
 def groups() -> dict[str, list[Picture]]:
@@ -136,44 +129,31 @@ def _on(face: Face, sight: Sight, width: int, height: int) -> bool:
     return near and 1 / 2.5 <= max(face.box.width, face.box.height) / size <= 2.5
 
 
-def best_ms(work: Callable[[], object], repeats: int = REPEATS) -> float:
+def best_ms(work: Callable[[], object]) -> float:
     """Of the CPU: what others do on the machine hardly counts."""
     times = []
-    for _ in range(repeats):
+    for _ in range(REPEATS):
         began = time.process_time()
         work()
         times.append((time.process_time() - began) * 1e3)
     return min(times)
 
 
-def readers(portraits: Iterable[Picture]) -> dict[str, float]:
-    """Milliseconds a face for age and expression together: alone, and in a batch of eight."""
-    detector, models = BlazeFace(), SmallModels()
-    seen = [(known.pixels(), face) for known in portraits for face in detector.detect([known.pixels()])[0]]
-    batch = (seen * 8)[:8]
-    alone, together = best_ms(lambda: models.read(batch[:1]), 9), best_ms(lambda: models.read(batch), 9)
-    return {"alone_ms": round(alone, 2), "in_a_batch_of_8_ms": round(together / len(batch), 2)}
-
-
 async def throughput(count: int) -> dict[str, Any]:
-    """Photos a second and CPU a photo of `count` photos a round and way; and the batched way over the others."""
+    """Photos a second and CPU a photo of `count` photos a round and way, CLIENTS at once; and one over the other."""
     photos = [encoded(photo(name).resize((1600, 1600)), "JPEG", quality=85) for name in PORTRAITS]
-    rates: dict[str, list[tuple[float, float]]] = {"one client": [], "8 clients": [], "8 clients, batched": []}
+    rates: dict[str, list[tuple[float, float]]] = {"photo by photo": [], "batched": []}
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-vision-")))
         single, batching = [await stack.enter_async_context(_worker(folder, size)) for size in ("1", "8")]
         for one in (single, batching):
-            await _sent(one, photos, CLIENTS, 2 * CLIENTS)  # everything has run once
+            await _sent(one, photos, 2 * CLIENTS)  # everything has run once
         for _ in range(ROUNDS):
-            rates["one client"].append(await _sent(single, photos, 1, count))
-            rates["8 clients"].append(await _sent(single, photos, CLIENTS, count))
-            rates["8 clients, batched"].append(await _sent(batching, photos, CLIENTS, count))
-    batched = rates["8 clients, batched"]
-    gain = {
-        way: round(statistics.median(b[0] / other[0] for b, other in zip(batched, each, strict=True)), 2)
-        for way, each in rates.items()
-    }
-    return {"photos_a_second_and_ms_of_cpu": rates, "batched_over": gain}
+            for one, figures in zip((single, batching), rates.values(), strict=True):
+                figures.append(await _sent(one, photos, count))
+    pairs = zip(*rates.values(), strict=True)
+    gain = statistics.median(batched[0] / single[0] for single, batched in pairs)
+    return {"photos_a_second_and_ms_of_cpu": rates, "batched_over_photo_by_photo": round(gain, 2)}
 
 
 def _worker(folder: Path, batch: str) -> Any:
@@ -181,10 +161,10 @@ def _worker(folder: Path, batch: str) -> Any:
     return running(Program(f"vision-{batch}", python("vision"), folder, env), "/readyz")
 
 
-async def _sent(worker: Program, photos: Sequence[bytes], clients: int, count: int) -> tuple[float, float]:
+async def _sent(worker: Program, photos: Sequence[bytes], count: int) -> tuple[float, float]:
     numbers, began, cpu = iter(range(count)), time.perf_counter(), worker.cpu_seconds()
     async with aiohttp.ClientSession() as session:
-        await asyncio.gather(*(_client(session, worker.url, photos, numbers) for _ in range(clients)))
+        await asyncio.gather(*(_client(session, worker.url, photos, numbers) for _ in range(CLIENTS)))
     seconds = time.perf_counter() - began
     return round(count / seconds, 1), round((worker.cpu_seconds() - cpu) / count * 1e3, 1)
 
@@ -202,24 +182,19 @@ def page(found: dict[str, Any]) -> str:
         (name, s["pictures"], f"{s['found']} of {s['faces']}", s["false"], f"{s['milliseconds']} ms")
         for name, s in found["detector"].items()
     ]
-    rates = found["throughput"]["photos_a_second_and_ms_of_cpu"]
+    rates, gain = found["throughput"].values()
     ways = [(way, *(statistics.median(column) for column in zip(*each, strict=True))) for way, each in rates.items()]
     return "\n".join(
         [
             "# The selfie worker\n",
             "`python -m bench.vision`: pictures of scikit-image's wheel; medians.\n",
             *(f"- {name}: {value}" for name, value in found["machine"].items()),
-            *(f"- age and expression of a face, {name}: {value}" for name, value in found["readers"].items()),
-            *(f"- batched over {way}: {gain} times the photos a second" for way, gain in _others(found)),
+            f"- batched over photo by photo: {gain} times the photos a second",
             "",
             table(("pictures of", "pictures", "faces found", "false", "CPU a picture"), rows),
             table(("way", "photos a second", "ms of CPU a photo"), ways),
         ]
     )
-
-
-def _others(found: dict[str, Any]) -> list[tuple[str, float]]:
-    return [(way, gain) for way, gain in found["throughput"]["batched_over"].items() if not way.endswith("batched")]
 
 
 def main() -> None:
@@ -229,7 +204,6 @@ def main() -> None:
     known = groups()
     found: dict[str, Any] = {"machine": machine(*PACKAGES)}
     found["detector"] = {name: asdict(scored(BlazeFace(), pictures)) for name, pictures in known.items()}
-    found["readers"] = readers(known["portraits"])
     found["throughput"] = asyncio.run(throughput(count))
     print(page(found))
     if count >= parser.get_default("round"):

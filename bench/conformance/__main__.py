@@ -5,33 +5,26 @@ the gateway, with a key that is no admin's. Any difference but ids and times is 
 run with status 1. MODELS is a folder of prepared models; without it the one of the checkout.
 """
 
-import asyncio
-import os
-import platform
-import sys
-from pathlib import Path
-
-import aiohttp
-
+from bench import real
 from bench.conformance.battery import CASES
 from bench.conformance.run import Verdict, compared, sides
-from compose import small_model
-from tests.e2e.studio import ROOT, data_directory, running_studio
+from bench.harness import RESULTS, table
+from tests.e2e.studio import Studio
 
-RESULT = ROOT / "bench" / "results" / "conformance.md"
+INTRODUCTION = """\
+# Conformance: the gateway against the engine itself
+
+`python -m bench.conformance` asks the same of vLLM and of the gateway in front of it (orchestrator and chat worker), \
+and compares status, headers and body without ids and times.
+"""
 
 
-async def main(models: Path) -> int:
-    with data_directory(models) as data:
-        async with running_studio(data) as studio:
-            engine, gateway = await sides(studio)
-            async with aiohttp.ClientSession() as session, session.get(f"{engine.base}/version") as answer:
-                version = (await answer.json())["version"]
-            verdicts = []
-            async for verdict in compared(engine, gateway, CASES):
-                verdicts.append(verdict)
-                print(_line(verdict), flush=True)
-    RESULT.write_text(report(verdicts, version))
+async def main(studio: Studio) -> int:
+    verdicts = []
+    async for verdict in compared(*await sides(studio), CASES):
+        verdicts.append(verdict)
+        print(_line(verdict), flush=True)
+    (RESULTS / "conformance.md").write_text(report(verdicts, await real.setting(studio)))
     unexplained = [verdict.case.name for verdict in verdicts if verdict.unexplained]
     print(f"{len(verdicts)} requests, {len(unexplained)} unexplained differences: {unexplained}")
     return 1 if unexplained else 0
@@ -40,39 +33,33 @@ async def main(models: Path) -> int:
 def _line(verdict: Verdict) -> str:
     if not verdict.differs:
         return f"same      {verdict.engine.status}  {verdict.case.name}"
-    if verdict.allowed:
-        return f"allowed   {verdict.gateway.status}  {verdict.case.name}: {verdict.allowed.reason}"
+    if verdict.exempt:
+        return f"exempt    {verdict.gateway.status}  {verdict.case.name}: {verdict.exempt.reason}"
     return "\n  ".join([f"DIFFERS   {verdict.case.name}", *verdict.differs])
 
 
-def report(verdicts: list[Verdict], version: str) -> str:
+def report(verdicts: list[Verdict], setting: str) -> str:
     same = [verdict for verdict in verdicts if not verdict.differs]
-    allowed = [verdict for verdict in verdicts if verdict.allowed]
+    exempt = [(v.case.name, v.engine.status, v.exempt) for v in verdicts if v.exempt]
     unexplained = [verdict for verdict in verdicts if verdict.unexplained]
-    unsteady = sorted(verdict.case.name for verdict in verdicts if verdict.unsteady)
-    lines = [
-        "# Conformance: the gateway against the engine itself\n",
-        "`python -m bench.conformance` asks the same of vLLM and of the gateway in front of it (orchestrator and chat"
-        " worker), and compares status, headers and body without ids and times.\n",
-        f"- vLLM {version}, the small model, {platform.machine()}, {os.cpu_count()} cores",
-        f"- {len(verdicts)} requests: {len(same)} answered alike, {len(allowed)} differ for a reason,"
-        f" **{len(unexplained)} unexplained**",
-        f"- the engine said two things of one request, and was asked again: {', '.join(unsteady) or 'never'}\n",
-        "## Differences that have a reason\n",
-        "| request | vLLM | gateway | why |\n|---|--:|---|---|",
-    ]
-    for verdict in allowed:
-        assert verdict.allowed
-        answer = f"{verdict.allowed.status} `{verdict.allowed.code}`"
-        lines.append(f"| {verdict.case.name} | {verdict.engine.status} | {answer} | {verdict.allowed.reason} |")
-    for verdict in unexplained:
-        lines += [f"\n## Unexplained: {verdict.case.name}\n", *(f"- `{each}`" for each in verdict.differs)]
-    lines.append("\n## Answered alike\n\n| request | path | status |\n|---|---|--:|")
-    lines += [f"| {v.case.name} | `{v.case.path}` | {v.engine.status} |" for v in same]
-    return "\n".join(lines) + "\n"
+    unsteady = ", ".join(sorted(verdict.case.name for verdict in verdicts if verdict.unsteady)) or "never"
+    reasons = [(name, status, f"{e.status} `{e.code}`", e.reason) for name, status, e in exempt]
+    alike = [(v.case.name, f"`{v.case.path}`", v.engine.status) for v in same]
+    return "\n".join(
+        [
+            INTRODUCTION,
+            f"- {setting}",
+            f"- {len(verdicts)} requests: {len(same)} answered alike, {len(exempt)} differ for a reason,"
+            f" **{len(unexplained)} unexplained**",
+            f"- the engine said two things of one request, and was asked again: {unsteady}",
+            *(f"- unexplained, {v.case.name}: `{each}`" for v in unexplained for each in v.differs),
+            "\n## Differences that have a reason\n",
+            table(("request", "vLLM", "gateway", "why"), reasons),
+            "## Answered alike\n",
+            table(("request", "path", "status"), alike),
+        ]
+    )
 
 
 if __name__ == "__main__":
-    given = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "data" / "models"
-    small_model.prepare(given)
-    sys.exit(asyncio.run(main(given.resolve())))
+    real.end(main)

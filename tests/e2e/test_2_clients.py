@@ -12,7 +12,7 @@ import pytest
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from pydantic import BaseModel, Field, SecretStr
 
-from bench.clients import asking
+from tests.e2e import litellm_client
 from tests.e2e.node import asked, node_sdk
 from tests.e2e.studio import ROOT, Studio
 
@@ -77,9 +77,9 @@ async def test_pydantic_ais_structured_output(studio: Studio, way: str) -> None:
 
 
 async def test_litellm(studio: Studio) -> None:
-    if not asking.is_there():
+    if not litellm_client.is_there():
         pytest.skip("needs LiteLLM in an environment of its own: make clients")
-    assert await asking.asked(studio.base_url, studio.key) == asking.WANTED
+    assert await litellm_client.asked(studio.base_url, studio.key) == litellm_client.WANTED
 
 
 async def test_the_node_sdk(studio: Studio) -> None:

@@ -173,7 +173,7 @@ async def test_a_conversation(studio: Studio) -> None:
         assert (await call(studio, "DELETE", f"{root}/chat/{first['conversation_id']}"))[0] == wanted
 
 
-JOBS = {  # bench/enhance.py asks for all
+JOBS = {
     "sdxl_image_fast": ("quality_tags", "lighting", "technical_terms", "resolution"),
     "video_fast": ("smooth_motion", "cinematography", "temporal_consistency"),
     "chat_enhance": (),

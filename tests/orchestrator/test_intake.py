@@ -323,8 +323,8 @@ async def test_over_tls(kind: str, redis_url: str, pool: Pool, tmp_path: Path) -
 async def test_consumers_killed_at_random_lose_nothing_and_do_nothing_twice(
     kind: str, consumers: int, kills: int, redis_url: str, migrated_dsn: str
 ) -> None:
-    """200 jobs, with SIGKILL; bench/queue.py does 10,000."""
-    from bench.queue import killed_at_random
+    """200 jobs, with SIGKILL; tests/endurance/queue.py does 10,000."""
+    from tests.endurance.queue import killed_at_random
 
     async with asyncio.timeout(200):  # several starts of a Python, on a busy machine
         found = await killed_at_random(migrated_dsn, redis_url, kind=kind, jobs=200, consumers=consumers, kills=kills)

@@ -1,16 +1,14 @@
-"""Consumers of a queue are killed at random; every job's effect is counted by the database itself.
+"""Consumers of a queue are killed at random: `python -m tests.endurance.queue [JOBS]`.
 
-python -m bench.queue [list|stream] [JOBS]     # 10,000 jobs; its result in bench/results/queue-KIND.json
+Over a Redis list and over a stream. Every job's effect, counted by the database itself, is to be there once.
 """
 
 import asyncio
 import contextlib
 import json
 import random
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,11 @@ from typing import Any
 import psycopg
 import redis.asyncio
 
-from bench.harness import ROOT, machine, python, save
+from bench.harness import ROOT, python
 from core.db.embedded import embedded_postgres
 from core.db.migrate import migrate
+from tests.endurance import harness
+from tests.fakes.redis_server import redis_server
 
 VISIBILITY = 1.0  # seconds
 EFFECTS = b"""
@@ -111,26 +111,24 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-@contextlib.asynccontextmanager
-async def _servers() -> AsyncIterator[tuple[str, str]]:
-    from tests.fakes.redis_server import redis_server
-
-    with tempfile.TemporaryDirectory(prefix="soundstage-") as folder:
-        async with embedded_postgres(Path(folder, "data")) as dsn, redis_server() as url:
+async def consumed(folder: Path, jobs: int) -> dict[str, Any]:
+    found = {}
+    for kind in ("list", "stream"):
+        async with embedded_postgres(folder / kind) as dsn, redis_server() as url:
             await migrate(dsn)
-            yield dsn, url
-
-
-async def main(kind: str, jobs: int) -> int:
-    async with _servers() as (dsn, url):
-        found = await killed_at_random(dsn, url, kind=kind, jobs=jobs, consumers=2, kills=20, visibility=2.0)
-    not_once = {job: times for job, times in found.effects.items() if times != 1}
-    figures = asdict(found) | {"effects": len(found.effects), "not_once": not_once, "jobs": jobs, "kind": kind}
-    save(f"queue-{kind}", figures | {"machine": machine()})
-    print(figures)
-    return 0 if len(found.effects) == found.results == jobs and not not_once else 1
+            outcome = await killed_at_random(
+                dsn, url, kind=kind, jobs=jobs, consumers=2, kills=min(20, jobs // 50), visibility=2.0
+            )
+        times = Counter(outcome.effects.values())
+        print(kind, outcome.seconds, "s", flush=True)
+        found[kind] = {**asdict(outcome), "effects": {f"{count}x": many for count, many in times.items()}}
+    holds = {
+        f"{kind}: each effect once, nothing left": (each["effects"], each["results"], each["left"])
+        == ({"1x": jobs}, jobs, 0)
+        for kind, each in found.items()
+    }
+    return {**found, "holds": holds}
 
 
 if __name__ == "__main__":
-    chosen = sys.argv[1] if len(sys.argv) > 1 else "list"
-    sys.exit(asyncio.run(main(chosen, int(sys.argv[2]) if len(sys.argv) > 2 else 10_000)))
+    harness.end("queue", __doc__ or "", consumed, unit="jobs", default=10_000, limit_seconds=7200)

@@ -1,7 +1,4 @@
-"""LiteLLM as a client, from its own environment: what it is to say, and how it is asked.
-
-Not named after it: the script beside this file would import it in the other's place.
-"""
+"""LiteLLM as a client, from its own environment: what it is to say, and how it is asked."""
 
 import asyncio
 import json
@@ -12,7 +9,7 @@ from typing import Any
 from bench.relay.peers import LITELLM
 
 PYTHON = LITELLM.environment / "bin" / "python"
-SCRIPT = Path(__file__).with_name("with_litellm.py")
+SCRIPT = Path(__file__).with_name("chat_litellm.py")
 ANSWER = {"text": "The capital of France is Paris.", "tokens": 8}
 WANTED: dict[str, dict[str, Any]] = {
     "answer": ANSWER,
@@ -32,7 +29,7 @@ def is_there() -> bool:
 
 async def asked(base_url: str, key: str) -> dict[str, dict[str, Any]]:
     """What LiteLLM said of each of its checks."""
-    command = (str(PYTHON), str(SCRIPT), base_url, key)
+    command = (str(PYTHON), "-P", str(SCRIPT), base_url, key)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
     told, _ = await process.communicate()

@@ -1,4 +1,4 @@
-"""LiteLLM as a client of the gateway: `python with_litellm.py BASE_URL KEY`, in LiteLLM's own environment.
+"""LiteLLM as a client of the gateway: `python chat_litellm.py BASE_URL KEY`, in LiteLLM's own environment.
 
 It prints one line of JSON a check; nothing here is the studio's, so it runs where the studio is not installed.
 """
@@ -20,7 +20,7 @@ class Age(BaseModel):
 
 
 def say(check: str, **facts: object) -> None:
-    print(json.dumps({"check": check, **facts}), flush=True)
+    sys.stdout.write(json.dumps({"check": check, **facts}) + "\n")
 
 
 def main(base_url: str, key: str) -> None:
