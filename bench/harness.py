@@ -44,10 +44,10 @@ def free_port() -> int:
         return port
 
 
-async def status(port: int, path: str) -> int:
-    """Of a GET on this machine; 0 where no HTTP answer comes within 5 s."""
+async def status(port: int, path: str, *, seconds: float = 60.0) -> int:
+    """Of a GET on this machine; 0 where no HTTP answer comes within this time."""
     with contextlib.suppress(OSError, TimeoutError, ValueError, IndexError):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
             line = await reader.readline()
@@ -82,7 +82,7 @@ class Program:
         env = {**self.env, "PORT": str(self.port), "PUBLIC_URL": self.url}
         self.child = await Child.start(Command(self.name, self.argv, self.log, env, cwd=ROOT, grace=self.grace))
         for _ in range(int(START_SECONDS / POLL_SECONDS)):
-            answer = await status(self.port, ready or "/healthz")
+            answer = await status(self.port, ready or "/healthz", seconds=5)
             if answer == 200 or (answer and ready is None):
                 return
             if not self.child.running:

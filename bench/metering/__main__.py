@@ -9,7 +9,7 @@ import aiohttp
 
 from bench import real
 from bench.harness import RESULTS, table
-from bench.metering.measure import Counted, Metering
+from bench.metering.measure import Comparison, Metering
 from bench.metering.ways import ways
 from tests.e2e.studio import Studio
 
@@ -38,12 +38,12 @@ async def main(studio: Studio) -> int:
     return 1 if wrong else 0
 
 
-def row(each: Counted) -> tuple[object, ...]:
+def row(each: Comparison) -> tuple[object, ...]:
     recorded, used = f"{each.input} + {each.output}", f"{each.used_input} + {each.used_output}"
     return each.way.name, each.status, each.budget, recorded, each.source, used
 
 
-def report(found: list[Counted], wrong: int, setting: str) -> str:
+def report(found: list[Comparison], wrong: int, setting: str) -> str:
     estimated = [each.way.name for each in found if not each.stated]
     facts = [
         f"- {setting}",

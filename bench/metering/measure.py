@@ -16,7 +16,7 @@ _PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class Counted:
+class Comparison:
     """Tokens of one way: as the budget lost them and the run's record has them, and as the engine's metrics have
     them."""
 
@@ -50,7 +50,7 @@ class Metering:
         self._admin = {"authorization": f"Bearer {admin_key}"}
         self._key: dict[str, str] = {}
 
-    async def measured(self, ways: Iterable[Way]) -> AsyncIterator[Counted]:
+    async def measured(self, ways: Iterable[Way]) -> AsyncIterator[Comparison]:
         limits = {"budget_tokens": BUDGET, "budget_days": 366}
         body = {"name": "metering", "scopes": ["chat", "pipelines"], "limits": limits}
         async with self._session.post(f"{self._gateway}/v1/keys", json=body, headers=self._admin) as answer:
@@ -64,10 +64,15 @@ class Metering:
             found, used = await self._probe()
             several = way.body.get("n") if way.path in (CHAT, TEXT) else 1
             prompts = (after[0] - before[0]) // int(several or 1)  # the engine counts a prompt for each answer
-            yield Counted(
-                *(way, status, left - probe - found),
-                *(record.get("input_tokens"), record.get("output_tokens"), record.get("usage_source")),
-                *(prompts, after[1] - before[1]),
+            yield Comparison(
+                way=way,
+                status=status,
+                budget=left - probe - found,
+                input=record.get("input_tokens"),
+                output=record.get("output_tokens"),
+                source=record.get("usage_source"),
+                used_input=prompts,
+                used_output=after[1] - before[1],
             )
             left, probe = found, used
 

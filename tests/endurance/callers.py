@@ -72,7 +72,7 @@ class Callers:
     async def _watch(self) -> None:
         """As a balancer's health check."""
         while True:
-            answers = [(one.url, await status(one.port, "/readyz")) for one in self._pods.orchestrators]
+            answers = [(one.url, await status(one.port, "/readyz", seconds=2)) for one in self._pods.orchestrators]
             self._ready = {url for url, answer in answers if answer == 200}
             await asyncio.sleep(CHECK_SECONDS)
 

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bench.metering.measure import Counted, Metering
+from bench.metering.measure import Comparison, Metering
 from bench.metering.ways import Way, ways
 from orchestrator.gateway.costs import most
 from tests.fakes.studio import ChatWorker, Studio, studio_over
@@ -19,7 +19,7 @@ WAYS = [way for way in ways("small") if "several prompts" not in way.name and "e
 WHOLE = [way for way in WAYS if not way.cut]
 
 
-async def counted(studio: Studio, worker: ChatWorker, asked: list[Way]) -> list[Counted]:
+async def counted(studio: Studio, worker: ChatWorker, asked: list[Way]) -> list[Comparison]:
     async with aiohttp.ClientSession() as session:
         metering = Metering(session, studio.url, studio.key, worker.url, "small")
         return [each async for each in metering.measured(asked)]
