@@ -137,7 +137,7 @@ def create_app(
     prober = Prober(
         workers_pool,
         relay,
-        static_workers.listed(settings, key),
+        static_workers.workers_of(settings, key),
         registered.known,
         every=settings.probe_seconds,
         announced_every=settings.ready_probe_seconds,

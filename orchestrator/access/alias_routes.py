@@ -22,7 +22,7 @@ def router(keys: Keys, pool: Pool) -> APIRouter:
         _: admin_key, tenant: str | None = None, after: After = None, limit: Limit = MOST
     ) -> dict[str, Any]:
         """Of everyone, and of this tenant; of all where none is named. `after` is the last id of the page before."""
-        return page(await aliases.listed(pool, tenant, after=after, limit=limit + 1), limit)
+        return page(await aliases.list_aliases(pool, tenant, after=after, limit=limit + 1), limit)
 
     @api.put("/{name:path}")
     async def put(name: str, body: AliasTarget, admin: admin_key) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class AliasTarget(BaseModel):
     tenant: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="None: everyone.")
 
 
-async def listed(
+async def list_aliases(
     pool: Pool, tenant: str | None = None, *, after: str | None = None, limit: int
 ) -> list[dict[str, Any]]:
     """Those of this tenant and those of everyone; of all tenants where none is named. An alias's id is its tenant, a

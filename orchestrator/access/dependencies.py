@@ -78,14 +78,14 @@ def metered(
         if repeated is not None and key.limited and await _repeats(request, key, repeated):
             yield key
             return
-        async with counted(request, quotas, key):
+        async with one_request(request, quotas, key):
             yield key
 
     return caller
 
 
 @contextlib.asynccontextmanager
-async def counted(request: Request, quotas: Quotas, key: Key) -> AsyncIterator[None]:
+async def one_request(request: Request, quotas: Quotas, key: Key) -> AsyncIterator[None]:
     """For the block, one request of the key and its tenant. Raises what their limits say."""
     if not key.limited:
         yield

@@ -29,7 +29,7 @@ def router(keys: Keys, pool: Pool) -> APIRouter:
         _: admin_key, tenant: str | None = None, revoked: bool = False, after: After = None, limit: Limit = MOST
     ) -> dict[str, Any]:
         """The newest first; `after` is the last id of the page before."""
-        rows = await key_store.listed(pool, tenant, revoked=revoked, after=after, limit=limit + 1)
+        rows = await key_store.list_keys(pool, tenant, revoked=revoked, after=after, limit=limit + 1)
         return page(rows, limit)
 
     @api.get("/{key_id}")

@@ -13,7 +13,7 @@ from core.errors import Conflict, InvalidRequest, NotFound
 from core.http.paging import unknown_after
 from core.keys import new_key
 from core.wire.times import Moment
-from orchestrator.access.keys import Scope, hashed
+from orchestrator.access.keys import Scope, hash_of
 from orchestrator.access.limits import NO_LIMITS, Limits
 
 MOST_GRACE = 2_592_000  # seconds: 30 days
@@ -81,14 +81,14 @@ async def make(pool: Pool, wanted: NewKey, writer: Writer) -> dict[str, Any]:
             "insert into api_keys (id, tenant, name, sha256, scopes, max_tier, age_assured_at, expires_at, limits)"
             " values (%s, %s, %s, %s, %s, %s, case when %s then now() end, %s, %s)",
             (
-                *(key_id, wanted.tenant, wanted.name, hashed(secret), sorted(set(wanted.scopes)), wanted.max_tier),
+                *(key_id, wanted.tenant, wanted.name, hash_of(secret), sorted(set(wanted.scopes)), wanted.max_tier),
                 *(wanted.age_assured, wanted.expires_at, Jsonb(wanted.limits.model_dump(exclude_none=True))),
             ),
         )
     return {**await one(pool, key_id), "secret": secret}
 
 
-async def listed(
+async def list_keys(
     pool: Pool, tenant: str | None = None, *, revoked: bool = False, after: str | None = None, limit: int
 ) -> list[dict[str, Any]]:
     """The newest first, without those that are revoked unless they are asked for, from the one `after` on. Raises
@@ -144,7 +144,7 @@ async def rotate(pool: Pool, key_id: str, grace: timedelta, writer: Writer) -> d
         if live is not None and live["live"] > MOST_SECRETS:
             message = f"{MOST_SECRETS} old secrets of this key still work: rotate with less grace."
             raise Conflict(message, code="too_many_secrets", param="grace_seconds")
-        await connection.execute("update api_keys set sha256 = %s where id = %s", (hashed(secret), key_id))
+        await connection.execute("update api_keys set sha256 = %s where id = %s", (hash_of(secret), key_id))
     return {**await one(pool, key_id), "secret": secret}
 
 

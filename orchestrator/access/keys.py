@@ -50,7 +50,7 @@ class Key:
             raise Forbidden(f"This key lacks the scope `{scope}`.", code="missing_scope")
 
 
-def hashed(secret: str) -> bytes:
+def hash_of(secret: str) -> bytes:
     """A key has 256 random bits, so a plain hash of it cannot be searched."""
     return hashlib.sha256(secret.encode()).digest()
 
@@ -148,8 +148,8 @@ async def create_key(
             " select %s, %s, %s, %s, %s, %s, %s where not exists (select from key_secrets where sha256 = %s)"
             " on conflict (sha256) do nothing",
             (
-                *("key_" + secrets.token_hex(8), tenant, name, hashed(secret), list(scopes), max_tier, expires_at),
-                hashed(secret),
+                *("key_" + secrets.token_hex(8), tenant, name, hash_of(secret), list(scopes), max_tier, expires_at),
+                hash_of(secret),
             ),
         )
     return secret

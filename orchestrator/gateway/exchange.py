@@ -368,7 +368,7 @@ class Gateway:
         finally:
             usage = reading.count(span, error, lambda seconds: self._unseen(call, reading.ability, seconds))
             if usage is not None and usage.source == "engine" and reading.ability in WORDED:
-                call.worker.answered(usage.output / call.answers, reading.last - reading.began)
+                call.worker.note_pace(usage.output / call.answers, reading.last - reading.began)
             if call.caller.entry is not None:
                 call.caller.entry.usage = usage
             if call.run is not None:

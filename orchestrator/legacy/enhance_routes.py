@@ -13,7 +13,7 @@ from orchestrator.access.quotas import Quotas
 from orchestrator.legacy.chat_routes import PureRoute
 from orchestrator.legacy.enhance.cache import DROPPED, MOST
 from orchestrator.legacy.enhance.service import EnhanceService
-from orchestrator.legacy.envelope import answered, decoded
+from orchestrator.legacy.envelope import json_object, respond
 from orchestrator.runs.caller import Caller, caller_of
 from orchestrator.workers.registry import WorkerPool
 
@@ -32,23 +32,23 @@ def router(
     @api.post("/enhance/intelligent")
     async def intelligent(request: Request, key: chat_key) -> Response:
         """A prompt for the model of its job type: cached, fitted to its tokens, scored."""
-        return await respond(request, key, service.enhance)
+        return await run(request, key, service.enhance)
 
     @api.post("/enhance/legacy")
     async def legacy(request: Request, key: chat_key) -> Response:
         """The same without cache, compression and score."""
-        return await respond(request, key, service.plain)
+        return await run(request, key, service.plain)
 
-    async def respond(request: Request, key: Key, enhance: Enhance) -> Response:
+    async def run(request: Request, key: Key, enhance: Enhance) -> Response:
         body, caller = await request.body(), caller_of(request.scope, key)
 
         async def answer() -> BaseModel:
-            given = decoded(body)
+            given = json_object(body)
             if "messages" in given and caller.route == "/enhance":
                 return await pure_route.answer("/enhance", body, caller)
             return await enhance(given, caller)
 
-        return await answered(request, answer(), **_original(body))
+        return await respond(request, answer(), **_original(body))
 
     @api.get("/enhancement/info")
     async def info(_: own_key) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def router(
 def _original(body: bytes) -> dict[str, Any]:
     """What an error carries back: the prompt as it was sent, where one can be read."""
     try:
-        prompt = decoded(body).get("prompt")
+        prompt = json_object(body).get("prompt")
     except InvalidRequest:  # told by who reads the body in earnest
         return {}
     return {"enhanced_prompt": prompt} if isinstance(prompt, str) else {}

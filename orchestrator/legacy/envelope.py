@@ -17,7 +17,7 @@ from orchestrator.operate import outage
 T = TypeVar("T", bound=BaseModel)
 
 
-def decoded(body: bytes) -> dict[str, Any]:
+def json_object(body: bytes) -> dict[str, Any]:
     """Raises InvalidRequest where the body is no JSON object."""
     found = json_text.decoded(body)
     if not isinstance(found, dict):
@@ -25,7 +25,7 @@ def decoded(body: bytes) -> dict[str, Any]:
     return found
 
 
-def parsed(kind: type[T], body: dict[str, Any]) -> T:
+def parse(kind: type[T], body: dict[str, Any]) -> T:
     """Raises Unprocessable, which names the field."""
     try:
         return kind.model_validate(body)
@@ -33,7 +33,7 @@ def parsed(kind: type[T], body: dict[str, Any]) -> T:
         raise from_validation(exc.errors(), Unprocessable) from exc
 
 
-async def answered(request: Request, work: Awaitable[BaseModel], **legacy: Any) -> Response:
+async def respond(request: Request, work: Awaitable[BaseModel], **legacy: Any) -> Response:
     """The answer, or the error with its legacy fields. The work ends when the caller leaves."""
     try:
         with until_disconnect(request.receive):

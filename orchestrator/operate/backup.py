@@ -74,7 +74,15 @@ async def back_up(settings: OrchestratorSettings, file: Path) -> dict[str, Any]:
         dump, whole = Path(folder, DUMP), Path(folder, "whole.tar")
         async with _database(settings) as dsn:
             _say("database")
-            run_tool("pg_dump", dsn, "--format=custom", f"--file={dump}", *_ours(dsn), "--no-owner", "--no-privileges")
+            run_tool(
+                "pg_dump",
+                dsn,
+                "--format=custom",
+                f"--file={dump}",
+                *_schema_options(dsn),
+                "--no-owner",
+                "--no-privileges",
+            )
         found = {DUMP: dump, **dict(_files(settings.data_dir.resolve()))}
         manifest = {
             "format": FORMAT,
@@ -87,7 +95,7 @@ async def back_up(settings: OrchestratorSettings, file: Path) -> dict[str, Any]:
             os.fdopen(os.open(whole, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as out,
             tarfile.open(fileobj=out, mode="w") as tar,
         ):
-            for name, path in _shown({MANIFEST: note, **found}):
+            for name, path in _with_progress({MANIFEST: note, **found}):
                 tar.add(path, name)
         os.link(whole, file)  # unlike a rename, never over another file
     return manifest
@@ -125,7 +133,7 @@ async def _database(settings: OrchestratorSettings) -> AsyncIterator[str]:
             yield started
 
 
-def _ours(dsn: str) -> list[str]:
+def _schema_options(dsn: str) -> list[str]:
     """pg_dump's options for the schemas that are ours and there."""
     with psycopg.connect(dsn) as connection:
         if "tenants" not in tables(connection):
@@ -182,7 +190,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _shown(files: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
+def _with_progress(files: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
     """Each in turn, with a bar by bytes where standard error is a terminal."""
     _say(f"{len(files)} files")
     whole = sum(path.stat().st_size for path in files.values())

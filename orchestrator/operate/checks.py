@@ -176,13 +176,13 @@ def gpu() -> Iterator[Finding]:
         todo = "Install or reload the NVIDIA driver; in a container, start it with the NVIDIA runtime."
         yield Finding("gpu", "fail", f"nvidia-smi is there and fails: {exc}", todo)
         return
-    yield from judged_gpus(told)
+    yield from judge_gpus(told)
     if (shm := Path("/dev/shm")).exists() and shutil.disk_usage(shm).total < SHM_GOOD:
         todo = "Give the container more: --shm-size=8g with Docker, an emptyDir of medium Memory in Kubernetes."
         yield Finding("shared memory", "warn", "/dev/shm is smaller than 1 GiB; engines on several GPUs need it.", todo)
 
 
-def judged_gpus(told: str) -> Iterator[Finding]:
+def judge_gpus(told: str) -> Iterator[Finding]:
     """From nvidia-smi's lines: name, driver, MiB in all, MiB free."""
     for name, driver, total, free in csv.reader(told.splitlines(), skipinitialspace=True):
         says = f"{name}, driver {driver}, {free} of {total} MiB free."

@@ -40,7 +40,7 @@ def run(given: argparse.Namespace) -> int:
     for finding in findings():
         found.append(finding)
         if not given.json:
-            sys.stdout.write(shown(finding))
+            sys.stdout.write(line_of(finding))
     good = all(finding.state != "fail" for finding in found)
     if given.json:
         sys.stdout.write(json.dumps({"ok": good, "findings": [asdict(each) for each in found]}, indent=2) + "\n")
@@ -49,7 +49,7 @@ def run(given: argparse.Namespace) -> int:
     return 0 if good else 1
 
 
-def shown(finding: Finding) -> str:
+def line_of(finding: Finding) -> str:
     todo = f"      → {finding.todo}\n" if finding.todo else ""
     return f"{SIGNS[finding.state]}  {finding.check}: {finding.says}\n{todo}"
 
@@ -80,13 +80,13 @@ def database(settings: OrchestratorSettings) -> Finding:
         with psycopg.connect(settings.database_url.get_secret_value(), connect_timeout=5) as connection:
             took = (time.perf_counter() - began) * 1000
             version = connection.info.server_version // 10_000
-            return judged_database(version, took, _applied(connection))
+            return judge_database(version, took, _migrations_in(connection))
     except psycopg.Error as exc:
         todo = "Check DATABASE_URL, the network and the server's own log."
         return Finding("database", "fail", f"It does not answer: {str(exc).strip().splitlines()[0]}", todo)
 
 
-def _applied(connection: psycopg.Connection[Any]) -> dict[str, str]:
+def _migrations_in(connection: psycopg.Connection[Any]) -> dict[str, str]:
     """The migrations that the database has, version to hash; empty for a new one."""
     there = connection.execute("select to_regclass('schema_migrations')").fetchone()
     if there is None or there[0] is None:
@@ -94,7 +94,7 @@ def _applied(connection: psycopg.Connection[Any]) -> dict[str, str]:
     return dict(connection.execute("select version, sha256 from schema_migrations").fetchall())
 
 
-def judged_database(version: int, milliseconds: float, applied: dict[str, str]) -> Finding:
+def judge_database(version: int, milliseconds: float, applied: dict[str, str]) -> Finding:
     says = f"Postgres {version} answers in {milliseconds:.0f} ms."
     if version < LEAST_POSTGRES:
         return Finding("database", "fail", says, f"Postgres {LEAST_POSTGRES} or later is needed.")
@@ -122,21 +122,21 @@ def studio(settings: OrchestratorSettings) -> Iterator[Finding]:
         key = {"authorization": f"Bearer {local_key(settings)}"}
         listed = httpx2.get(f"{root}/v1/workers", headers=key, timeout=5, trust_env=False)
         listed.raise_for_status()
-        yield judged_readiness(untrusted.decoded(ready.content))
-        yield from judged_workers(untrusted.decoded(listed.content)["data"])
+        yield judge_readiness(untrusted.decoded(ready.content))
+        yield from judge_workers(untrusted.decoded(listed.content)["data"])
     except (httpx2.HTTPError, OSError, SoundstageError, LookupError, TypeError, AttributeError) as exc:
         todo = "Is the local key in DATA_DIR that orchestrator's? Else set SOUNDSTAGE_API_KEY."
         yield Finding("orchestrator", "warn", f"It runs, and could not be asked: {exc}", todo)
 
 
-def judged_readiness(told: dict[str, Any]) -> Finding:
+def judge_readiness(told: dict[str, Any]) -> Finding:
     if told["ready"]:
         return Finding("orchestrator", "ok", "It runs and is ready.")
     detail = ", ".join(f"{name}: {value}" for name, value in told.items() if name != "ready")
     return Finding("orchestrator", "fail", f"It runs and is not ready: {detail}.", "See docs/incidents.md.")
 
 
-def judged_workers(workers: list[dict[str, Any]]) -> Iterator[Finding]:
+def judge_workers(workers: list[dict[str, Any]]) -> Iterator[Finding]:
     if not workers:
         yield Finding("workers", "warn", "No worker is registered.", "Start one: docs/add-a-worker.md.")
     for worker in workers:

@@ -40,7 +40,7 @@ current_trace: ContextVar[str | None] = ContextVar("current_trace", default=None
 """The `traceparent` of the work of ours that runs here, where it is traced."""
 
 
-class _Asked(msgspec.Struct):
+class _Request(msgspec.Struct):
     """What a span tells of a request. Anything may stand there: only what has the right type is told."""
 
     model: Any = None
@@ -56,7 +56,7 @@ class _Asked(msgspec.Struct):
     n: Any = None
 
 
-_asked = msgspec.json.Decoder(_Asked).decode
+_decode = msgspec.json.Decoder(_Request).decode
 
 
 class Span:
@@ -72,16 +72,15 @@ class Span:
 
     def ended(self, passage: AnswerFilter, usage: Usage | None, error: BaseException | None) -> None:
         """With what passed. Of an answer that did not come or broke off, the error's type."""
-        told: dict[str, Any] = {}
         if usage is not None and usage.source == "engine":
-            told = {"gen_ai.usage.input_tokens": usage.input, "gen_ai.usage.output_tokens": usage.output}
+            self._span.set_attribute("gen_ai.usage.input_tokens", usage.input)
+            self._span.set_attribute("gen_ai.usage.output_tokens", usage.output)
         if passage.status:
-            told["http.response.status_code"] = passage.status
+            self._span.set_attribute("http.response.status_code", passage.status)
         if passage.first:
-            told["gen_ai.response.time_to_first_chunk"] = passage.first - passage.began
-        self._span.set_attributes(told)
+            self._span.set_attribute("gen_ai.response.time_to_first_chunk", passage.first - passage.began)
         if error is not None or passage.status >= 400:
-            _failed(self._span, error, passage.status)
+            _mark_failed(self._span, error, passage.status)
         self._span.end()
 
 
@@ -103,11 +102,11 @@ class Tracing:
         sent = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"] if name in _PROPAGATED
         }
-        told = {"http.request.method": scope["method"], "http.route": scope["path"], "url.path": scope["path"]}
-        span = self._tracer.start_span(
-            f"{scope['method']} {scope['path']}", self._propagator.extract(sent), SpanKind.SERVER, told
-        )
-        span.set_attribute("soundstage.request_id", scope["request_id"])
+        method, path = scope["method"], scope["path"]
+        attributes = {"http.request.method": method, "http.route": path, "url.path": path}
+        attributes["soundstage.request_id"] = scope["request_id"]
+        around = self._propagator.extract(sent)
+        span = self._tracer.start_span(f"{method} {path}", around, SpanKind.SERVER, attributes)
         scope["trace"] = set_span_in_context(span)
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier, scope["trace"])  # so that whoever asks an engine for it is below this span
@@ -115,7 +114,7 @@ class Tracing:
         try:
             yield
         except BaseException as exc:  # a client that leaves, too
-            _failed(span, exc, 0)
+            _mark_failed(span, exc, 0)
             raise
         finally:
             span.end()
@@ -124,26 +123,26 @@ class Tracing:
         """A span of one request to a worker, which `Span.ended` ends."""
         from opentelemetry.trace import SpanKind, set_span_in_context
 
-        told = _told(body)
         operation = OPERATIONS.get(ability, ability)
-        name = f"{operation} {told['gen_ai.request.model']}" if "gen_ai.request.model" in told else operation
-        told |= {
+        attributes = {
+            **_request_attributes(body),
             "gen_ai.operation.name": operation,
             "gen_ai.provider.name": "soundstage",
             "server.address": url.host or "",
             "server.port": url.port or 0,
             "soundstage.worker": worker,
         }
-        span = self._tracer.start_span(name, scope["trace"], SpanKind.CLIENT, told)
+        name = f"{operation} {attributes.get('gen_ai.request.model', '')}".strip()
+        span = self._tracer.start_span(name, scope["trace"], SpanKind.CLIENT, attributes)
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier, set_span_in_context(span))
         return Span(span, carrier)
 
     @contextlib.contextmanager
-    def work(self, operation: str, name: str, told: Mapping[str, str], caller: str | None = None) -> Iterator[None]:
+    def work(self, operation: str, name: str, more: Mapping[str, str], caller: str | None = None) -> Iterator[None]:
         """A span around work of our own, a pipeline or its step: below the one around it, else below the `traceparent`
         of its caller. Engines that are asked within are told of it."""
-        attributes = {"gen_ai.operation.name": operation, "gen_ai.provider.name": "soundstage", **told}
+        attributes = {"gen_ai.operation.name": operation, "gen_ai.provider.name": "soundstage", **more}
         around = current_trace.get() or caller
         with self._tracer.start_as_current_span(
             f"{operation} {name}",
@@ -158,7 +157,7 @@ class Tracing:
             try:
                 yield
             except BaseException as exc:  # a cancelled run, too
-                _failed(span, exc, 0)
+                _mark_failed(span, exc, 0)
                 raise
             finally:
                 current_trace.reset(before)
@@ -189,10 +188,10 @@ def _with(headers: Sequence[tuple[bytes, bytes]], carrier: Mapping[str, str]) ->
     return [*kept, *((name.encode(), value.encode()) for name, value in carrier.items())]
 
 
-def _told(body: bytes) -> dict[str, Any]:
+def _request_attributes(body: bytes) -> dict[str, Any]:
     """A request's own attributes."""
     try:
-        asked = _asked(body)
+        asked = _decode(body)
     except NOT_JSON:
         return {}  # a selfie's form
     limit = asked.max_completion_tokens or asked.max_tokens or asked.max_output_tokens
@@ -206,13 +205,11 @@ def _told(body: bytes) -> dict[str, Any]:
         "seed": asked.seed,
         "choice.count": asked.n if asked.n != 1 else None,
     }
-    told: dict[str, Any] = {f"gen_ai.request.{name}": n for name, n in numbers.items() if isinstance(n, int | float)}
-    if isinstance(asked.model, str):
-        told["gen_ai.request.model"] = asked.model[:200]
-    return told
+    found: dict[str, Any] = {f"gen_ai.request.{name}": n for name, n in numbers.items() if isinstance(n, int | float)}
+    return found | ({"gen_ai.request.model": asked.model[:200]} if isinstance(asked.model, str) else {})
 
 
-def _failed(span: "OtelSpan", error: BaseException | None, status: int) -> None:
+def _mark_failed(span: "OtelSpan", error: BaseException | None, status: int) -> None:
     from opentelemetry.trace import Status, StatusCode
 
     if isinstance(error, SoundstageError):

@@ -37,7 +37,7 @@ _answer = msgspec.json.Decoder(_Answer).decode
 def read(text: str, message: str, *, structured: bool) -> Expansion:
     """Of a model's answer to `message`; `structured`: it was asked for JSON."""
     if not structured:
-        short = shortening.shortened(message)
+        short = shortening.shorten(message)
         return Expansion(text, short, "unknown", "text") if text else Expansion(short, short, "unknown", "message")
     try:
         answer = _answer(text)
@@ -47,6 +47,6 @@ def read(text: str, message: str, *, structured: bool) -> Expansion:
     if not shortening.is_long(message):
         short = message
     else:
-        short = intent if shortening.keeps(intent, message) else shortening.shortened(message)
+        short = intent if shortening.keeps(intent, message) else shortening.shorten(message)
     prompt = answer.prompt.strip()
     return Expansion(prompt or short, short, answer.safety, "model" if prompt else "message")

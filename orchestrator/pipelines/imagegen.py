@@ -29,7 +29,7 @@ class Answer(Drawn):
 
 
 async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> Plain:
-    prompt = cleaned(request.prompt)
+    prompt = clean(request.prompt)
     if not prompt:
         raise InvalidRequest("prompt: nothing is left of it.", param="prompt", code="empty_prompt")
     pictures = await flow.step(
@@ -41,7 +41,7 @@ async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> P
     return steps.drawn_answer(pictures)
 
 
-def cleaned(prompt: str) -> str:
+def clean(prompt: str) -> str:
     """The words alone: no markup, no addresses, no invisible or control characters, nothing that a model reads as
     structure, one space between words."""
     seen = "".join(

@@ -51,7 +51,7 @@ def keeps(shortened: str, message: str) -> bool:
     return sum(stem in own for stem in content) >= LEAST_KEPT * len(content)
 
 
-def shortened(message: str) -> str:
+def shorten(message: str) -> str:
     """The clauses that ask for something, then those that say most of what the whole message is about, in their order,
     in at most 25 words."""
     if not is_long(message):

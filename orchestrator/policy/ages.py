@@ -19,7 +19,7 @@ _NEEDS = BytesAhoCorasick([need.encode() for need in _NEEDED], implementation=Im
 _ANY_FORM = any_form()
 
 
-def stated(plain: str, text: str, apart: str = "") -> int:
+def flags_of(plain: str, text: str, apart: str = "") -> int:
     """MINOR, AMBIGUOUS and ADULT, by the ages that a text states. `plain` is its plain form.
 
     Of texts that were joined, `apart` is the same less closely joined: what stands there too was judged there, with

@@ -75,7 +75,7 @@ def compile_rules(name: str, document: Mapping[str, Any]) -> Rules:
     if any(ADULT_TIER in rule.tiers for rule in soft):
         raise invalid("a soft rule holds in tiers 0 and 1: at tier 2 nothing is softened")
     listed = hard | soft
-    terms = (Terms.compiled(listed),) if listed else ()
+    terms = (Terms.of(listed),) if listed else ()
     return Rules(name, tuple(hard), tuple(soft), constraints, terms)
 
 
@@ -118,7 +118,7 @@ def deciding(
         scan = floor.scan(text, apart, parts)
         flags |= scan.flags
         for terms in rules.terms:
-            matched |= terms.matched(scan.readings)
+            matched |= terms.match(scan.readings)
         spent += len(text) + A_TEXT_COSTS
     return _decided(flags, matched, tier=tier, surface=surface, rules=rules, subject=subject)
 
@@ -126,7 +126,7 @@ def deciding(
 def _any_term(rules: Rules, text: str) -> bool:
     """Whether a term of the lists stands in a text in ASCII."""
     readings = (normalise.read(text.lower()),) if rules.terms else ()
-    return any(terms.matched(readings) for terms in rules.terms)
+    return any(terms.match(readings) for terms in rules.terms)
 
 
 def _decided(

@@ -93,7 +93,7 @@ def _scan(text: str, apart: str, parts: tuple[str, ...]) -> Scan:
     plain_apart = normalise.plain_form(apart)
     for plain in normalise.spellings(text):
         reading = normalise.read(plain)
-        flags |= words.flags_of(reading) | ages.stated(plain, text, plain_apart)
+        flags |= words.flags_of(reading) | ages.flags_of(plain, text, plain_apart)
         readings.append(reading)
     if parts:
         flags |= words.flags_over_seams([normalise.plain_form(part) for part in parts])

@@ -49,7 +49,7 @@ class GuardSettings:
     seconds: float
 
 
-class _Asker(NamedTuple):
+class _Requester(NamedTuple):
     """For whom the guard is asked."""
 
     tenant: str
@@ -71,33 +71,33 @@ class Guard:
     ) -> Decision:
         """The decision with the guard's opinion, and with its name: it shows who was asked. What fails is a refusal.
         `trace`: the `traceparent` that the guard is told."""
-        category = await self._opinion(texts, found.tier, _Asker(tenant, request_id, trace))
+        category = await self._opinion(texts, found.tier, _Requester(tenant, request_id, trace))
         found = replace(found, policy=f"{found.policy}+{self.name}")
         return replace(found, action="refuse", category=category, constraints="") if category else found
 
-    async def _opinion(self, texts: Iterable[str], tier: int, asker: "_Asker") -> str | None:
+    async def _opinion(self, texts: Iterable[str], tier: int, requester: "_Requester") -> str | None:
         """The category to refuse with, or None."""
         try:
             async with asyncio.timeout(self._settings.seconds):
-                found = await self._ask(pieces("\n".join(texts)), tier, asker)
+                found = await self._ask(pieces("\n".join(texts)), tier, requester)
         except (SoundstageError, OpinionError, TimeoutError) as exc:
-            why = {"request_id": asker.request_id, "reason": repr(exc)[:300]}
+            why = {"request_id": requester.request_id, "reason": repr(exc)[:300]}
             log.warning("no opinion of the guard; refusing", extra=why)
             OPINIONS.labels("failed").inc()
             return CHECK_FAILED
         OPINIONS.labels("refuse" if found else "allow").inc()
         return found
 
-    async def _ask(self, texts: Sequence[str], tier: int, asker: "_Asker") -> str | None:
+    async def _ask(self, texts: Sequence[str], tier: int, requester: "_Requester") -> str | None:
         found: set[str] = set()
         if self._settings.model:
-            found |= await self._moderated(self._settings.model, texts, tier, asker)
+            found |= await self._by_moderations(self._settings.model, texts, tier, requester)
         if self._settings.recipe and not found:
             places = asyncio.Semaphore(AT_ONCE)
 
             async def one(text: str) -> set[str]:
                 async with places:
-                    return await self._asked(text, tier, asker)
+                    return await self._by_recipe(text, tier, requester)
 
             for answer in await asyncio.gather(*map(one, texts), return_exceptions=True):
                 if isinstance(answer, BaseException):
@@ -105,8 +105,8 @@ class Guard:
                 found |= answer
         return "sexual/minors" if "sexual/minors" in found else min(found, default=None)
 
-    async def _moderated(self, model: str, texts: Sequence[str], tier: int, asker: "_Asker") -> set[str]:
-        engine = self._engines.engine(model, "moderations", asker.request_id, trace=asker.trace)
+    async def _by_moderations(self, model: str, texts: Sequence[str], tier: int, requester: "_Requester") -> set[str]:
+        engine = self._engines.engine(model, "moderations", requester.request_id, trace=requester.trace)
         found: set[str] = set()
         async with engine as (client, name, _):
             for start in range(0, len(texts), IN_ONE_CALL):
@@ -116,11 +116,11 @@ class Guard:
                 found |= by_moderations(untrusted.decoded(answer.content), len(some), tier)
         return found
 
-    async def _asked(self, text: str, tier: int, asker: "_Asker") -> set[str]:
-        release = await self._registry.resolve(self._settings.recipe, tenant=asker.tenant)
+    async def _by_recipe(self, text: str, tier: int, requester: "_Requester") -> set[str]:
+        release = await self._registry.resolve(self._settings.recipe, tenant=requester.tenant)
         tokens = self._engines.control_tokens(release.model)
         messages = release.render({"text": text}, tokens=tokens)
-        engine = self._engines.engine(release.model, "chat", asker.request_id, trace=asker.trace)
+        engine = self._engines.engine(release.model, "chat", requester.request_id, trace=requester.trace)
         async with engine as (client, model, _), CHAT.call(client, model, messages, release.sampling) as response:
             body = await response.read()
         return by_words(answers.CHAT.whole(body).text or "", tier)
@@ -146,7 +146,7 @@ def by_moderations(answer: Any, number: int, tier: int) -> set[str]:
             categories = result.get("categories") or {}
             if not isinstance(categories, Mapping):
                 raise OpinionError("its categories are none")
-            found |= _refused([name for name, hit in categories.items() if hit is True], tier)
+            found |= _refusing([name for name, hit in categories.items() if hit is True], tier)
     return found
 
 
@@ -162,10 +162,10 @@ def by_words(text: str, tier: int) -> set[str]:
     categories = [_NAMES.get(name, "guard/" + _NOT_IN_NAMES.sub("-", name)[:60]) for name in named if name != "none"]
     if verdict == "controversial" and tier >= ADULT_TIER and "sexual/minors" not in categories:
         return set()
-    return _refused(categories, tier)
+    return _refusing(categories, tier)
 
 
-def _refused(categories: Sequence[str], tier: int) -> set[str]:
+def _refusing(categories: Sequence[str], tier: int) -> set[str]:
     """Those that refuse at this tier. What is flagged without a category refuses too."""
     plain = {_NOT_IN_NAMES.sub("-", name.lower())[:80] for name in categories} or {"guard"}
     return plain - ADULT if tier >= ADULT_TIER else plain

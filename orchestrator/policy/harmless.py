@@ -9,13 +9,13 @@ from itertools import islice
 
 from orchestrator.policy import normalise
 from orchestrator.policy import words as policy_words
-from orchestrator.policy.lexicon import ADULT, FICTION, INFORMATION, PHRASES, folded
+from orchestrator.policy.lexicon import ADULT, FICTION, INFORMATION, PHRASES, fold
 
 RISKY = ~(ADULT | INFORMATION | FICTION)  # flags that by themselves mean nothing
 MOST_CHUNKS, LONGEST_CHUNK = 1 << 16, 40  # that are remembered, and characters of one
 MOST_STRANGE = 32  # chunks that are looked into at once
 _MARKS = frozenset("&%*\\")  # what an entity, an escape or a hidden letter is written with
-_OF_PHRASES = frozenset(max(folded(phrase.encode()).split(), key=len) for phrase, flags in PHRASES if flags & RISKY)
+_OF_PHRASES = frozenset(max(fold(phrase.encode()).split(), key=len) for phrase, flags in PHRASES if flags & RISKY)
 _known: set[str] = set()
 
 
@@ -35,7 +35,7 @@ def _is_harmless(chunk: str) -> bool:
     if not _MARKS.isdisjoint(chunk) or normalise.spellings(chunk) != [chunk.lower()]:
         return False
     reading = normalise.read(chunk.lower())
-    words = {folded(word) for word in (reading.words + reading.disguised[0]).split()}
+    words = {fold(word) for word in (reading.words + reading.disguised[0]).split()}
     if policy_words.most_of(reading) & RISKY or not words.isdisjoint(_OF_PHRASES):
         return False
     if len(chunk) <= LONGEST_CHUNK:

@@ -2,7 +2,7 @@
 
 An explicit word is written as `keys:hash`: the keys of a telephone that spell it, by which Aho-Corasick finds what may
 be it, and the first 12 hex digits of sha256("soundstage.floor:" + word), by which it is known. In both an i counts as
-an l, for in disguise the one stands for the other; `written` says how a word is written. Words beginning with `zz` are
+an l, for in disguise the one stands for the other; `entry_of` says how a word is written. Words beginning with `zz` are
 placeholders for tests: they mean what their name says and occur in no language.
 """
 
@@ -148,7 +148,7 @@ ENDINGS = ("s", "es", "ed", "lng")
 MOST_LETTERS = 32
 
 
-def folded(words: bytes) -> bytes:
+def fold(words: bytes) -> bytes:
     """The words with every i as an l."""
     return words.translate(_FOLD)
 
@@ -158,13 +158,13 @@ def keys(words: bytes) -> bytes:
     return words.translate(_KEYS)
 
 
-def written(word: str) -> str:
+def entry_of(word: str) -> str:
     """How an explicit word is written here."""
-    plain = folded(word.encode())
-    return f"{keys(plain).decode()}:{hashed(plain.decode())}"
+    plain = fold(word.encode())
+    return f"{keys(plain).decode()}:{hash_of(plain.decode())}"
 
 
-def hashed(words: str) -> str:
+def hash_of(words: str) -> str:
     """The hash of a folded word, or of a pair of words."""
     return hashlib.sha256(b"soundstage.floor:" + words.encode()).hexdigest()[:12]
 
@@ -172,7 +172,7 @@ def hashed(words: str) -> str:
 def _neutral() -> dict[str, int]:
     found: dict[str, int] = {}
     for flags, words in _WORDS.items():
-        for word in folded(words.encode()).decode().split():
+        for word in fold(words.encode()).decode().split():
             found[word] = found.get(word, 0) | flags
     return found
 
@@ -202,7 +202,7 @@ PHRASES = [
 def meaning(word: str) -> int:
     """The flags of a folded word, by itself or else by one of its stems."""
     for form in _forms(word):
-        flags = NEUTRAL.get(form, 0) | HASHES.get(hashed(form), 0)
+        flags = NEUTRAL.get(form, 0) | HASHES.get(hash_of(form), 0)
         if flags:
             return flags
     return 0

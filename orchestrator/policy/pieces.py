@@ -38,7 +38,7 @@ def pieces(texts: Sequence[str]) -> Iterator[Piece]:
         return
     if len(texts) <= _FEW and max(map(len, texts), default=0) <= 2 * REACH:
         yield from map(Piece, filter(None, texts))
-        yield from _met([text for text in texts if text not in _SPOKEN_BY_PROTOCOL])
+        yield from _join([text for text in texts if text not in _SPOKEN_BY_PROTOCOL])
         return
     parts: list[str] = []
 
@@ -49,8 +49,8 @@ def pieces(texts: Sequence[str]) -> Iterator[Piece]:
                 if text not in _SPOKEN_BY_PROTOCOL:
                     parts.append(part)
 
-    yield from _packed(each())
-    yield from _packed(_over_seams(parts))
+    yield from _pack(each())
+    yield from _pack(_over_seams(parts))
 
 
 def _cut(text: str) -> Iterator[str]:
@@ -86,12 +86,12 @@ def _over_seams(parts: Sequence[str]) -> Iterator[Piece]:
         met.append(part if short else _beginning(part))
         length += len(part) + 1
         if not short or length > PIECE:
-            yield from _met(met)
+            yield from _join(met)
             met, length = [_ending(part)], REACH
-    yield from _met(met)
+    yield from _join(met)
 
 
-def _met(parts: Sequence[str]) -> Iterator[Piece]:
+def _join(parts: Sequence[str]) -> Iterator[Piece]:
     """Parts joined with spaces, with nothing, and with nothing at every other seam: so that a word over one seam stands
     by itself. Words over several seams are found in the `parts`."""
     if len(parts) < 2:
@@ -114,7 +114,7 @@ def _ending(part: str) -> str:
     return cut[cut.find(" ") + 1 :] if " " in cut else cut
 
 
-def _packed(parts: Iterable[Piece]) -> Iterator[Piece]:
+def _pack(parts: Iterable[Piece]) -> Iterator[Piece]:
     """The first ones as they are; of very many the short ones together, for each scan has its price."""
     pack: list[Piece] = []
     length = 0

@@ -33,7 +33,7 @@ class Terms:
     others_of: tuple[frozenset[Rule], ...]
 
     @classmethod
-    def compiled(cls, listed: Mapping[Rule, Iterable[str]]) -> "Terms":
+    def of(cls, listed: Mapping[Rule, Iterable[str]]) -> "Terms":
         words: dict[bytes, set[Rule]] = {}
         others: dict[bytes, set[Rule]] = {}
         for rule, terms in listed.items():
@@ -45,7 +45,7 @@ class Terms:
         owners = [tuple(map(frozenset, group.values())) for group in (words, others)]
         return cls(automata[0], owners[0], automata[1], owners[1])
 
-    def matched(self, readings: Iterable[Reading]) -> set[Rule]:
+    def match(self, readings: Iterable[Reading]) -> set[Rule]:
         """The rules of which a term stands in the text."""
         found: set[Rule] = set()
         for reading in readings:

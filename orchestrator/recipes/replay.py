@@ -10,7 +10,7 @@ from core.control_tokens import of_record
 from core.db.pool import Pool
 from core.errors import Conflict, Forbidden
 from core.json.canonical import messages_sha256, sha256_of_fields
-from orchestrator.access.dependencies import counted, needs
+from orchestrator.access.dependencies import needs, one_request
 from orchestrator.access.keys import Key, Keys
 from orchestrator.access.quotas import Quotas
 from orchestrator.recipes.recipe import RecipeRunner, unrecorded
@@ -70,7 +70,7 @@ def router(
         if body.call:
             run = msgspec.convert({k: v for k, v in row.items() if v is not None}, Run)
             fields = unrecorded(run.sampling or {}, given.fields)
-            async with counted(request, quotas, key):
+            async with one_request(request, quotas, key):
                 output, again = await recipes.replay(then, messages, fields, run, caller_of(request.scope, key))
             same = again.output_sha256 == row["output_sha256"]
             found["called"] = {"run": again.id, "output": output, "same_output": same, "proof": again.proof}

@@ -15,7 +15,7 @@ def router(keys: Keys, workers: WorkerPool) -> APIRouter:
     api = APIRouter(prefix="/v1/models", tags=["models"])
     any_key = Annotated[Key, Depends(needs(keys))]
 
-    def listed(key: Key) -> dict[str, dict[str, Any]]:
+    def visible(key: Key) -> dict[str, dict[str, Any]]:
         there = {name: model for name, (model, _) in workers.models().items()}
         named = {name: there[model] for name, model in key.aliases.items() if model in there}
         return {
@@ -33,11 +33,11 @@ def router(keys: Keys, workers: WorkerPool) -> APIRouter:
 
     @api.get("")
     async def models(key: any_key) -> dict[str, Any]:
-        return {"object": "list", "data": list(listed(key).values())}
+        return {"object": "list", "data": list(visible(key).values())}
 
     @api.get("/{name:path}")
     async def model(name: str, key: any_key) -> dict[str, Any]:
-        found = listed(key).get(unescaped(name))
+        found = visible(key).get(unescaped(name))
         if found is None:
             raise NotFound(f"The model `{name[:200]}` does not exist.", param="model", code="model_not_found")
         return found

@@ -238,14 +238,14 @@ class Pools:
             ticket.place.set_result(Place(self, worker, ticket.ask.until))
         return True
 
-    def probed(self, worker: Worker, *, ready: bool) -> None:
+    def probe_answered(self, worker: Worker, *, ready: bool) -> None:
         """It answered a probe, and said whether it is ready."""
         if worker.breaker.answered() or worker.probed != ready:
             worker.probed = ready
             worker.reckon()
             self.freed(worker)
 
-    def unanswered(self, worker: Worker, *, surely: bool) -> None:
+    def probe_failed(self, worker: Worker, *, surely: bool) -> None:
         """It did not answer a probe; `surely`: nobody listens there."""
         if worker.breaker.lets_in(now := time.monotonic()):
             self.failed(worker, now, surely=surely, unreached=True)

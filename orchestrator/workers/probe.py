@@ -19,7 +19,7 @@ from core.errors import Upstream
 from core.http.relay import Relay
 from core.wire.workers import Ability, Kind
 from orchestrator.workers.registry import WorkerPool
-from orchestrator.workers.static import StaticWorker, announced
+from orchestrator.workers.static import StaticWorker, announcement_of
 from orchestrator.workers.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -134,14 +134,14 @@ class Prober:
                 names = await self._models(worker.root, worker.key, worker.kind)
                 if not worker.abilities and clock() >= known_until:
                     abilities, known_until = await self._abilities(worker), clock() + ABILITIES_SECONDS
-                announcement, rewrites = announced(worker, names, abilities)
+                announcement, rewrites = announcement_of(worker, names, abilities)
                 self._workers.add_static(announcement, worker.key, rewrites, max(self._lease, 3 * self._every))
-                self._workers.probed(worker.id, ready=True)
+                self._workers.probe_answered(worker.id, ready=True)
                 answered = True
             except NotReadyError:
-                self._workers.probed(worker.id, ready=False)
+                self._workers.probe_answered(worker.id, ready=False)
             except Exception as exc:  # noqa: BLE001 - whatever a server answers, it is that server's failure
-                self._workers.unanswered(worker.id, surely=isinstance(exc, aiohttp.ClientConnectorError))
+                self._workers.probe_failed(worker.id, surely=isinstance(exc, aiohttp.ClientConnectorError))
                 if answered:
                     log.warning("worker does not answer", extra={"url": worker.root, "reason": repr(exc)[:300]})
                 answered, known_until = False, 0.0
@@ -155,13 +155,13 @@ class Prober:
                 root, kind = str(worker.url).rstrip("/"), worker.announcement.kind
                 names = await self._models(root, worker.key, kind)
                 ready = kind == "selfie" or any(each.id in names for each in worker.announcement.models)
-                self._workers.probed(worker.id, ready=ready)
+                self._workers.probe_answered(worker.id, ready=ready)
             except NotReadyError:
-                self._workers.probed(worker.id, ready=False)
+                self._workers.probe_answered(worker.id, ready=False)
             except NoSuchPageError:
-                self._workers.probed(worker.id, ready=True)
+                self._workers.probe_answered(worker.id, ready=True)
             except Exception as exc:  # noqa: BLE001 - whatever a worker answers, it is that worker's failure
-                self._workers.unanswered(worker.id, surely=isinstance(exc, aiohttp.ClientConnectorError))
+                self._workers.probe_failed(worker.id, surely=isinstance(exc, aiohttp.ClientConnectorError))
                 log.debug("worker's answer not understood", extra={"worker": worker.id, "reason": repr(exc)[:300]})
 
     async def _pause(self, seconds: float) -> None:

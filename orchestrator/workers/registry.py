@@ -135,15 +135,15 @@ class WorkerPool:
     def known(self, worker_id: str) -> Worker | None:
         return self._workers.get(worker_id)
 
-    def probed(self, worker_id: str, *, ready: bool) -> None:
+    def probe_answered(self, worker_id: str, *, ready: bool) -> None:
         """It answered a probe, and said whether it is ready."""
         if (worker := self._workers.get(worker_id)) is not None:
-            self.pools.probed(worker, ready=ready)
+            self.pools.probe_answered(worker, ready=ready)
 
-    def unanswered(self, worker_id: str, *, surely: bool) -> None:
+    def probe_failed(self, worker_id: str, *, surely: bool) -> None:
         """It did not answer a probe; `surely`: nobody listens there."""
         if (worker := self._workers.get(worker_id)) is not None:
-            self.pools.unanswered(worker, surely=surely)
+            self.pools.probe_failed(worker, surely=surely)
 
     def _keep(self, announcement: Announcement, seconds: float, owner: str | None = None) -> Worker:
         until = time.monotonic() + seconds
@@ -154,10 +154,10 @@ class WorkerPool:
             worker = self._workers[announcement.id] = Worker(announcement, url, self._key, until)
             worker.drained = announcement.id in self._drained
             log.info("worker joined", extra={"worker": announcement.id, "url": str(announcement.url)})
-        worker.announced(announcement)
+        worker.update(announcement)
         worker.owner = owner
         if worker.url != url:
-            worker.moved(url)
+            worker.move(url)
         worker.live_until = max(worker.live_until, until)
         if before != (announcement.models, announcement.roles):
             self._tokens = {}

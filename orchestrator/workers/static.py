@@ -48,7 +48,7 @@ class StaticWorker:
         return f"{REGISTERED}{self.name}" if self.name else NAMED + _NOT_IN_NAMES.sub("-", self.root)[-180:]
 
 
-def listed(settings: OrchestratorSettings, key: str | None = None) -> list[StaticWorker]:
+def workers_of(settings: OrchestratorSettings, key: str | None = None) -> list[StaticWorker]:
     """The workers that the settings name; `key` is what workers of ours are called with."""
     pools = {
         "profile": settings.interface_profile_worker_urls,
@@ -73,7 +73,7 @@ def listed(settings: OrchestratorSettings, key: str | None = None) -> list[Stati
     return found
 
 
-def announced(
+def announcement_of(
     worker: StaticWorker, listed: Sequence[str], abilities: tuple[Ability, ...]
 ) -> tuple[Announcement, dict[str, str]]:
     """The worker as if it had announced itself, and which names mean another one there.

@@ -69,9 +69,9 @@ class Worker:
     seats: list[tuple["Pool", int]] = field(default_factory=list)  # where its load is noted
 
     def __post_init__(self) -> None:
-        self.announced(self.announcement)
+        self.update(self.announcement)
 
-    def announced(self, announcement: Announcement) -> None:
+    def update(self, announcement: Announcement) -> None:
         """Take what it says of itself now."""
         self.announcement = announcement
         self.id = announcement.id
@@ -82,7 +82,7 @@ class Worker:
         self.elsewhere = told
         self.reckon()
 
-    def answered(self, tokens: float, seconds: float) -> None:
+    def note_pace(self, tokens: float, seconds: float) -> None:
         """It took so long for one answer of so many tokens. The last few answers weigh most."""
         if tokens >= PACE_TOKENS and seconds > 0:
             self.pace += (tokens / seconds - self.pace) * (PACE_SHARE if self.pace else 1.0)
@@ -97,7 +97,7 @@ class Worker:
         says = self.announcement
         self.open = says.ready and not says.draining and self.probed and not self.drained
 
-    def moved(self, url: URL) -> None:
+    def move(self, url: URL) -> None:
         """It is reached elsewhere now: what failed at its old address says nothing of the new one."""
         self.url, self.breaker = url, Breaker()
 

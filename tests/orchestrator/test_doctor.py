@@ -35,12 +35,12 @@ from tests.fakes.studio import studio_over
         (checks.engine(Path("/nowhere/python"), "http://127.0.0.1:11434/v1"), "ok"),
         (checks.models(Path("/nowhere"), None), "ok"),
         (checks.models(Path("/nowhere"), "/nowhere"), "fail"),
-        (doctor.judged_database(14, 1.0, {}), "fail"),
-        (doctor.judged_database(18, 1.0, {}), "ok"),
-        (doctor.judged_database(18, 1.0, {bundled()[0].version: "other"}), "fail"),
-        (doctor.judged_database(18, 1.0, {"9999": "newer"}), "warn"),
-        (doctor.judged_readiness({"ready": True}), "ok"),
-        (doctor.judged_readiness({"ready": False, "database": False}), "fail"),
+        (doctor.judge_database(14, 1.0, {}), "fail"),
+        (doctor.judge_database(18, 1.0, {}), "ok"),
+        (doctor.judge_database(18, 1.0, {bundled()[0].version: "other"}), "fail"),
+        (doctor.judge_database(18, 1.0, {"9999": "newer"}), "warn"),
+        (doctor.judge_readiness({"ready": True}), "ok"),
+        (doctor.judge_readiness({"ready": False, "database": False}), "fail"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.check,
 )
@@ -51,7 +51,7 @@ def test_a_figure_is_judged_and_what_is_wrong_has_a_cure(finding: Finding, state
 
 def test_gpus_are_judged_by_their_driver() -> None:
     told = "NVIDIA H100 80GB HBM3, 575.57.08, 81559, 80994\nTesla T4, 470.82.01, 15109, 15000\n"
-    found = list(checks.judged_gpus(told))
+    found = list(checks.judge_gpus(told))
     assert [finding.state for finding in found] == ["ok", "warn"]
     assert "80994 of 81559 MiB free" in found[0].says
     assert "570" in found[1].todo
@@ -80,9 +80,9 @@ def test_other_versions_than_pinned_are_told(tmp_path: Path) -> None:
 )
 def test_workers_are_judged(breaker: str, ready: bool, state: str) -> None:
     worker = {"id": "a", "kind": "chat", "url": "http://a", "outstanding": 1, "capacity": 4}
-    [found] = doctor.judged_workers([{**worker, "breaker": breaker, "ready": ready}])
+    [found] = doctor.judge_workers([{**worker, "breaker": breaker, "ready": ready}])
     assert (found.check, found.state) == ("worker a", state)
-    assert [finding.state for finding in doctor.judged_workers([])] == ["warn"]
+    assert [finding.state for finding in doctor.judge_workers([])] == ["warn"]
 
 
 def test_wrong_settings_are_a_finding_and_the_exit_status_is_1(

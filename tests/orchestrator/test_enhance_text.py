@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from orchestrator.legacy.enhance import job_types
 from orchestrator.legacy.enhance.compress import compress
-from orchestrator.legacy.enhance.enhancer import cleaned
+from orchestrator.legacy.enhance.enhancer import clean
 from orchestrator.legacy.enhance.phrases import Kind, content_words, kind_of, phrases, tidy
 from orchestrator.legacy.enhance.score import CHECKS, score
 from orchestrator.legacy.enhance.tokens import Counters, estimate
@@ -177,7 +177,7 @@ SAID = {
 
 @pytest.mark.parametrize(("text", "wanted"), [pair for pair in SAID.items() if pair[1]])
 def test_what_a_model_says_around_a_prompt_is_left_out(text: str, wanted: str) -> None:
-    assert cleaned(text) == wanted
+    assert clean(text) == wanted
 
 
 def test_words_of_content() -> None:

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.policy import guard
 from orchestrator.policy.guard import OpinionError, by_moderations, by_words, pieces
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.workers.static import announced, listed
+from orchestrator.workers.static import announcement_of, workers_of
 from tests.fakes.guard import BAD, GuardModel
 from tests.fakes.studio import Studio, studio_over
 
@@ -142,8 +142,8 @@ async def test_a_guard_that_fails_is_a_refusal(migrated_dsn: str, tmp_path: Path
 
 def test_a_guards_address_is_a_worker_that_takes_no_alias() -> None:
     settings = OrchestratorSettings.load(guard_url="http://guard:1/v1", guard_api_key="k", llm_url=None)
-    (worker,) = listed(settings)
-    announcement, rewrites = announced(worker, ["llama-guard", "other"], worker.abilities)
+    (worker,) = workers_of(settings)
+    announcement, rewrites = announcement_of(worker, ["llama-guard", "other"], worker.abilities)
     assert (worker.key, rewrites) == ("k", {})
     assert [m.abilities for m in announcement.models] == [("moderations", "chat", "tokenize")] * 2
     assert all(not m.aliases for m in announcement.models)

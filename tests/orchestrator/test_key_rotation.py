@@ -12,7 +12,7 @@ import pytest
 from core.db.migrate import bundled, migrate
 from core.db.pool import open_pool
 from core.errors import Unauthenticated
-from orchestrator.access.keys import Keys, create_key, hashed
+from orchestrator.access.keys import Keys, create_key, hash_of
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import answers, eventually
 from tests.orchestrator.test_prompts_api import made as released
@@ -199,7 +199,7 @@ async def test_an_old_secret_ends_with_its_grace_and_at_once_with_a_rotation_wit
     assert [await status(studio, secret) for secret in secrets] == [200, 200, 200]
     async with await psycopg.AsyncConnection.connect(migrated_dsn) as connection:
         over = "update key_secrets set expires_at = now() - interval '1 s' where sha256 = %s"
-        await connection.execute(over, (hashed(secrets[0]),))
+        await connection.execute(over, (hash_of(secrets[0]),))
 
     async def ended() -> bool:
         return await status(studio, secrets[0]) == 401
@@ -273,7 +273,7 @@ async def test_a_secret_that_was_rotated_away_makes_no_key(migrated_dsn: str) ->
         secret = await create_key(pool, "local", ["admin"])
         async with pool.connection() as connection:
             await connection.execute("update key_secrets set expires_at = now()")
-            await connection.execute("update api_keys set sha256 = %s", (hashed("another"),))
+            await connection.execute("update api_keys set sha256 = %s", (hash_of("another"),))
         await create_key(pool, "local", ["admin"], secret=secret)
         with pytest.raises(Unauthenticated):
             await Keys(pool).authenticate([(b"authorization", b"Bearer " + secret.encode())])
@@ -288,10 +288,10 @@ async def test_keys_of_the_version_before_keep_their_secrets(postgres_dsn: str) 
     )
     await migrate(postgres_dsn, [one for one in bundled() if one.name < "0015"])
     async with await psycopg.AsyncConnection.connect(postgres_dsn) as connection:
-        await connection.execute(made_before, ("key_before", hashed("before")))
+        await connection.execute(made_before, ("key_before", hash_of("before")))
     await migrate(postgres_dsn)
     async with await psycopg.AsyncConnection.connect(postgres_dsn) as connection:
-        await connection.execute(made_before, ("key_while", hashed("while")))
+        await connection.execute(made_before, ("key_while", hash_of("while")))
     async with open_pool(postgres_dsn, size=1) as pool:
         for secret in ("before", "while"):
             key = await Keys(pool).authenticate([(b"authorization", b"Bearer " + secret.encode())])

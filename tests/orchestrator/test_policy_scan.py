@@ -14,7 +14,7 @@ import orchestrator
 from bench.policy import shapes
 from core import control_tokens
 from core.control_tokens import Tokens
-from orchestrator.pipelines.shortening import shortened
+from orchestrator.pipelines.shortening import shorten
 from orchestrator.policy import floor, texts
 from orchestrator.policy import pieces as policy_pieces
 from orchestrator.policy.decide import compile_rules, decide, deciding
@@ -46,7 +46,7 @@ def _calls(text: str) -> int:
     finally:
         sys.setprofile(None)
     for terms in RULES.terms:
-        terms.matched(found.readings)
+        terms.match(found.readings)
     return counted
 
 
@@ -95,7 +95,7 @@ MEGABYTE_OF_SPACES = " " * 1_000_000
     [
         lambda text: texts.shows_somebody("data:" + text),
         lambda text: texts.of({"content": "data:" + text}),
-        lambda text: shortened("word " * 30 + text + "word"),
+        lambda text: shorten("word " * 30 + text + "word"),
         lambda text: Tokens(("<|end|>", "   ."), common=True).find_in_text("<" + text),
         lambda text: decide(["age" + text + "x"], tier=1, surface="text", rules=RULES),
     ],

@@ -78,11 +78,11 @@ async def test_what_others_ask_of_a_worker_makes_it_the_later_choice() -> None:
     pools = pools_of(one, other)
     places = [await soon(pools.take(ASK)) for _ in range(8)]
     assert [place.worker.id for place in places] == ["b", "b", "b", "a", "b", "a", "a", "a"]
-    one.announced(one.announcement.model_copy(update={"queue_depth": 4}))
+    one.update(one.announcement.model_copy(update={"queue_depth": 4}))
     assert one.elsewhere == 0, "those are ours"
     for place in places:
         ended(place)
-    one.announced(one.announcement.model_copy(update={"queue_depth": 2}))
+    one.update(one.announcement.model_copy(update={"queue_depth": 2}))
     pools.refresh(one)
     pool = pools.pool(ASK)
     assert pool is not None
@@ -344,9 +344,9 @@ async def _live(events: list[tuple[str, int]], strategy: str) -> None:
             there.pop(number % len(there))
             pools.changed()
         elif event == "silent":
-            pools.unanswered(there[number % len(there)], surely=True)
+            pools.probe_failed(there[number % len(there)], surely=True)
         elif event in ("ready", "not ready"):
-            pools.probed(there[number % len(there)], ready=event == "ready")
+            pools.probe_answered(there[number % len(there)], ready=event == "ready")
         elif event in ("drain", "undrain"):
             _drained(pools, there[number % len(there)], event == "drain")
         await let_all_run()
@@ -360,7 +360,7 @@ async def _live(events: list[tuple[str, int]], strategy: str) -> None:
         assert not (waiting and free), "somebody waits beside a free place"
     for each in there:
         _drained(pools, each, False)
-        pools.probed(each, ready=True)
+        pools.probe_answered(each, ready=True)
     while waiting or held:
         for place in held:
             ended(place)

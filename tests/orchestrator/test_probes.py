@@ -28,31 +28,31 @@ def test_a_probe_closes_only_what_silence_opened() -> None:
 async def test_silence_opens_the_breakers_of_all_and_the_last_are_asked_all_the_same() -> None:
     a, b = worker("a", 9), worker("b", 9)
     pools = pools_of(a, b)
-    pools.unanswered(a, surely=True)
+    pools.probe_failed(a, surely=True)
     assert (await pools.take(ASK)).worker is b
-    pools.unanswered(b, surely=True)
+    pools.probe_failed(b, surely=True)
     assert (await pools.take(ASK)).worker is a, "both are left alone, and the less loaded is asked"
     assert [each.breaker.lets_in(0) for each in (a, b)] == [False, False]
-    pools.probed(b, ready=True)
+    pools.probe_answered(b, ready=True)
     assert [(await pools.take(ASK)).worker for _ in range(2)] == [b, b]
 
 
 async def test_one_slow_answer_ejects_nobody() -> None:
     a, b = worker("a"), worker("b")
     pools = pools_of(a, b)
-    pools.unanswered(a, surely=False)
+    pools.probe_failed(a, surely=False)
     assert a.breaker.state(0.0) == "closed"
 
 
 async def test_who_waits_is_served_when_a_worker_says_that_it_is_ready() -> None:
     a, b = worker("a"), worker("b")
     pools = pools_of(a, b)
-    pools.probed(a, ready=False)
+    pools.probe_answered(a, ready=False)
     place = await pools.take(ASK)
     assert place.worker is b
     waits = asyncio.ensure_future(pools.take(ASK))
     await asyncio.sleep(0)
-    pools.probed(a, ready=True)
+    pools.probe_answered(a, ready=True)
     assert (await waits).worker is a
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.pipelines import expansion, shortening
-from orchestrator.pipelines.shortening import MOST_WORDS, keeps, shortened, words
+from orchestrator.pipelines.shortening import MOST_WORDS, keeps, shorten, words
 
 DAY = "Hello you, I had such a long day at work with so many meetings and I really hate mondays, "
 ASKS = {
@@ -26,7 +26,7 @@ ASKS = {
 
 @pytest.mark.parametrize(("message", "wanted"), ASKS.values(), ids=ASKS.keys())
 def test_what_is_asked_for_stays(message: str, wanted: str) -> None:
-    short = shortened(message)
+    short = shorten(message)
     assert len(message.split()) > MOST_WORDS >= len(short.split())
     assert wanted in short
     assert keeps(short, message)
@@ -34,7 +34,7 @@ def test_what_is_asked_for_stays(message: str, wanted: str) -> None:
 
 def test_a_short_message_stays_as_it_is() -> None:
     for message in ("", "a boat", " ".join(["word"] * MOST_WORDS)):
-        assert shortened(message) == message
+        assert shorten(message) == message
 
 
 texts = st.lists(st.sampled_from([*DAY.split(), "a", "boat.", "draw", "...", "-", "ü", "\n", "?!"]), max_size=80)
@@ -43,7 +43,7 @@ texts = st.lists(st.sampled_from([*DAY.split(), "a", "boat.", "draw", "...", "-"
 @given(texts)
 def test_it_is_short_and_says_nothing_new(given_words: list[str]) -> None:
     message = " ".join(given_words)
-    short = shortened(message)
+    short = shorten(message)
     assert len(short.split()) <= MOST_WORDS or short == message
     assert set(words(short)) <= set(words(message))
     assert bool(words(short)) == bool(words(message))

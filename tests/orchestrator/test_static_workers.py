@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.workers.static import IMAGE_ABILITIES, StaticWorker, announced, listed
+from orchestrator.workers.static import IMAGE_ABILITIES, StaticWorker, announcement_of, workers_of
 from tests.fakes import fake_engine
 from tests.fakes.image_worker import ImageWorker
 from tests.fakes.serving import serving
@@ -58,7 +58,7 @@ LISTED: dict[str, tuple[dict[str, Any], list[StaticWorker]]] = {
 
 @pytest.mark.parametrize(("given", "wanted"), LISTED.values(), ids=LISTED.keys())
 def test_what_the_settings_name(given: dict[str, Any], wanted: list[StaticWorker]) -> None:
-    assert listed(OrchestratorSettings.load(**{"llm_url": None, **given}), "key") == wanted
+    assert workers_of(OrchestratorSettings.load(**{"llm_url": None, **given}), "key") == wanted
 
 
 async def serves(studio: Studio, name: str) -> None:
@@ -107,7 +107,7 @@ MODELS: dict[str, tuple[list[str], str | None, list[str]]] = {
 @pytest.mark.parametrize(("there", "model", "wanted"), MODELS.values(), ids=MODELS.keys())
 def test_the_models_of_a_foreign_server(there: list[str], model: str | None, wanted: list[str]) -> None:
     aliases = (("qwen_instruct", model), ("qwen_base", model))
-    announcement, rewrites = announced(StaticWorker(A, "chat", None, aliases=aliases), there, ("chat",))
+    announcement, rewrites = announcement_of(StaticWorker(A, "chat", None, aliases=aliases), there, ("chat",))
     assert sorted(name for served in announcement.models for name in (served.id, *served.aliases)) == wanted
     assert set(rewrites.values()) <= {served.id for served in announcement.models[:1]}
     assert {name for served in announcement.models for name in served.aliases} == set(rewrites)
@@ -115,7 +115,7 @@ def test_the_models_of_a_foreign_server(there: list[str], model: str | None, wan
 
 @pytest.mark.parametrize("root", ["http://a:1", "http://[fd00::7]:1/x~y", "https://a/" + "long/" * 60 + "end"])
 def test_any_address_gives_an_id(root: str) -> None:
-    announcement, _ = announced(StaticWorker(root + "/v1/", "image", None), ["m"], ("images",))
+    announcement, _ = announcement_of(StaticWorker(root + "/v1/", "image", None), ["m"], ("images",))
     assert announcement.id.startswith("static:")
     assert str(announcement.url) == root + ("/" if root.count("/") == 2 else "")
 

@@ -5,7 +5,7 @@ Kept in this order while there is room: quality, subject, lighting, technique, s
 
 from collections.abc import Callable, Set
 
-from orchestrator.legacy.enhance.phrases import Kind, content_words, joined, kind_of, phrases, tidy
+from orchestrator.legacy.enhance.phrases import Kind, content_words, join, kind_of, phrases, tidy
 
 Count = Callable[[str], int]
 
@@ -34,11 +34,11 @@ def compress(text: str, target: int, count: Count, about: Set[str] = frozenset()
         tried = {**kept, at: parts[at]}
         if count(_text(tried)) <= target:
             kept = tried
-    return _settled(_text(kept), target, count) if kept else _words_that_fit(whole, target, count)
+    return _settle(_text(kept), target, count) if kept else _words_that_fit(whole, target, count)
 
 
 def _text(kept: dict[int, str]) -> str:
-    return joined([kept[at] for at in sorted(kept)])
+    return join([kept[at] for at in sorted(kept)])
 
 
 def _as_much_as_fits(phrase: str, target: int, count: Count) -> str:
@@ -60,7 +60,7 @@ def _words_that_fit(phrase: str, target: int, count: Count) -> str:
     return tidy(" ".join(kept))
 
 
-def _settled(text: str, target: int, count: Count) -> str:
+def _settle(text: str, target: int, count: Count) -> str:
     """Tidying may join what was apart: then the last words go until it fits."""
     words = text.split()
     while words and count(tidy(" ".join(words))) > target:

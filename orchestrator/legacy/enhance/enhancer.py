@@ -23,7 +23,7 @@ from orchestrator.legacy.enhance.compress import compress
 from orchestrator.legacy.enhance.flights import Flights
 from orchestrator.legacy.enhance.job_types import JobType
 from orchestrator.legacy.enhance.phrases import content_words, tidy
-from orchestrator.legacy.enhance.score import passed, score
+from orchestrator.legacy.enhance.score import checks_of, score
 from orchestrator.legacy.enhance.tokens import Counters
 from orchestrator.policy.floor import Surface
 from orchestrator.recipes.messages import MessageRunner
@@ -105,7 +105,7 @@ class Enhancer:
             seconds=time.perf_counter() - started,
             tokens=tokens,
             score=score(task.prompt, text, job, tokens=tokens),
-            checks=passed(text, job.checks),
+            checks=checks_of(text, job.checks),
         )
 
     async def plain(self, task: PromptTask, caller: Caller) -> tuple[CachedPrompt, float]:
@@ -180,7 +180,7 @@ class Enhancer:
         for source, ask in rungs:
             try:
                 async with asyncio.timeout(task.job.seconds):
-                    text = cleaned(await ask())
+                    text = clean(await ask())
             except (ContentPolicy, RateLimited):
                 raise
             except AWAY as exc:
@@ -221,7 +221,7 @@ class Enhancer:
         return f"{fitted} {constraints}" if constraints else fitted
 
 
-def cleaned(text: str) -> str:
+def clean(text: str) -> str:
     """A model's answer without what it says around the prompt: a preamble, quotation marks, empty space, and NULs,
     which are not kept."""
     bare = _PREAMBLE.sub("", text.replace("\x00", "").strip(), count=1).strip()

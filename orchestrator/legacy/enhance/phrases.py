@@ -56,7 +56,7 @@ def phrases(text: str) -> list[str]:
     ]
 
 
-def joined(parts: list[str]) -> str:
+def join(parts: list[str]) -> str:
     return tidy(" ".join(parts))
 
 

@@ -49,7 +49,7 @@ WEIGHTS: dict[Family, Weights] = {
 }
 
 
-def passed(text: str, checks: Sequence[str]) -> dict[str, bool]:
+def checks_of(text: str, checks: Sequence[str]) -> dict[str, bool]:
     """Which checks the text passes, by name."""
     return {name: bool(CHECKS[name].search(text)) for name in checks}
 
@@ -59,11 +59,11 @@ def score(original: str, text: str, job: JobType, *, tokens: int) -> float:
     if not text.strip():
         return 0.0
     weights = WEIGHTS[job.family]
-    found = passed(text, job.checks)
+    found = checks_of(text, job.checks)
     parts = (
         weights.checks * (sum(found.values()) / len(found) if found else 1.0),
         weights.length * _length(tokens, job.least, job.target),
-        weights.subject * _kept(original, text),
+        weights.subject * _subject(original, text),
         weights.form * _form(text),
     )
     total = weights.checks + weights.length + weights.subject + weights.form
@@ -79,7 +79,7 @@ def _length(tokens: int, least: int, target: int | None) -> float:
     return min(1.0, tokens / max(least, target // 2))
 
 
-def _kept(original: str, text: str) -> float:
+def _subject(original: str, text: str) -> float:
     wanted, there = set(content_words(original)), set(content_words(text))
     return len(wanted & there) / len(wanted) if wanted else 1.0
 

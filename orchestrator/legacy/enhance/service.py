@@ -13,7 +13,7 @@ from orchestrator.legacy.enhance.cache import Source
 from orchestrator.legacy.enhance.enhancer import Enhancer, PromptTask, with_tier_of
 from orchestrator.legacy.enhance.job_types import JobType
 from orchestrator.legacy.enhance.phrases import tidy
-from orchestrator.legacy.envelope import parsed
+from orchestrator.legacy.envelope import parse
 from orchestrator.runs.caller import Caller
 
 OPTIMIZATIONS = {"sdxl": "sdxl_optimizations", "wan": "wan_optimizations"}
@@ -94,7 +94,7 @@ class EnhanceService:
         return PlainAnswer(**_plain(body, made.text, made.source, seconds))
 
     def _task(self, given: dict[str, Any]) -> tuple[EnhanceRequest, PromptTask]:
-        body = parsed(EnhanceRequest, given)
+        body = parse(EnhanceRequest, given)
         job = job_types.find(self.kinds, body.job_type)
         if len(body.prompt) > job.max_prompt:
             raise Unprocessable(

@@ -33,7 +33,7 @@ class Counters:
     def of(self, family: Family) -> Count:
         """Raises ValueError where CLIP's vocabulary is not installed."""
         if family not in self._made:
-            self._made[family] = _counted(clip()) if family == "sdxl" else (lambda text: len(text.split()))
+            self._made[family] = _counter(clip()) if family == "sdxl" else (lambda text: len(text.split()))
         return self._made[family]
 
 
@@ -41,7 +41,7 @@ def _from_file(file: Path) -> Count:
     from tokenizers import Tokenizer
 
     try:
-        return _counted(Tokenizer.from_str(file.read_text("utf-8")))
+        return _counter(Tokenizer.from_str(file.read_text("utf-8")))
     except Exception as exc:  # the library raises nothing narrower
         raise SettingsError(f"WAN_TOKENIZER: {file}: {exc}") from exc
 
@@ -83,7 +83,7 @@ def clip() -> Any:
     return made
 
 
-def _counted(tokenizer: Any) -> Count:
+def _counter(tokenizer: Any) -> Count:
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
