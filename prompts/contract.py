@@ -41,18 +41,13 @@ def check(source: RecipeSource) -> Release:
 
 def compile_source(source: RecipeSource, validator: Any = None) -> Release:
     """The source as it would be resolved, as version 0."""
-    bodies = dict(source.includes)
-    parts = []
-    for message in source.messages:
-        body = includes.expand(message.body, bodies) if message.body is not None else None
-        parts.append(Part(message.role, ENVIRONMENT.from_string(body) if body is not None else None))
     return Release(
         recipe=source.name,
         version=0,
         model=source.model,
         sampling=source.sampling,
         sha256=source.sha256,
-        parts=parts,
+        parts=[Part.compiled(message.role, message.body, source.includes) for message in source.messages],
         schema=source.variables,
         validator=validator or compile_schema(source.variables or NOTHING),
         tier=source.tier,

@@ -6,33 +6,13 @@ from typing import NamedTuple
 from jinja2 import Environment, TemplateSyntaxError, nodes
 
 _PLAIN = Environment()
-_KEYWORDS: dict[type[nodes.Node], str] = {
-    nodes.Call: "(",
-    nodes.Add: "+",
-    nodes.Sub: "-",
-    nodes.Mul: "*",
-    nodes.Div: "/",
-    nodes.FloorDiv: "//",
-    nodes.Mod: "%",
-    nodes.Pow: "**",
-    nodes.Neg: "-",
-    nodes.Pos: "+",
-    nodes.Concat: "~",
-    nodes.Dict: "{",
-    nodes.For: "for",
-    nodes.If: "if",
-    nodes.Assign: "set",
-    nodes.AssignBlock: "set",
-    nodes.Macro: "macro",
-    nodes.CallBlock: "call",
-    nodes.FilterBlock: "filter",
-    nodes.With: "with",
-    nodes.Block: "block",
-    nodes.Include: "include",
-    nodes.Import: "import",
-    nodes.FromImport: "from",
-    nodes.Extends: "extends",
-}
+_WORDS = """
+    Call:( Add:+ Sub:- Mul:* Div:/ FloorDiv:// Mod:% Pow:** Neg:- Pos:+ Concat:~ Dict:{ For:for If:if Assign:set
+    AssignBlock:set Macro:macro CallBlock:call FilterBlock:filter With:with Block:block Include:include Import:import
+    FromImport:from Extends:extends
+"""
+_KEYWORDS = dict(pair.split(":") for pair in _WORDS.split())
+"""What stands where a node of this kind begins."""
 
 
 class Token(NamedTuple):
@@ -58,15 +38,15 @@ def tokens(body: str) -> Iterator[Token]:
 
 def of_node(body: str, node: nodes.Node) -> tuple[int, int]:
     """Line and column of a node."""
-    text = _KEYWORDS.get(type(node)) or getattr(node, "name", None) or getattr(node, "attr", None)
+    text = _KEYWORDS.get(type(node).__name__) or getattr(node, "name", None) or getattr(node, "attr", None)
     return locate(body, node.lineno or 1, text if isinstance(text, str) else None)
 
 
 def locate(body: str, line: int, text: str | None) -> tuple[int, int]:
     """Line and column of `text` on a line, or of the first tag there, or of the line's start."""
-    start = _line_start(body, line)
-    end = body.find("\n", start)
-    end = len(body) if end < 0 else end
+    lines = body.split("\n")
+    start = sum(len(before) + 1 for before in lines[: line - 1])
+    end = start + len(lines[line - 1])
     try:
         inside = [t for t in tokens(body) if start <= t.at < end and t.kind not in ("data", "whitespace")]
     except TemplateSyntaxError:
@@ -74,13 +54,3 @@ def locate(body: str, line: int, text: str | None) -> tuple[int, int]:
     exact = next((t for t in inside if t.text == text), None) if text else None
     first = exact or next((t for t in inside if t.kind.endswith("_begin")), None)
     return line, (first.at if first else start) - start + 1
-
-
-def _line_start(body: str, line: int) -> int:
-    at = 0
-    for _ in range(line - 1):
-        following = body.find("\n", at)
-        if following < 0:
-            return at
-        at = following + 1
-    return at

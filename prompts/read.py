@@ -3,12 +3,13 @@
 import difflib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from core.db.pool import Pool
 from core.errors import NotFound
 from prompts.render import Message
-from prompts.sources import Golden, MessageSource, RecipeSource
+from prompts.sources import HASHED, SETTINGS, Golden, MessageSource, RecipeSource
 
 _RELEASE = "select * from releases where recipe = %s and version = %s and (tenant is null or tenant = %s)"
 _MESSAGES = """
@@ -86,15 +87,8 @@ async def source(pool: Pool, recipe: str, version: int, *, tenant: str | None = 
         goldens = await (await connection.execute(_GOLDENS, at)).fetchall()
     return RecipeSource(
         name=recipe,
-        model=row["model"],
-        sampling=row["sampling"],
-        variables=row["variables"],
-        messages=tuple(MessageSource(m["role"], m["template"], m["body"]) for m in messages),
-        note=row["note"],
-        tier=row["tier"],
-        control_tokens=row["control_tokens"],
-        max_output=row["max_output"],
-        policy_version=row["policy_version"],
+        **{name: row[name] for name in SETTINGS},
+        messages=tuple(MessageSource(**message) for message in messages),
         includes={entry["included"]: entry["body"] for entry in included},
         goldens=tuple(Golden(g["variables"], tuple(g["history"]), tuple(g["messages"])) for g in goldens),
     )
@@ -113,24 +107,12 @@ async def newest_templates(pool: Pool, names: Iterable[str], *, tenant: str | No
 
 def facts(recipe: RecipeSource) -> dict[str, Any]:
     """A recipe as JSON, in the shape in which it is sent."""
-    return {
-        **{"name": recipe.name, "model": recipe.model, "note": recipe.note, "tier": recipe.tier},
-        **{"sampling": recipe.sampling, "variables": recipe.variables, "policy_version": recipe.policy_version},
-        **{"control_tokens": recipe.control_tokens, "max_output": recipe.max_output, "includes": recipe.includes},
-        "messages": [{"role": m.role, "template": m.template, "body": m.body} for m in recipe.messages],
-        "goldens": [
-            {"variables": g.variables, "history": list(g.history), "messages": list(g.messages)} for g in recipe.goldens
-        ],
-    }
+    return asdict(recipe)
 
 
 def written(recipe: RecipeSource) -> str:
     """A recipe as one text, for reading and for diffs."""
-    head = {
-        **{"model": recipe.model, "tier": recipe.tier, "sampling": recipe.sampling, "variables": recipe.variables},
-        **{"control_tokens": recipe.control_tokens, "max_output": recipe.max_output},
-        **{"policy_version": recipe.policy_version},
-    }
+    head = {name: getattr(recipe, name) for name in HASHED}
     parts = [json.dumps(head, indent=2, sort_keys=True, ensure_ascii=False)]
     parts += [f"--- {m.role} {m.template or ''}\n{m.body or ''}" for m in recipe.messages]
     parts += [f"--- include {name}\n{body}" for name, body in sorted(recipe.includes.items())]

@@ -13,8 +13,7 @@ from typing import Any
 from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import NotFound, Unavailable
-from prompts import includes
-from prompts.render import ENVIRONMENT, Part, Release
+from prompts.render import Part, Release
 from prompts.schema import compile_schema
 from prompts.store import PRODUCTION, import_recipes
 
@@ -30,7 +29,8 @@ select version, canaries from labels
  order by tenant nulls last limit 1
 """
 _RELEASE = """
-select recipe, version, model, sampling, variables, sha256, tier, control_tokens, max_output, tenant, policy_version
+select recipe, version, model, sampling, variables as schema, sha256, tier, control_tokens, max_output, tenant,
+       policy_version
   from releases where recipe = %s and version = %s
 """
 _MESSAGES = """
@@ -158,22 +158,5 @@ class Registry:
 
 
 def _compile(row: dict[str, Any], messages: Iterable[dict[str, Any]]) -> Release:
-    parts = []
-    for message in messages:
-        body = includes.expand(message["body"], message["included"] or {}) if message["body"] else None
-        parts.append(Part(message["role"], ENVIRONMENT.from_string(body) if body else None))
-    return Release(
-        recipe=row["recipe"],
-        version=row["version"],
-        model=row["model"],
-        sampling=row["sampling"],
-        sha256=row["sha256"],
-        parts=parts,
-        schema=row["variables"],
-        validator=compile_schema(row["variables"]),
-        tier=row["tier"],
-        control_tokens=row["control_tokens"],
-        max_output=row["max_output"],
-        tenant=row["tenant"],
-        policy_version=row["policy_version"],
-    )
+    parts = [Part.compiled(message["role"], message["body"], message["included"] or {}) for message in messages]
+    return Release(**row, parts=parts, validator=compile_schema(row["schema"]))

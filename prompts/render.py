@@ -11,7 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from core.control_tokens import COMMON, Tokens
 from core.errors import InvalidRequest
-from prompts import lint
+from prompts import includes, lint
 
 MAX_OUTPUT = 200_000  # characters a message may render to
 
@@ -43,6 +43,11 @@ class Part:
 
     role: Role
     template: Template | None
+
+    @classmethod
+    def compiled(cls, role: Role, body: str | None, bodies: Mapping[str, str]) -> "Part":
+        """With the texts that it includes in their places."""
+        return cls(role, None if body is None else ENVIRONMENT.from_string(includes.expand(body, bodies)))
 
 
 @dataclass(frozen=True)

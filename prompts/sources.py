@@ -18,12 +18,9 @@ from prompts.schema import NOTHING
 
 SEED = Path(__file__).with_name("seed")
 SHARED = "shared"
-_FIELDS = frozenset(
-    (
-        *("model", "note", "messages", "sampling", "variables", "tier", "control_tokens", "max_output", "golden"),
-        "policy_version",
-    )
-)
+HASHED = ("model", "sampling", "variables", "tier", "control_tokens", "max_output", "policy_version")
+SETTINGS = (*HASHED, "note")
+"""The fields of a release that are the same in a file, in the database and here."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +47,9 @@ class RecipeSource:
 
     name: str
     model: str
-    sampling: Mapping[str, Any]
-    variables: Mapping[str, Any]
     messages: tuple[MessageSource, ...]
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
     note: str = ""
     tier: int = 1
     control_tokens: ControlTokens = "refuse"
@@ -64,21 +61,12 @@ class RecipeSource:
     @cached_property
     def sha256(self) -> str:
         """Of the canonical content; each message takes part by its template's hash, and an include in that."""
-        content = {
-            "model": self.model,
-            "sampling": dict(self.sampling),
-            "variables": dict(self.variables),
-            "messages": [
-                [m.role, m.template, self.template_sha256(m.body) if m.body is not None else None]
-                for m in self.messages
-            ],
-            "tier": self.tier,
-            "control_tokens": self.control_tokens,
-            "max_output": self.max_output,
-            "policy_version": self.policy_version,
-            "goldens": [[dict(g.variables), list(g.history), list(g.messages)] for g in self.goldens],
-        }
-        return sha256_of_fields(content)
+        messages = [
+            [m.role, m.template, self.template_sha256(m.body) if m.body is not None else None] for m in self.messages
+        ]
+        goldens = [[dict(g.variables), list(g.history), list(g.messages)] for g in self.goldens]
+        settings = {name: getattr(self, name) for name in HASHED}
+        return sha256_of_fields({**settings, "messages": messages, "goldens": goldens})
 
     def template_sha256(self, body: str) -> str:
         pinned = {name: template_sha256(self.includes[name], NOTHING) for name in includes.names(body)}
@@ -107,7 +95,7 @@ def read_folder(folder: Path) -> Iterator[RecipeSource]:
 
 
 def _read(folder: Path, table: Mapping[str, Any], shared: Mapping[str, str]) -> RecipeSource:
-    unknown = sorted(set(table) - _FIELDS)
+    unknown = sorted(set(table) - {*SETTINGS, "messages", "golden"})
     if unknown:
         raise KeyError(f"`{unknown[0]}` is not a field of a recipe")
     messages = []
@@ -119,17 +107,10 @@ def _read(folder: Path, table: Mapping[str, Any], shared: Mapping[str, str]) -> 
     used = {name for message in messages for name in includes.names(message.body or "")}
     return RecipeSource(
         name=folder.name,
-        model=table["model"],
-        sampling=table.get("sampling", {}),
-        variables=table.get("variables", NOTHING),
         messages=tuple(messages),
-        note=table.get("note", ""),
-        tier=table.get("tier", 1),
-        control_tokens=table.get("control_tokens", "refuse"),
-        max_output=table.get("max_output", MAX_OUTPUT),
-        policy_version=table.get("policy_version"),
         includes={name: shared[name] for name in sorted(used)},
         goldens=tuple(_golden(entry) for entry in table.get("golden", ())),
+        **{"model": table["model"]} | {name: table[name] for name in SETTINGS if name in table},
     )
 
 

@@ -11,7 +11,7 @@ from core.db.connection import patient
 from core.db.pool import Pool
 from prompts import contract, includes
 from prompts.schema import NOTHING
-from prompts.sources import RecipeSource, template_sha256
+from prompts.sources import SETTINGS, RecipeSource, template_sha256
 
 IMPORT_LOCK = 0x50_72_6F_6D
 PRODUCTION = "production"
@@ -80,19 +80,14 @@ async def _save(connection: Connection, source: RecipeSource, writer: Writer) ->
     if known is not None:
         return SavedRelease(source.name, known, source.sha256, created=False)
     await connection.execute("insert into recipes (name) values (%s) on conflict do nothing", (source.name,))
+    values = {name: getattr(source, name) for name in SETTINGS}
+    values |= {"sampling": Jsonb(source.sampling), "variables": Jsonb(source.variables), "recipe": source.name}
+    values |= {"sha256": source.sha256, "tenant": writer.tenant, "author": writer.actor}
     query = (
-        "insert into releases (recipe, version, model, sampling, variables, author, note, sha256, tenant, tier,"
-        " control_tokens, max_output, policy_version)"
-        " select %(recipe)s, coalesce(max(version), 0) + 1, %(model)s, %(sampling)s, %(variables)s, %(author)s,"
-        " %(note)s, %(sha256)s, %(tenant)s, %(tier)s, %(control_tokens)s, %(max_output)s, %(policy_version)s"
+        f"insert into releases (version, {', '.join(values)})"  # noqa: S608 - names of columns
+        f" select coalesce(max(version), 0) + 1, {', '.join(f'%({name})s' for name in values)}"
         " from releases where recipe = %(recipe)s returning version"
     )
-    values = {
-        **{"recipe": source.name, "model": source.model, "note": source.note, "sha256": source.sha256},
-        **{"sampling": Jsonb(source.sampling), "variables": Jsonb(source.variables), "author": writer.actor},
-        **{"tenant": writer.tenant, "tier": source.tier, "control_tokens": source.control_tokens},
-        **{"max_output": source.max_output, "policy_version": source.policy_version},
-    }
     version = await _number(connection, query, values)
     await _save_messages(connection, source, version, writer)
     for position, golden in enumerate(source.goldens):
