@@ -32,12 +32,7 @@ class SoundstageError(Exception):
     type: ClassVar[str] = "server_error"
 
     def __init__(
-        self,
-        message: str,
-        *,
-        code: str | None = None,
-        param: str | None = None,
-        retry_after: float | None = None,
+        self, message: str, *, code: str | None = None, param: str | None = None, retry_after: float | None = None
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -47,14 +42,7 @@ class SoundstageError(Exception):
 
     def envelope(self) -> dict[str, Any]:
         """The body: {"error": {"message", "type", "param", "code"}}."""
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.type,
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def body(self) -> bytes:
         return msgspec.json.encode(self.envelope())

@@ -23,10 +23,8 @@ def new_key() -> str:
 
 
 def read_or_make(file: Path) -> str:
-    """The key in `file`, made where there is none; several processes may ask at once and get the same one.
-
-    Raises SettingsError for one that is too short, or no key at all.
-    """
+    """The key in `file`, made where there is none; several processes may ask at once and get the same one. Raises
+    SettingsError for one that is too short, or no key at all."""
     key = _kept(file, lambda: (new_key() + "\n").encode()).decode("utf-8", "replace").strip()
     if not _WHOLE(key):
         raise _unusable(file, f"a key of at least {LEAST} printable ASCII characters without blanks")

@@ -30,9 +30,7 @@ class PureMessage(BaseModel):
 
 class PureRequest(BaseModel):
     """`max_tokens` None: the path's default. `model`: qwen_instruct, qwen_base, or a name of the worker's own.
-
-    `sfw_mode` is counted and recorded; it changes nothing of what the model is sent.
-    """
+    `sfw_mode` is counted and recorded; it changes nothing of what the model is sent."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -30,11 +30,9 @@ def create_app(
     on_load_failure: Callable[[], object] = lambda: None,
     on_started: Callable[[Worker], object] = lambda worker: None,
 ) -> Shell:
-    """The service over models that `loads` makes, each on its engine's thread, once serving begins.
-
-    The app answers at once and is ready when the models are. `on_load_failure` is told if they cannot be;
-    `on_started` is called on the running event loop.
-    """
+    """The service over models that `loads` makes, each on its engine's thread, once serving begins. The app answers at
+    once and is ready when the models are. `on_load_failure` is told if they cannot be; `on_started` is called on the
+    running event loop."""
     engines = _engines(settings, loads)
     worker = Worker(
         settings,

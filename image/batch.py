@@ -109,11 +109,9 @@ def admit(pipeline: StepPipeline, asked: ImageRequest, id: RequestId, arrived: i
 
 
 def make_resident(pipeline: StepPipeline, states: Sequence[RequestState], cache: Embeddings) -> None:
-    """Encode the texts that the cache lacks in one call, and lay out what each request starts from.
-
-    A request that comes by itself gets embeddings that were computed by themselves: else its picture would depend
-    on who was here before it.
-    """
+    """Encode the texts that the cache lacks in one call, and lay out what each request starts from. A request that
+    comes by itself gets embeddings that were computed by themselves: else its picture would depend on who was here
+    before it."""
     single = len(states) == 1
     texts = _embeddings(pipeline, {_key(s, t, single): t for s in states for t in s.texts}, cache)
     ready = []
@@ -147,10 +145,8 @@ def _encoder_calls(keys: Sequence[Key]) -> list[list[Key]]:
 
 
 def step(pipeline: StepPipeline, states: Sequence[RequestState]) -> list[bool]:
-    """One transformer call for all, then each advances by its own sigma.
-
-    Returns for each whether its latents are still finite. Changes no state if the call raises.
-    """
+    """One transformer call for all, then each advances by its own sigma. Returns for each whether its latents are still
+    finite. Changes no state if the call raises."""
     import torch
 
     pipeline.adapters.use(states[0].request.adapter)  # the scheduler mixes no adapters
@@ -177,10 +173,7 @@ def _advance(d: Denoising, velocity: torch.Tensor) -> tuple[torch.Tensor, torch.
         return latents, estimate
     kept, level = d.kept, sigma_next.item()
     source = level * kept.noise + (1.0 - level) * kept.source
-    return (
-        (1 - kept.anew) * source + kept.anew * latents,
-        (1 - kept.anew) * kept.source + kept.anew * estimate,
-    )
+    return ((1 - kept.anew) * source + kept.anew * latents, (1 - kept.anew) * kept.source + kept.anew * estimate)
 
 
 def _rows(d: Denoising) -> list[Row]:

@@ -36,10 +36,8 @@ class View:
 
 
 class Generation:
-    """An async iterator of events that ends after the last one. Belongs to the event loop's thread.
-
-    Whoever stops listening before the end calls `cancel`.
-    """
+    """An async iterator of events that ends after the last one. Belongs to the event loop's thread. Whoever stops
+    listening before the end calls `cancel`."""
 
     def __init__(self, id: RequestId, request: ImageRequest, cancel: Callable[[], None]) -> None:
         self.id = id

@@ -23,10 +23,7 @@ _LOOKS = 4  # at the device, in the time after which it is taken for hung
 
 
 def lifespan(
-    worker: Worker,
-    watchers: Watchers,
-    on_load_failure: Callable[[], object],
-    on_started: Callable[[Worker], object],
+    worker: Worker, watchers: Watchers, on_load_failure: Callable[[], object], on_started: Callable[[Worker], object]
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def live(_: FastAPI) -> AsyncIterator[None]:

@@ -27,11 +27,8 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Source:
-    """What an edit starts from.
-
-    A model that draws on from a picture gets one, of the request's size. One that looks at pictures gets them at
-    sizes of their own, and takes all the steps.
-    """
+    """What an edit starts from. A model that draws on from a picture gets one, of the request's size. One that looks at
+    pictures gets them at sizes of their own, and takes all the steps."""
 
     pictures: tuple[Pixels, ...]
     strength: float = 1.0  # above 0, at most 1: the share of the steps that is taken
@@ -130,8 +127,4 @@ def _bad_size(message: str, param: str) -> InvalidRequest:
 
 def _within(param: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # false for NaN too
-        raise InvalidRequest(
-            f"{param} must be from {low} to {high}, not {value}.",
-            param=param,
-            code="invalid_value",
-        )
+        raise InvalidRequest(f"{param} must be from {low} to {high}, not {value}.", param=param, code="invalid_value")

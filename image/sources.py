@@ -110,9 +110,7 @@ def sources_of(settings: ImageSettings) -> Sources:
     count = settings.image_decode_processes
     decoder = DecodingProcesses(files, count, settings.image_decode_seconds, at_once=False)
     memory = MemoryBudget(
-        settings.image_sources_mb << 20,
-        waiting=settings.image_sources_waiting,
-        seconds=settings.image_sources_seconds,
+        settings.image_sources_mb << 20, waiting=settings.image_sources_waiting, seconds=settings.image_sources_seconds
     )
     return Sources(decoder, memory, count, side)
 
@@ -120,9 +118,7 @@ def sources_of(settings: ImageSettings) -> Sources:
 def fitting_size(photo: Photo, limits: Limits) -> Size:
     """The photo's own size, scaled into the limits and rounded to what the model draws."""
     scale = min(
-        1.0,
-        limits.max_side / max(photo.width, photo.height),
-        (limits.max_pixels / (photo.width * photo.height)) ** 0.5,
+        1.0, limits.max_side / max(photo.width, photo.height), (limits.max_pixels / (photo.width * photo.height)) ** 0.5
     )
     low, high = -(-limits.min_side // SIDE_MULTIPLE), limits.max_side // SIDE_MULTIPLE
     across, down = (

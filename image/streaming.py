@@ -16,10 +16,8 @@ T = TypeVar("T")
 
 
 class EventStream(Response):
-    """`events` yields each event's data, its type among them, or {} as a sign of life.
-
-    An error is an event too: the status was sent long ago.
-    """
+    """`events` yields each event's data, its type among them, or {} as a sign of life. An error is an event too: the
+    status was sent long ago."""
 
     media_type = "text/event-stream"
 
@@ -46,10 +44,8 @@ async def _with_errors(events: AsyncGenerator[dict[str, Any], None]) -> AsyncGen
 
 
 async def together(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
-    """What all of them yield, as it comes, with its source's number.
-
-    One that fails does not end the others: the first error is raised after they have.
-    """
+    """What all of them yield, as it comes, with its source's number. One that fails does not end the others: the first
+    error is raised after they have."""
     coming = {_next(source): i for i, source in enumerate(sources)}
     failed: SoundstageError | None = None
     try:

@@ -37,14 +37,7 @@ from llm.settings import ChatWorkerSettings
 from llm.supervisor import Supervisor
 
 DETOKENIZE = "/detokenize"
-RELAYED = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/embeddings",
-    "/tokenize",
-    DETOKENIZE,
-)
+RELAYED = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/tokenize", DETOKENIZE)
 
 
 class _Peek(msgspec.Struct):

@@ -57,10 +57,8 @@ def read(file: Path, data_dir: Path) -> dict[str, Model]:
 
 
 def choose(catalogue: Mapping[str, Model], wanted: Sequence[str], *, has_gpu: bool) -> list[Model]:
-    """The models to run: those named, else the two Qwens on a GPU and the small one without.
-
-    Raises SettingsError on a name the catalogue lacks, or when two models would answer to one name.
-    """
+    """The models to run: those named, else the two Qwens on a GPU and the small one without. Raises SettingsError on a
+    name the catalogue lacks, or when two models would answer to one name."""
     names = wanted or (["qwen2.5-7b-instruct", "qwen2.5-7b"] if has_gpu else ["smollm2-135m-instruct"])
     unknown = [name for name in names if name not in catalogue]
     if unknown:

@@ -27,10 +27,8 @@ def render(template: str, messages: list[dict[str, Any]], **extra: Any) -> str:
 
 
 def default_system(template: str) -> str:
-    """The text that the template puts before a lone user message beyond that message's own turn; "" if none.
-
-    Raises ChatTemplateError where the template cannot be rendered, or does not show a message's text just once.
-    """
+    """The text that the template puts before a lone user message beyond that message's own turn; "" if none. Raises
+    ChatTemplateError where the template cannot be rendered, or does not show a message's text just once."""
     user, answer = _PROBE[0], {"role": "assistant", "content": "-"}
     try:
         try:

@@ -28,10 +28,8 @@ class _Tokenizer(msgspec.Struct):
 
 
 def of_checkpoint(folder: Path, chat_template: str | None) -> tuple[str, ...] | None:
-    """The special tokens of the checkpoint and the marks that its chat template writes.
-
-    None, so that the common forms stand in, where none are found, a file is not understood, or they are too many.
-    """
+    """The special tokens of the checkpoint and the marks that its chat template writes. None, so that the common forms
+    stand in, where none are found, a file is not understood, or they are too many."""
     try:
         found = {*_special(folder), *(COMMON.find_all(chat_template) if chat_template else ())}
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError, OSError) as exc:

@@ -36,10 +36,7 @@ class Limits(NamedTuple):
 def limits(sequences: int, context: int, deaths: int) -> Limits:
     """After so many deaths of memory. Never below one sequence, nor below LEAST_CONTEXT where there was more."""
     rung = min(max(deaths, 0), LAST_RUNG)
-    return Limits(
-        max(1, sequences // _SEQUENCES[rung]),
-        max(min(LEAST_CONTEXT, context), context // _CONTEXT[rung]),
-    )
+    return Limits(max(1, sequences // _SEQUENCES[rung]), max(min(LEAST_CONTEXT, context), context // _CONTEXT[rung]))
 
 
 def sequences_of(args: Sequence[str]) -> int:

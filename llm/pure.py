@@ -25,20 +25,13 @@ class PureWorker:
     """Asks the engine of the named model. At most so many at once, and so many in line."""
 
     def __init__(
-        self,
-        settings: ChatWorkerSettings,
-        supervisor: Supervisor,
-        counters: Counters,
-        relay: Callable[[], Relay],
+        self, settings: ChatWorkerSettings, supervisor: Supervisor, counters: Counters, relay: Callable[[], Relay]
     ) -> None:
         self.settings = settings
         self._supervisor = supervisor
         self._counters = counters
         self._places = Places(
-            settings.llm_concurrent,
-            waiting=settings.llm_queue,
-            seconds=settings.llm_queue_seconds,
-            code="worker_full",
+            settings.llm_concurrent, waiting=settings.llm_queue, seconds=settings.llm_queue_seconds, code="worker_full"
         )
         self._relay = relay
 

@@ -13,11 +13,9 @@ from prompts.sources import RecipeSource
 
 
 def check(source: RecipeSource) -> Release:
-    """The source as a release, compiled and tried out.
-
-    Raises TemplateError (where, line and column) or InvalidRequest: a template outside the allow-list, one that can
-    render empty or reads what is not declared, a schema that is not bounded, a golden render that differs.
-    """
+    """The source as a release, compiled and tried out. Raises TemplateError (where, line and column) or InvalidRequest:
+    a template outside the allow-list, one that can render empty or reads what is not declared, a schema that is not
+    bounded, a golden render that differs."""
     validator = compile_schema(source.variables)
     _check_shape(source)
     bodies = dict(source.includes)

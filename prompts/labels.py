@@ -51,11 +51,9 @@ async def move(
     confirm: bool = False,
     is_rollback: bool = False,
 ) -> dict[str, Any]:
-    """Point a label at a release, or make the label; the row as it is then.
-
-    `revision` is the one the caller saw (0: none yet): Conflict (`label_moved`) where it moved since. A protected label
-    moves only with `confirm`. Raises NotFound where the release is not there.
-    """
+    """Point a label at a release, or make the label; the row as it is then. `revision` is the one the caller saw (0:
+    none yet): Conflict (`label_moved`) where it moved since. A protected label moves only with `confirm`. Raises
+    NotFound where the release is not there."""
     values = {
         **{"recipe": recipe, "name": name, "tenant": writer.tenant, "author": writer.actor, "note": note},
         **{"version": target.version, "canaries": Jsonb(dict(target.canaries)) if target.canaries else None},
@@ -78,10 +76,8 @@ async def move(
 async def roll_back(
     pool: Pool, recipe: str, name: str, writer: Writer, *, revision: int | None = None, confirm: bool = False
 ) -> dict[str, Any]:
-    """Back to the release the label named before this one, and with the next call to the one before that.
-
-    Raises NotFound, Conflict: `nothing_before`, and `label_moved` where `revision` is not the label's any more.
-    """
+    """Back to the release the label named before this one, and with the next call to the one before that. Raises
+    NotFound, Conflict: `nothing_before`, and `label_moved` where `revision` is not the label's any more."""
     at = (recipe, name, writer.tenant)
     async with pool.connection() as connection:
         label = await (await connection.execute(_REVISION, at)).fetchone()

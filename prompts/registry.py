@@ -46,9 +46,7 @@ select m.role, t.body, (select jsonb_object_agg(i.included, it.body) from templa
 @dataclass(frozen=True)
 class _Choice:
     """What a label names now: one release, or several by weight, of which a caller gets the same one every time.
-
-    `canaries` are releases with the percent of callers that get them, in the order of their versions.
-    """
+    `canaries` are releases with the percent of callers that get them, in the order of their versions."""
 
     main: Release
     canaries: tuple[tuple[Release, int], ...] = ()

@@ -37,10 +37,8 @@ async def save_release(pool: Pool, source: RecipeSource, writer: Writer) -> Save
 
 async def import_recipes(pool: Pool, recipes: Iterable[RecipeSource], *, author: str) -> list[str]:
     """Make a release of every recipe whose content is new, and label it `production` where no one has moved that label.
-
     Idempotent by content hash; one transaction for each recipe; safe when several processes import at once. Returns
-    `recipe@version` for each release made.
-    """
+    `recipe@version` for each release made."""
     made = []
     writer = Writer(author)
     for recipe in await _unknown(pool, list(recipes), writer):

@@ -97,10 +97,8 @@ async def push(
     pool: Pool, folder: Path, writer: Writer, *, label: str = PRODUCTION, over: Collection[str] = ()
 ) -> list[Entry]:
     """Make releases of what changed in the folder and move the label there. Conflicts are left alone, but for recipes
-    that are named to be taken `over`: of these the folder's side wins.
-
-    Raises Conflict where a label moved between the comparison and the push.
-    """
+    that are named to be taken `over`: of these the folder's side wins. Raises Conflict where a label moved between the
+    comparison and the push."""
     entries = await compare(pool, folder, label=label, tenant=writer.tenant)
     agreed = _state(folder)
     for entry in entries:

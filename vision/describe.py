@@ -122,10 +122,8 @@ def _usage(answer: dict[str, Any]) -> Usage:
 
 
 def merged(read: Mapping[str, Any], told: Mapping[str, str | bool], model: str) -> dict[str, dict[str, Any]]:
-    """Features by name: what the vision model told, and what only the small models read.
-
-    A face that either takes for a minor's is a minor's.
-    """
+    """Features by name: what the vision model told, and what only the small models read. A face that either takes for a
+    minor's is a minor's."""
     features = {name: {"value": value, "confidence": None, "source": model} for name, value in told.items()}
     found = {**read, **features}
     if read.get("age_bracket", {}).get("value") == "under 18":

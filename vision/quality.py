@@ -76,11 +76,7 @@ def of_face(pixels: Pixels, face: Face, scale: float) -> Quality:
 def of_picture(pixels: Pixels, scale: float) -> Quality:
     """Quality of a picture without a face: what only a face has is 0, the joint score carries the penalty."""
     whole = _plane(pixels)
-    parts = {
-        "sharpness": sharpness(whole),
-        "exposure": exposure(whole),
-        "compression": compression(pixels, scale),
-    }
+    parts = {"sharpness": sharpness(whole), "exposure": exposure(whole), "compression": compression(pixels, scale)}
     weights = sum(WEIGHTS[name] for name in parts)
     score = NO_FACE_PENALTY * math.prod(value ** (WEIGHTS[name] / weights) for name, value in parts.items())
     none = dict.fromkeys(("size", "pose", "visibility"), 0.0)
@@ -88,11 +84,9 @@ def of_picture(pixels: Pixels, scale: float) -> Quality:
 
 
 def sharpness(area: Plane) -> float:
-    """How much fine variation a mean over BLUR_ROWS takes away, in the direction where that is least.
-
-    A sharp picture loses most of it and a blurred one has none to lose (Crété-Roffet et al., 2007). It is a ratio,
-    so light and contrast hardly matter.
-    """
+    """How much fine variation a mean over BLUR_ROWS takes away, in the direction where that is least. A sharp picture
+    loses most of it and a blurred one has none to lose (Crété-Roffet et al., 2007). It is a ratio, so light and
+    contrast hardly matter."""
     return min(1.0, _lost(area) / SHARP, _lost(area.T) / SHARP)
 
 
@@ -150,10 +144,8 @@ def visibility(pixels: Pixels, face: Face) -> float:
 
 
 def compression(pixels: Pixels, scale: float) -> float:
-    """1 where a JPEG's blocks do not show; falls as the square of the steps at their grid against steps elsewhere.
-
-    A photo that is worked on smaller than it was sent (scale above 1) shows none. The grid's place is searched for.
-    """
+    """1 where a JPEG's blocks do not show; falls as the square of the steps at their grid against steps elsewhere. A
+    photo that is worked on smaller than it was sent (scale above 1) shows none. The grid's place is searched for."""
     if scale > 1:
         return 1.0
     plane = luminance(pixels[:LOOK_SIDE, :LOOK_SIDE])

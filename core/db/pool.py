@@ -21,11 +21,7 @@ RECONNECT_SECONDS = 10.0
 
 @asynccontextmanager
 async def open_pool(
-    dsn: str,
-    *,
-    size: int = 8,
-    wait_seconds: float = WAIT_SECONDS,
-    statement_seconds: float = STATEMENT_SECONDS,
+    dsn: str, *, size: int = 8, wait_seconds: float = WAIT_SECONDS, statement_seconds: float = STATEMENT_SECONDS
 ) -> AsyncIterator[Pool]:
     """A pool of autocommit connections with rows as dicts. A wait for one is bounded in time and in number, and so is a
     wait for the server's answer on it."""
@@ -35,11 +31,7 @@ async def open_pool(
 
 
 def make_pool(
-    dsn: str,
-    *,
-    size: int = 8,
-    wait_seconds: float = WAIT_SECONDS,
-    statement_seconds: float = STATEMENT_SECONDS,
+    dsn: str, *, size: int = 8, wait_seconds: float = WAIT_SECONDS, statement_seconds: float = STATEMENT_SECONDS
 ) -> Pool:
     """The same pool, not yet open."""
     options: dict[str, Any] = {"autocommit": True, "row_factory": dict_row, "connect_timeout": CONNECT_SECONDS}

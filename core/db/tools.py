@@ -27,10 +27,8 @@ def running_dsn(directory: Path) -> str | None:
 
 
 def run_tool(name: str, dsn: str, *arguments: str) -> str:
-    """Run pg_dump or pg_restore on a database; what it printed. The password is not in its command line.
-
-    Raises ToolError.
-    """
+    """Run pg_dump or pg_restore on a database; what it printed. The password is not in its command line. Raises
+    ToolError."""
     given = conninfo_to_dict(dsn)
     password = given.pop("password", None)
     environment = {**os.environ, **({"PGPASSWORD": str(password)} if password else {})}

@@ -62,12 +62,7 @@ class Line:
     """One worker's place in it. Every method is a few small file operations. All raise LineBusyError."""
 
     def __init__(
-        self,
-        folder: Path,
-        name: str,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        expiry: float = EXPIRY_SECONDS,
+        self, folder: Path, name: str, *, clock: Callable[[], float] = time.monotonic, expiry: float = EXPIRY_SECONDS
     ) -> None:
         """Raises OSError where the folder cannot be made or written."""
         self.id = f"{name}-{secrets.token_hex(6)}"

@@ -70,9 +70,7 @@ class Limits:
 @dataclass(frozen=True)
 class Photo:
     """`pixels` is at most the working side a side; `width` and `height` (px) are the upright photo's as it was sent.
-
-    Its shape is (height, width, 3), and (height, width) where the opacity was asked for.
-    """
+    Its shape is (height, width, 3), and (height, width) where the opacity was asked for."""
 
     pixels: NDArray[np.uint8]
     width: int

@@ -70,10 +70,8 @@ class NotFinite(ValueError):
 
 
 class StepPipeline(Protocol):
-    """A text-to-image model whose denoising steps the engine schedules.
-
-    Every method is called from the engine's thread only. No method keeps state of a request.
-    """
+    """A text-to-image model whose denoising steps the engine schedules. Every method is called from the engine's thread
+    only. No method keeps state of a request."""
 
     model: str
     """The id that callers name."""

@@ -38,11 +38,9 @@ class CheckpointError(ValueError):
 
 
 def load(folder: Path, model: str, settings: ImageSettings) -> StepPipeline | WholePipeline:
-    """Read the weights. Runs on the engine's thread, and turns gradients off for it.
-
-    Z-Image is stepped; every other text-to-image pipeline runs whole. Raises CheckpointError where it cannot be
-    served or does not fit beside what is loaded.
-    """
+    """Read the weights. Runs on the engine's thread, and turns gradients off for it. Z-Image is stepped; every other
+    text-to-image pipeline runs whole. Raises CheckpointError where it cannot be served or does not fit beside what is
+    loaded."""
     kind = _kind(folder)
     import torch
 

@@ -43,10 +43,8 @@ def through_tiny_decoder(folder: Path, device: torch.device, dtype: torch.dtype)
 
 
 def through_matrix(vae: Any, scale: int) -> Preview:
-    """A linear projection to RGB, fitted once to what this very VAE makes of smooth colours.
-
-    One matrix product an image: no detail below a latent pixel (`scale` image pixels), right colours and shapes.
-    """
+    """A linear projection to RGB, fitted once to what this very VAE makes of smooth colours. One matrix product an
+    image: no detail below a latent pixel (`scale` image pixels), right colours and shapes."""
     fitted: list[torch.Tensor] = []
 
     def show(latents: torch.Tensor) -> torch.Tensor:

@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import ZImagePipeline
-from diffusers.pipelines.z_image.pipeline_z_image import (
-    calculate_shift,
-    get_default_z_image_sigmas,
-)
+from diffusers.pipelines.z_image.pipeline_z_image import calculate_shift, get_default_z_image_sigmas
 
 from core.errors import InvalidRequest
 from image.pipelines import memory, previews
@@ -92,10 +89,7 @@ class ZImage:
 
     def tokenize(self, prompt: str) -> Tokens:
         text = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=True,
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=True
         )
         ids: list[int] = self._tokenizer(text)["input_ids"]
         if len(ids) > MAX_TEXT_TOKENS:
@@ -122,9 +116,7 @@ class ZImage:
             ids[i, : len(prompt.ids)] = torch.tensor(prompt.ids)
             mask[i, : len(prompt.ids)] = True
         hidden = self.text_encoder(
-            input_ids=ids.to(self._device),
-            attention_mask=mask.to(self._device),
-            output_hidden_states=True,
+            input_ids=ids.to(self._device), attention_mask=mask.to(self._device), output_hidden_states=True
         ).hidden_states[-2]
         return [row[: len(p.ids)].clone() for row, p in zip(hidden, prompts, strict=True)]
 

@@ -121,12 +121,7 @@ def _check_pictures(form: Form, abilities: Abilities) -> None:
 
 
 async def _answer(
-    worker: Worker,
-    http: Request,
-    kind: Kind,
-    body: ImagesBody,
-    requests: Sequence[ImageRequest],
-    sent: Sequence[bytes],
+    worker: Worker, http: Request, kind: Kind, body: ImagesBody, requests: Sequence[ImageRequest], sent: Sequence[bytes]
 ) -> Response:
     model = worker.model(body.model)
     job = worker.job(http, model, requests, body.output, bool(body.prompt_in_metadata), sent=sent)

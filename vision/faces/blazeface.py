@@ -77,10 +77,8 @@ def installed_model() -> Path:
 
 
 def _letterbox(image: Pixels, share: float) -> tuple[NDArray[np.float32], float, tuple[int, int]]:
-    """The image within `share` of the model's square, -1 to 1, shape (1, 192, 192, 3); its scale and place there.
-
-    At its full size it is in the upper left, else in the middle.
-    """
+    """The image within `share` of the model's square, -1 to 1, shape (1, 192, 192, 3); its scale and place there. At
+    its full size it is in the upper left, else in the middle."""
     height, width = image.shape[:2]
     scale = SIDE * share / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
