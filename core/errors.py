@@ -19,7 +19,7 @@ SoundstageError
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import msgspec
@@ -137,25 +137,13 @@ class Unavailable(SoundstageError):
     type = "service_unavailable"
 
 
-BY_STATUS: dict[int, type[SoundstageError]] = {
-    kind.status: kind
-    for kind in (
-        InvalidRequest,
-        Unauthenticated,
-        Forbidden,
-        NotFound,
-        MethodNotAllowed,
-        RequestTimeout,
-        Conflict,
-        PayloadTooLarge,
-        HeadersTooLarge,
-        ContentPolicy,
-        Overloaded,
-        Upstream,
-        UpstreamTimeout,
-        Unavailable,
-    )
-}
+def _kinds(kind: type[SoundstageError]) -> Iterator[type[SoundstageError]]:
+    for inner in kind.__subclasses__():
+        yield inner
+        yield from _kinds(inner)
+
+
+BY_STATUS = {kind.status: kind for kind in _kinds(SoundstageError) if kind is not Unprocessable}
 
 
 def internal() -> SoundstageError:

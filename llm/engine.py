@@ -66,7 +66,7 @@ class Engine:
         self._sleep_level = sleep_level
         self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
         self._wanted.set()
-        self._watchers: list[asyncio.Future[None]] = []
+        self._changed = asyncio.Event()
         self._oom_kills, self._log_from = 0, 0
         self._python, self._module, self._data_dir = python, module, data_dir
         self._session = session
@@ -109,9 +109,7 @@ class Engine:
     async def until(self, *states: State) -> None:
         """Wait for one of these states."""
         while self.state not in states:
-            watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._watchers.append(watcher)
-            await watcher
+            await self._changed.wait()
 
     def start(self) -> None:
         """It should run: if it did not, it is started."""
@@ -266,10 +264,8 @@ class Engine:
     def _become(self, state: State) -> None:
         if state != self.state:
             self.state = state
-            for watcher in self._watchers:
-                if not watcher.done():
-                    watcher.set_result(None)
-            self._watchers.clear()
+            self._changed.set()  # who waits looks now; the next change is another one
+            self._changed = asyncio.Event()
             self._on_change()
 
     def eta(self) -> float:

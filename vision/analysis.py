@@ -22,7 +22,7 @@ from vision.answer import (
     WarningOut,
 )
 from vision.chips import around
-from vision.describe import Usage, VisionAnswer, merged
+from vision.describe import VisionAnswer, merged
 from vision.faces.base import Box, Detector, Face, subject
 from vision.pixels import Pixels
 from vision.quality import Quality, of_face, of_picture
@@ -99,13 +99,8 @@ def analysis(photo: Photo, seen: Detection, quality: Quality, told: VisionAnswer
         vision_model=model if told is not None and told.features else None,
         warnings=warnings,
         portrait=None,
-        usage=None if told is None else _used(told.usage),
+        usage=None if told is None else UsageOut.of(told.usage),
     )
-
-
-def _used(usage: Usage) -> UsageOut:
-    total = usage.prompt_tokens + usage.completion_tokens
-    return UsageOut(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, total_tokens=total)
 
 
 def found_faces(photo: Photo, seen: Detection) -> Faces:

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from core.usage import Usage
+
 Score = float
 WarningCode = Literal[
     "no_face",
@@ -76,6 +78,10 @@ class UsageOut(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+
+    @classmethod
+    def of(cls, usage: Usage) -> "UsageOut":
+        return cls(prompt_tokens=usage.input, completion_tokens=usage.output, total_tokens=usage.total)
 
 
 class Analysis(BaseModel):

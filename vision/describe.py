@@ -14,22 +14,11 @@ import msgspec
 
 from core import untrusted
 from core.errors import SoundstageError, Upstream
+from core.usage import Usage, read_whole
 from vision import metrics
 from vision.questions import Question, check_answer
 
 MAX_ANSWER = 256 << 10  # bytes
-MAX_TOKENS = 10_000_000  # of one answer; who states more states nonsense
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Tokens, as the model's server counts them."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
 
 
 @dataclass(frozen=True)
@@ -70,7 +59,7 @@ class VisionModel:
                 metrics.REPAIRS.inc()
                 turns = [{"role": "assistant", "content": text}, {"role": "user", "content": question.repair}]
                 text, more = await self._complete([*messages, *turns], question, told)
-                usage += more
+                usage = Usage(usage.input + more.input, usage.output + more.output)
                 features, problems = check_answer(question.schema, text)
         except (aiohttp.ClientError, TimeoutError, SoundstageError, OSError):
             return VisionAnswer(failed=True, usage=usage)
@@ -93,8 +82,7 @@ class VisionModel:
             raw = await untrusted.read_bytes(response, MAX_ANSWER)
             if response.status != 200:
                 raise Upstream("The vision model refused.", code="vision_model_failed")
-        answer = untrusted.decoded(raw)
-        return _content(answer), _usage(answer)
+        return _content(untrusted.decoded(raw)), read_whole(raw) or Usage()
 
 
 def with_picture(messages: list[dict[str, str]], jpeg: bytes) -> list[dict[str, Any]]:
@@ -110,15 +98,6 @@ def _content(answer: Any) -> str:
     except (LookupError, TypeError) as exc:
         raise Upstream("The vision model's answer could not be read.", code="vision_model_failed") from exc
     return content if isinstance(content, str) else ""
-
-
-def _usage(answer: dict[str, Any]) -> Usage:
-    """None is stated by some servers."""
-    stated = answer.get("usage")
-    if not isinstance(stated, dict):
-        return Usage()
-    found = (stated.get("prompt_tokens"), stated.get("completion_tokens"))
-    return Usage(*(number if isinstance(number, int) and 0 <= number <= MAX_TOKENS else 0 for number in found))
 
 
 def merged(read: Mapping[str, Any], told: Mapping[str, str | bool], model: str) -> dict[str, dict[str, Any]]:
