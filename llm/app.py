@@ -29,10 +29,10 @@ from core.worker_key import worker_key_check
 from llm import edge_registration
 from llm.catalogue import Model
 from llm.engine import Engine
-from llm.memory_routes import add_memory_routes
 from llm.pure import PureWorker, add_pure_routes
 from llm.repeats import Repeats
-from llm.self_report import Counters, add_self_report
+from llm.routes import add_own_routes
+from llm.self_report import Counters, SelfReport
 from llm.settings import ChatWorkerSettings
 from llm.supervisor import Supervisor
 
@@ -162,8 +162,8 @@ def create_app(settings: ChatWorkerSettings, models: Sequence[Model], timeouts: 
             yield
 
     api = FastAPI(title="Soundstage chat worker", lifespan=lifespan)
-    add_self_report(api, settings, worker.supervisor, worker.counters)
-    add_memory_routes(api, settings, worker.supervisor, worker.counters)
+    report = SelfReport(settings, worker.supervisor, worker.counters)
+    add_own_routes(api, report, worker.supervisor)
     add_pure_routes(api, PureWorker(settings, worker.supervisor, worker.counters, lambda: worker.relay))
     service = create_service(
         "chat",

@@ -1,19 +1,20 @@
 """What the chat worker says of itself: models, health, capabilities. Every figure is measured, none is promised."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI
-
 from core.errors import NotFound
 from core.paths import unescaped
+from llm import device
 from llm.catalogue import Role
+from llm.device import GB, Memory
 from llm.engine import Engine
 from llm.settings import ChatWorkerSettings
 from llm.supervisor import Supervisor
+from llm.weights import Weights, weights
 
+_ROLES: tuple[Role, ...] = ("instruct", "base")
 WORKER_TYPE = "pure_inference_engine"
 CAPABILITIES = {
     "chat": True,
@@ -60,89 +61,169 @@ class Counters:
         self.by_role[role] += 1
 
 
-def add_self_report(api: FastAPI, settings: ChatWorkerSettings, supervisor: Supervisor, counters: Counters) -> None:
-    """GET /health, /worker/info, /v1/models and /v1/models/{id}."""
+class SelfReport:
+    """Its public methods answer the worker's GET routes; sizes are in GB of 2^30 bytes."""
 
-    @api.get("/health")
-    async def health() -> dict[str, Any]:
-        serves = any(map(supervisor.residency.serves, supervisor.engines))
+    def __init__(self, settings: ChatWorkerSettings, supervisor: Supervisor, counters: Counters) -> None:
+        self._settings, self._supervisor, self._counters = settings, supervisor, counters
+        self._sizes: dict[str, Weights | None] = {}
+
+    # -- GET /health, /worker/info, /v1/models --------------------------------------------------------------------
+
+    async def health(self) -> dict[str, Any]:
+        engines = self._supervisor.engines
         return {
-            "status": "healthy" if serves else "starting",
-            "model_loaded": any(map(is_ready, supervisor.engines)),
-            "uptime": round(time.monotonic() - counters.started, 3),
-            "stats": stats(supervisor, counters),
+            "status": "healthy" if any(map(self._supervisor.residency.serves, engines)) else "starting",
+            "model_loaded": self._ready is not None,
+            "uptime": round(time.monotonic() - self._counters.started, 3),
+            "stats": self._stats(),
             "worker_type": WORKER_TYPE,
             "no_hardcoded_prompts": True,
-            "engines": {
-                engine.model.id: {"state": engine.state, "restarts": engine.restarts} for engine in supervisor.engines
-            },
+            "engines": {engine.model.id: {"state": engine.state, "restarts": engine.restarts} for engine in engines},
         }
 
-    @api.get("/worker/info")
-    async def info() -> dict[str, Any]:
-        instruct, base = engine_of(supervisor, "instruct"), engine_of(supervisor, "base")
-        ready = next((engine for engine in supervisor.engines if engine.state == "ready"), None)
+    async def worker_info(self) -> dict[str, Any]:
         return {
             "worker_type": WORKER_TYPE,
-            "model": (ready or supervisor.engines[0]).model.id,
+            "model": (self._ready or self._supervisor.engines[0]).model.id,
             "capabilities": CAPABILITIES,
-            "models_loaded": {
-                "instruct_loaded": is_ready(instruct),
-                "base_loaded": is_ready(base),
-                "active_model_type": ready.model.role if ready else None,
-            },
-            "model_paths": {"instruct": path_of(instruct), "base": path_of(base)},
+            "models_loaded": {**self._loaded(), "active_model_type": self._active()},
+            "model_paths": self._paths(),
             "endpoints": ENDPOINTS,
         }
 
-    @api.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": list(_models(supervisor).values())}
+    async def models(self) -> dict[str, Any]:
+        return {"object": "list", "data": list(self._models().values())}
 
-    @api.get("/v1/models/{name:path}")
-    async def model(name: str) -> Mapping[str, Any]:
-        found = _models(supervisor).get(unescaped(name))
+    async def model(self, name: str) -> dict[str, Any]:
+        found = self._models().get(unescaped(name))
         if found is None:
             raise NotFound(f"The model `{name[:200]}` does not exist.", param="model", code="model_not_found")
         return found
 
+    # -- GET /memory/status, /model/info, /debug/model ------------------------------------------------------------
 
-def stats(supervisor: Supervisor, counters: Counters) -> dict[str, int]:
-    return {
-        "requests_served": counters.requests,
-        "model_loads": sum(engine.loads for engine in supervisor.engines),
-        "sfw_requests": counters.sfw,
-        "base_model_uses": counters.by_role["base"],
-        "instruct_model_uses": counters.by_role["instruct"],
-    }
-
-
-def _models(supervisor: Supervisor) -> dict[str, dict[str, Any]]:
-    """Those that answer, or would be loaded, by every name they answer to, in OpenAI's shape."""
-    return {
-        name: {
-            "id": name,
-            "object": "model",
-            "created": 0,
-            "owned_by": "soundstage",
-            "root": engine.model.id,
-            "max_model_len": engine.limits.max_model_len,
+    async def memory(self) -> dict[str, Any]:
+        """From the device; from the host's memory and the engines' processes without one."""
+        memory, residency = await device.memory(), self._supervisor.residency
+        groups = [engine.pid for engine in self._supervisor.engines if engine.pid is not None]
+        held = await device.host_bytes(groups) if memory.kind == "cpu" else memory.total - memory.available
+        return {
+            "total_vram": round(memory.total / GB, 3),
+            "allocated_vram": round(held / GB, 3),
+            "available_vram": round(memory.available / GB, 3),
+            "model_loaded": self._ready is not None,
+            **self._loaded(),
+            "instruct_device": _device(self._of_role("instruct"), memory),
+            "model_device": _device(self._ready, memory),
+            "device_type": memory.kind,
+            "budget": round(residency.budget / GB, 3),
+            "device_lease": residency.lease.report() if residency.lease else None,
+            "engines": self._details(),
         }
-        for engine in supervisor.engines
-        if supervisor.residency.serves(engine)
-        for name in engine.model.names
-    }
+
+    async def model_info(self) -> dict[str, Any]:
+        """Of the engine that answers, else of the first: its checkpoint's size, and what it runs on."""
+        engine, memory = self._ready or self._supervisor.engines[0], await device.memory()
+        found = self._size_of(engine)
+        torch = device.torch_version(self._settings.vllm_python)
+        return {
+            "model_loaded": _is_ready(engine),
+            "model_path": _path_of(engine),
+            "model_device": _device(engine, memory),
+            "device_type": memory.kind,
+            "model_parameters": found.parameters if found else None,
+            "model_size_gb": round(found.size / GB, 4) if found else None,
+            "is_eval_mode": True,  # an inference engine has no other
+            "torch_version": torch,
+            "cuda_available": memory.kind == "cuda",
+            "cuda_version": torch.partition("+cu")[2] if torch and "+cu" in torch else None,
+            "gpu_name": memory.name,
+        }
+
+    async def debug(self) -> dict[str, Any]:
+        memory = await device.memory()
+        return {
+            "active_model_type": self._active(),
+            **self._loaded(),
+            "paths": self._paths(),
+            "devices": {role: _device(self._of_role(role), memory) for role in _ROLES},
+            "stats": self._stats(),
+            "engines": self._details(),
+        }
+
+    # -- parts of them --------------------------------------------------------------------------------------------
+
+    @property
+    def _ready(self) -> Engine | None:
+        return next(filter(_is_ready, self._supervisor.engines), None)
+
+    def _of_role(self, role: Role) -> Engine | None:
+        return self._supervisor.of_role(role)
+
+    def _loaded(self) -> dict[str, bool]:
+        return {f"{role}_loaded": _is_ready(self._of_role(role)) for role in _ROLES}
+
+    def _active(self) -> Role | None:
+        return self._ready.model.role if self._ready else None
+
+    def _paths(self) -> dict[Role, str | None]:
+        return {role: _path_of(self._of_role(role)) for role in _ROLES}
+
+    def _stats(self) -> dict[str, int]:
+        counters = self._counters
+        return {
+            "requests_served": counters.requests,
+            "model_loads": sum(engine.loads for engine in self._supervisor.engines),
+            "sfw_requests": counters.sfw,
+            "base_model_uses": counters.by_role["base"],
+            "instruct_model_uses": counters.by_role["instruct"],
+        }
+
+    def _models(self) -> dict[str, dict[str, Any]]:
+        """Those that answer, or would be loaded, by every name they answer to, in OpenAI's shape."""
+        common = {"object": "model", "created": 0, "owned_by": "soundstage"}
+        return {
+            name: {"id": name, **common, "root": engine.model.id, "max_model_len": engine.limits.max_model_len}
+            for engine in self._supervisor.engines
+            if self._supervisor.residency.serves(engine)
+            for name in engine.model.names
+        }
+
+    def _details(self) -> dict[str, dict[str, Any]]:
+        """What each engine is doing; `reduced` where it was started with less after deaths for want of memory."""
+        residency, found = self._supervisor.residency, {}
+        for engine in self._supervisor.engines:
+            queue = residency.queues[engine.model.id]
+            found[engine.model.id] = {
+                "state": engine.state,
+                "pinned": queue.pinned,
+                "can_sleep": engine.can_sleep,
+                "requests": queue.in_flight,
+                "waiting": len(queue.waiters),
+                "needs_gb": round(residency.needs(engine) / GB, 3),
+                "reduced": {**engine.limits._asdict(), "deaths": engine.memory_deaths}
+                if engine.memory_deaths
+                else None,
+            }
+        return found
+
+    def _size_of(self, engine: Engine) -> Weights | None:
+        """Read once: a checkpoint does not change while it is served."""
+        if engine.model.id not in self._sizes and engine.checkpoint is not None:
+            self._sizes[engine.model.id] = weights(engine.checkpoint)
+        return self._sizes.get(engine.model.id)
 
 
-def engine_of(supervisor: Supervisor, role: Role) -> Engine | None:
-    """The engine that answers for a role: its own, else the one that answers to the role's alias."""
-    alias = f"qwen_{role}"
-    return next((e for e in supervisor.engines if e.model.role == role or alias in e.model.names), None)
-
-
-def is_ready(engine: Engine | None) -> bool:
+def _is_ready(engine: Engine | None) -> bool:
     return engine is not None and engine.state == "ready"
 
 
-def path_of(engine: Engine | None) -> str | None:
+def _path_of(engine: Engine | None) -> str | None:
     return str(engine.checkpoint or engine.model.source) if engine else None
+
+
+def _device(engine: Engine | None, memory: Memory) -> str | None:
+    if not _is_ready(engine):
+        return None
+    return "cuda:0" if memory.kind == "cuda" else "cpu"

@@ -11,7 +11,7 @@ from core.device.lease import DeviceLease, line_of, terms_of
 from core.errors import InvalidRequest, NotFound
 from core.wire.workers import ServedModel
 from llm import control_tokens
-from llm.catalogue import Model
+from llm.catalogue import Model, Role
 from llm.checkpoint import CheckpointError, pure_chat_template, resolve
 from llm.device import GB
 from llm.engine import Engine
@@ -77,6 +77,11 @@ class Supervisor:
                 code="model_not_found",
             )
         return engine
+
+    def of_role(self, role: Role) -> Engine | None:
+        """The engine that answers for a role: its own, else the one that answers to the role's alias."""
+        alias = f"qwen_{role}"
+        return next((e for e in self.engines if e.model.role == role or alias in e.model.names), None)
 
     def served(self) -> tuple[ServedModel, ...]:
         """The models that answer now, those that are loaded when they are asked for included."""

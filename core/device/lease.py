@@ -85,7 +85,7 @@ class DeviceLease:
         self._idle_since = self.line.clock()
         self._news.set()
 
-    def told(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         """For whoever asks what the worker is doing."""
         held = self._standing.granted is not None
         return {"held": held, "others": self._standing.behind, "waiting": self.waiting}

@@ -65,7 +65,7 @@ async def test_one_alone_keeps_it(make: Make) -> None:
         for _ in range(3):
             await soon(chat.once())
         assert chat.diary == ["chat takes", *["chat works"] * 3]
-        assert chat.lease.told() == {"held": True, "others": 0, "waiting": 0}
+        assert chat.lease.report() == {"held": True, "others": 0, "waiting": 0}
 
 
 async def test_an_idle_holder_gives_it_up_when_another_asks(make: Make) -> None:
@@ -83,7 +83,7 @@ async def test_never_both_under_traffic(make: Make) -> None:
 
     async def work(worker: Worker) -> None:
         async with worker.lease.use():
-            assert not (others := both[1 - both.index(worker)]).lease.told()["held"], others.name
+            assert not (others := both[1 - both.index(worker)]).lease.report()["held"], others.name
             await asyncio.sleep(0.005)
 
     async with running(*both):
@@ -140,14 +140,14 @@ async def test_waits_are_bounded(make: Make) -> None:
     chat, image = make("chat"), make("image", wait=0.1, waiting=1)
     async with running(chat, image), chat.lease.use():
         waiting = asyncio.ensure_future(image.once())
-        await eventually(lambda: chat.lease.told()["others"], "one in the line")
+        await eventually(lambda: chat.lease.report()["others"], "one in the line")
         with pytest.raises(Overloaded) as full:
             await image.once()
         with pytest.raises(Unavailable) as late:
             await soon(waiting)
         assert (full.value.code, late.value.code) == ("device_busy", "device_busy")
         assert late.value.headers() == [(b"retry-after", b"20")]
-        await eventually(lambda: not chat.lease.told()["others"], "the end of the line")
+        await eventually(lambda: not chat.lease.report()["others"], "the end of the line")
         assert chat.diary == ["chat takes"]
 
 

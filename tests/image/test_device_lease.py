@@ -136,10 +136,10 @@ async def test_a_wait_is_bounded_and_a_client_that_leaves_waits_no_more(models: 
             async with connected(port) as client:
                 body = b'{"prompt": "x", "stream": true}'
                 await client.send(request(b"POST", GENERATIONS.encode(), [], body))
-                await eventually(lambda: other.told()["others"], "one in the line")
+                await eventually(lambda: other.report()["others"], "one in the line")
                 full = await post(port, GENERATIONS, ASKED)
                 assert (full.status, full.error["code"]) == (429, "device_busy")
-            await eventually(lambda: not other.told()["others"], "nobody in the line")
+            await eventually(lambda: not other.report()["others"], "nobody in the line")
             late = await post(port, GENERATIONS, ASKED)
             assert (late.status, late.error["code"]) == (503, "device_busy")
             assert int(late.header(b"retry-after") or 0) >= 1
