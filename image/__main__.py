@@ -99,13 +99,13 @@ def _drain_on_sigterm(worker: Worker) -> None:
             pass
         end(signal.SIGTERM, None)
 
-    def told() -> None:
-        if draining:  # told twice: at once
+    def on_signal() -> None:
+        if draining:  # the second one: at once
             end(signal.SIGTERM, None)
         else:
             draining.append(loop.create_task(drain()))
 
-    loop.add_signal_handler(signal.SIGTERM, told)
+    loop.add_signal_handler(signal.SIGTERM, on_signal)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Origin:
     source_type: str = GENERATED
 
     def fields(self, pixels: Pixels) -> dict[str, str]:
-        told = {
+        fields = {
             "Software": "Soundstage",
             "model": self.model,
             "seed": str(self.seed),
@@ -55,7 +55,7 @@ class Origin:
             "prompt": self.prompt,
             "digital_source_type": self.source_type,
         }
-        return {key: value for key, value in told.items() if value is not None}
+        return {key: value for key, value in fields.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

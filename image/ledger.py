@@ -20,7 +20,7 @@ class Entry:
     engine: AsyncEngine
     images: tuple[tuple[RequestId, View], ...]
 
-    def told(self, id: str) -> dict[str, Any]:
+    def report(self, id: str) -> dict[str, Any]:
         views = [view for _, view in self.images]
         positions = [self.engine.position(image) for image, _ in self.images]
         return {
@@ -65,8 +65,8 @@ class Ledger:
         if len(self._entries) > self._capacity:
             self._entries.popitem(last=False)
 
-    def told(self, id: str) -> dict[str, Any]:
+    def report(self, id: str) -> dict[str, Any]:
         entry = self._entries.get(id)
         if entry is None:
             raise NotFound("No image request of this id is remembered.", param="id", code="request_not_found")
-        return entry.told(id)
+        return entry.report(id)

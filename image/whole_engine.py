@@ -38,7 +38,7 @@ class _Entry:
     id: RequestId
     request: ImageRequest
     arrived: int  # reading of the work clock
-    told: int = 0  # previews
+    previewed: int = 0
 
     @property
     def tokens(self) -> int:
@@ -144,7 +144,7 @@ class WholeEngine:
         self._count(here, time.perf_counter() - started)
 
     def _on_step(self, group: list[_Entry]) -> OnStep:
-        def told(taken: int, look: Callable[[], list[Pixels]]) -> None:
+        def after_step(taken: int, look: Callable[[], list[Pixels]]) -> None:
             self.device.pass_on()
             self._mailbox.read(wait=False)
             if not self._mailbox.present(group):
@@ -157,11 +157,11 @@ class WholeEngine:
                 self._mailbox.tell(entry.id, Progress(min(taken, steps), steps))
                 if taken in entry.request.preview_steps:
                     shown = look() if shown is None else shown
-                    self._mailbox.tell(entry.id, Partial(entry.told, shown[i]))
-                    entry.told += 1
+                    self._mailbox.tell(entry.id, Partial(entry.previewed, shown[i]))
+                    entry.previewed += 1
             self._report()
 
-        return told
+        return after_step
 
     # update: what the callers get
 
@@ -204,5 +204,5 @@ def _explained(reasons: Sequence[Reason], equal: Sequence[_Entry], batch: int) -
     step = tuple(entry.id for entry in equal[:batch])
     verdicts: dict[RequestId, Verdict] = {entry.id: "joins" if entry.id in step else "no slot" for entry in equal}
     verdicts[step[0]] = "leads"
-    told = tuple(replace(reason, verdict=verdicts.get(reason.id, "not equal")) for reason in reasons)
-    return Decision(step, sum(c.tokens * c.rows for c in (entry.candidate() for entry in equal[:batch])), 0, told)
+    explained = tuple(replace(reason, verdict=verdicts.get(reason.id, "not equal")) for reason in reasons)
+    return Decision(step, sum(c.tokens * c.rows for c in (entry.candidate() for entry in equal[:batch])), 0, explained)

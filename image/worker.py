@@ -163,14 +163,14 @@ class Worker:
         model: str,
         requests: Sequence[ImageRequest],
         output: Output,
-        told: bool,
+        tells_prompt: bool,
         *,
         sent: Sequence[bytes],
     ) -> Job:
         """`sent`: all that the call asks for, in bytes."""
         request_id = str(http.scope.get("request_id", ""))
         release, run_id = _label(http, RELEASE_HEADER), _label(http, RUN_HEADER)
-        return Job(model, requests, output, request_id, release, run_id, told, _call_of(http, sent))
+        return Job(model, requests, output, request_id, release, run_id, tells_prompt, _call_of(http, sent))
 
     def repeated(self, job: Job) -> dict[str, str]:
         """The header of an answer that is being made, or was made, for an earlier call with its key. Ask it right

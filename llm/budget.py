@@ -35,11 +35,11 @@ class Refusal(NamedTuple):
     reclaimable: int
     budget: int
 
-    def told(self, id: str) -> str:
-        said = {name: f"{value / GB:.2f} GB" for name, value in self._asdict().items()}
+    def text(self, id: str) -> str:
+        sizes = {name: f"{value / GB:.2f} GB" for name, value in self._asdict().items()}
         return (
-            f"{id} does not fit: it needs {said['needs']}, {said['free']} of {said['budget']} are free, "
-            f"{said['reclaimable']} could be freed by unloading others (force)."
+            f"{id} does not fit: it needs {sizes['needs']}, {sizes['free']} of {sizes['budget']} are free, "
+            f"{sizes['reclaimable']} could be freed by unloading others (force)."
         )
 
 

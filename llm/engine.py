@@ -133,17 +133,17 @@ class Engine:
     async def _woken(self) -> bool:
         """From the second level the weights are gone: they are read again before there is a cache to answer with."""
         if self._sleep_level == 1:
-            return await self._told("wake_up")
+            return await self._tell("wake_up")
         reload = {"method": "reload_weights"}
         return (
-            await self._told("wake_up?tags=weights")
-            and await self._told("collective_rpc", reload, self._start_seconds)
-            and await self._told("wake_up?tags=kv_cache")
+            await self._tell("wake_up?tags=weights")
+            and await self._tell("collective_rpc", reload, self._start_seconds)
+            and await self._tell("wake_up?tags=kv_cache")
         )
 
     async def give_way(self) -> None:
         """Free its memory: to sleep where it can, else stopped. It must have no request."""
-        if self.can_sleep and self.state == "ready" and await self._told(f"sleep?level={self._sleep_level}"):
+        if self.can_sleep and self.state == "ready" and await self._tell(f"sleep?level={self._sleep_level}"):
             if self.state == "ready":
                 self._become("asleep")
         else:
@@ -202,7 +202,7 @@ class Engine:
                 return response.status == 200
         return False
 
-    async def _told(self, what: str, body: object = None, seconds: float = SLEEP_SECONDS) -> bool:
+    async def _tell(self, what: str, body: object = None, seconds: float = SLEEP_SECONDS) -> bool:
         """Whether the engine did as it was told."""
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             headers = {"authorization": f"Bearer {self.key}"}

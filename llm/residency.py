@@ -94,7 +94,7 @@ class Residency:
             await self._measure()
             plan = plan_load(self._resident(queue), self._others(queue), self.budget, may_evict=False)
             if isinstance(plan, Refusal):
-                log.info("model not loaded at the start", extra={"why": plan.told(engine.model.id)})
+                log.info("model not loaded at the start", extra={"why": plan.text(engine.model.id)})
             if isinstance(plan, Refusal) or self.lease:
                 engine.hold_back()
             queue.decided = True
@@ -189,7 +189,7 @@ class Residency:
         await self._measure()
         plan = plan_load(self._resident(queue), self._others(queue), self.budget, may_evict=may_evict)
         if isinstance(plan, Refusal):
-            raise Conflict(plan.told(queue.engine.model.id), code="model_does_not_fit", param="which")
+            raise Conflict(plan.text(queue.engine.model.id), code="model_does_not_fit", param="which")
         for name in plan.give_way:
             await self._give_way(self.queues[name])
 

@@ -194,7 +194,7 @@ class SelfReport:
         """What each engine is doing; `reduced` where it was started with less after deaths for want of memory."""
         residency, found = self._supervisor.residency, {}
         for engine in self._supervisor.engines:
-            queue = residency.queues[engine.model.id]
+            queue, deaths = residency.queues[engine.model.id], engine.memory_deaths
             found[engine.model.id] = {
                 "state": engine.state,
                 "pinned": queue.pinned,
@@ -202,9 +202,7 @@ class SelfReport:
                 "requests": queue.in_flight,
                 "waiting": len(queue.waiters),
                 "needs_gb": round(residency.needs(engine) / GB, 3),
-                "reduced": {**engine.limits._asdict(), "deaths": engine.memory_deaths}
-                if engine.memory_deaths
-                else None,
+                "reduced": {**engine.limits._asdict(), "deaths": deaths} if deaths else None,
             }
         return found
 

@@ -110,12 +110,12 @@ def _canvas(folder: Path) -> int | None:
     if not file.is_file():
         return None
     try:
-        told = msgspec.json.decode(file.read_bytes(), type=_OwnSettings)
+        settings = msgspec.json.decode(file.read_bytes(), type=_OwnSettings)
     except msgspec.DecodeError as exc:
         raise CheckpointError(f"{file} cannot be read: {exc}") from exc
-    if told.canvas % SIDE_MULTIPLE:
+    if settings.canvas % SIDE_MULTIPLE:
         raise CheckpointError(f"{file}: the canvas must be a multiple of {SIDE_MULTIPLE} pixels")
-    return told.canvas
+    return settings.canvas
 
 
 def _whole(folder: Path, model: str, device: str, dtype: torch.dtype, settings: ImageSettings) -> WholePipeline:

@@ -18,7 +18,7 @@ def add(api: FastAPI, worker: Worker) -> None:
     @api.get("/v1/images/adapters", tags=["adapters"])
     async def adapters() -> dict[str, Any]:
         """Those in the folder, with the models that hold each now."""
-        return await _told(worker)
+        return await _listed(worker)
 
     @api.post("/v1/images/adapters/load", tags=["adapters"], openapi_extra=schema)
     async def load(http: Request) -> dict[str, Any]:
@@ -35,10 +35,10 @@ async def _adapt(worker: Worker, http: Request, *, load: bool) -> dict[str, Any]
     body = parse(AdapterBody, await http.body())
     async with worker.turn():
         await worker.engines[worker.model(body.model)].adapt(body.lora, load=load)
-    return await _told(worker)
+    return await _listed(worker)
 
 
-async def _told(worker: Worker) -> dict[str, Any]:
+async def _listed(worker: Worker) -> dict[str, Any]:
     found = await asyncio.to_thread(files, worker.settings.image_lora_dir)
     loaded = {model: set(engine.counters.adapters) for model, engine in worker.engines.items()}
     data = [

@@ -64,7 +64,7 @@ def add(api: FastAPI, worker: Worker) -> None:
     @api.get("/v1/images/requests/{id}", tags=["images"])
     async def request(id: str) -> dict[str, Any]:
         """How far a request is: `id` is its X-Request-Id."""
-        return worker.ledger.told(id)
+        return worker.ledger.report(id)
 
     @api.get(PATH + "{name}", tags=["images"])
     async def file(name: str, expires: str = "", signature: str = "") -> Response:
@@ -178,20 +178,20 @@ async def _events(worker: Worker, kind: Kind, body: ImagesBody, job: Job) -> Asy
     async with worker.submitted(job) as images:
         followed = together([worker.follow(job, image) for image in images])
         async with aclosing(followed):
-            async for image, told in followed:
-                yield _event(kind, body, job, image, told)
+            async for image, part in followed:
+                yield _event(kind, body, job, image, part)
 
 
-def _event(kind: Kind, body: ImagesBody, job: Job, image: int, told: StreamPart) -> dict[str, Any]:
+def _event(kind: Kind, body: ImagesBody, job: Job, image: int, part: StreamPart) -> dict[str, Any]:
     """`image`: which of the n."""
-    if isinstance(told, Admitted):
+    if isinstance(part, Admitted):
         return {}  # the answer may begin
     event = {"created_at": int(time.time()), "image_index": image, **_described(body, job)}
-    if isinstance(told, Picture):
-        completed = {"usage": _usage([told]), "seed": told.request.seed, "model": job.model}
-        proof = {"steps": told.request.own_steps, "prompt_sha256": told.done.prompt_sha256}
-        return {"type": f"{kind}.completed", "b64_json": told.b64, **event, **completed, **proof}
-    index, file = told
+    if isinstance(part, Picture):
+        completed = {"usage": _usage([part]), "seed": part.request.seed, "model": job.model}
+        proof = {"steps": part.request.own_steps, "prompt_sha256": part.done.prompt_sha256}
+        return {"type": f"{kind}.completed", "b64_json": part.b64, **event, **completed, **proof}
+    index, file = part
     b64 = base64.b64encode(file).decode()
     return {"type": f"{kind}.partial_image", "partial_image_index": index, "b64_json": b64, **event}
 

@@ -25,8 +25,9 @@ def add(api: FastAPI, worker: Worker) -> None:
         started = time.perf_counter()
         body = parse(WorkerBody, await http.body())
         request = body.request(worker.settings, seed(body.seed), standing(http))
-        told = bool(body.prompt_in_metadata)
-        job = worker.job(http, worker.model(None), [request], Output(), told, sent=[await http.body()])
+        job = worker.job(
+            http, worker.model(None), [request], Output(), bool(body.prompt_in_metadata), sent=[await http.body()]
+        )
         [picture] = await worker.run(http, job)
         request = picture.request  # where it was asked for before, the seed is that call's
         answer = {
