@@ -56,7 +56,9 @@ def create_app(
     adapters.add(api, worker)
     operating.add(api, worker)
     return create_service(
-        *("image", api, settings),
+        "image",
+        api,
+        settings,
         ready=ready,
         authorise=_door(settings),
         large=frozenset({openai_images.EDITS}),

@@ -90,8 +90,13 @@ class ChatWorker:
         try:
             with until_disconnect(receive):
                 await self._repeats.answer(
-                    *(scope["path"], scope["headers"], body, send),
-                    lambda send: self._relay_to(engine, scope, headers, body, send, digest, sfw=bool(peek.sfw_mode)),
+                    path=scope["path"],
+                    headers=scope["headers"],
+                    body=body,
+                    send=send,
+                    ask=lambda send: self._relay_to(
+                        engine, scope, headers, body, send, digest, sfw=bool(peek.sfw_mode)
+                    ),
                 )
         finally:
             self._running -= 1

@@ -53,7 +53,7 @@ def create_app(
     door = worker_key_check(settings.worker_key)
     large = frozenset({ANALYZE, FACES})
     service = create_service(
-        *("vision", api, settings), ready=worker.ready, authorise=door, large=large, watchers=worker.watchers
+        "vision", api, settings, ready=worker.ready, authorise=door, large=large, watchers=worker.watchers
     )
     service.on_stop(worker.leave)
     return service
