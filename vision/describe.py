@@ -21,6 +21,9 @@ from vision.questions import Question, check_answer
 MAX_ANSWER = 256 << 10  # bytes
 
 
+NOTHING_USED = Usage()
+
+
 @dataclass(frozen=True)
 class VisionAnswer:
     """`problems` says why there are no features: places and rules of the schema."""
@@ -28,7 +31,7 @@ class VisionAnswer:
     features: dict[str, str | bool] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     failed: bool = False  # it could not be asked
-    usage: Usage = Usage()
+    usage: Usage = NOTHING_USED
 
 
 class VisionModel:
@@ -50,7 +53,7 @@ class VisionModel:
     async def ask(self, question: Question, jpeg: bytes, request_id: str, trace: str | None = None) -> VisionAnswer:
         """ask → check → repair once. Never raises for what the model does: a photo is judged without it, too. `trace`:
         the request's `traceparent`."""
-        messages, usage = with_picture(question.messages, jpeg), Usage()
+        messages, usage = with_picture(question.messages, jpeg), NOTHING_USED
         told = {"x-request-id": request_id} | ({"traceparent": trace} if trace else {})
         try:
             text, usage = await self._complete(messages, question, told)
@@ -82,7 +85,7 @@ class VisionModel:
             raw = await untrusted.read_bytes(response, MAX_ANSWER)
             if response.status != 200:
                 raise Upstream("The vision model refused.", code="vision_model_failed")
-        return _content(untrusted.decoded(raw)), read_whole(raw) or Usage()
+        return _content(untrusted.decoded(raw)), read_whole(raw) or NOTHING_USED
 
 
 def with_picture(messages: list[dict[str, str]], jpeg: bytes) -> list[dict[str, Any]]:
