@@ -134,17 +134,18 @@ def data_folder(folder: Path) -> Finding:
 
 
 def disk(free: int) -> Finding:
-    says = f"{free / GIB:.1f} GiB are free at DATA_DIR."
     todo = "Free some, or choose a larger disk with DATA_DIR."
-    state: State = "fail" if free < DISK_LEAST else "warn" if free < DISK_GOOD else "ok"
-    return Finding("disk", state, says, todo if free < DISK_GOOD else "")
+    return _amount("disk", free, f"{free / GIB:.1f} GiB are free at DATA_DIR.", todo, least=DISK_LEAST, good=DISK_GOOD)
 
 
 def memory(available: int) -> Finding:
-    says = f"{available / GIB:.1f} GiB of memory are free."
     todo = "Stop other programs, or run workers on other machines. Running services of the studio count as used."
-    state: State = "ok" if available >= MEMORY_GOOD else "warn"
-    return Finding("memory", state, says, todo if available < MEMORY_GOOD else "")
+    return _amount("memory", available, f"{available / GIB:.1f} GiB of memory are free.", todo, good=MEMORY_GOOD)
+
+
+def _amount(check: str, amount: int, says: str, todo: str, *, good: int, least: int = 0) -> Finding:
+    state: State = "fail" if amount < least else "warn" if amount < good else "ok"
+    return Finding(check, state, says, "" if state == "ok" else todo)
 
 
 def available_memory() -> int:

@@ -45,8 +45,12 @@ class Ledger:
             query = "select state, tries, result from queue_jobs where queue = %(queue)s and id = %(id)s"
             row = await (await connection.execute(query, given)).fetchone()
         assert row is not None
-        result = self._seal.unwrap(row["result"], f"{self._queue}/{job}")
-        return Claim("busy" if row["state"] == "running" else row["state"], row["tries"], result)
+        if row["state"] == "running":
+            return Claim("busy")
+        return Claim(row["state"], row["tries"], self._seal.unwrap(row["result"], self._place(job)))
+
+    def _place(self, job: str) -> str:
+        return f"{self._queue}/{job}"
 
     async def end(
         self, job: str, state: Literal["done", "failed"], result: dict[str, Any], tenant: str | None = None
@@ -57,7 +61,7 @@ class Ledger:
             " where queue = %s and id = %s and state = 'running' and held_by = %s"
         )
         async with self._pool.connection() as connection:
-            sealed = self._seal.wrap(plain(result), f"{self._queue}/{job}")
+            sealed = self._seal.wrap(plain(result), self._place(job))
             given = (state, Jsonb(sealed), tenant, self._queue, job, self.holder)
             return (await connection.execute(query, given)).rowcount == 1
 

@@ -37,15 +37,9 @@ _REAP = _NOW + (
     " for _, job in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do"
     " redis.call('ZADD', KEYS[3], 'NX', now + tonumber(ARGV[2]), job) end; return #late"
 )
-_AGAIN = (
-    "redis.call('XADD', KEYS[1], '*', 'job', ARGV[3]); redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]);"
-    " return redis.call('XDEL', KEYS[1], ARGV[2])"
-)
-_BURY = (
-    "redis.call('RPUSH', KEYS[2], ARGV[3]); redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]);"
-    " return redis.call('XDEL', KEYS[1], ARGV[2])"
-)
-
+_ACKNOWLEDGE = "redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]); return redis.call('XDEL', KEYS[1], ARGV[2])"
+_AGAIN = "redis.call('XADD', KEYS[1], '*', 'job', ARGV[3]); " + _ACKNOWLEDGE
+_BURY = "redis.call('RPUSH', KEYS[2], ARGV[3]); " + _ACKNOWLEDGE
 
 _Entry = tuple[str, list[str] | dict[str, str] | None] | None
 """Of a stream: its id and its fields."""
@@ -146,8 +140,7 @@ class StreamSource:
         await self._run("XCLAIM", self._name, GROUP, self._me, 0, delivery.entry, "JUSTID")
 
     async def done(self, delivery: Delivery) -> None:
-        script = "redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]); return redis.call('XDEL', KEYS[1], ARGV[2])"
-        await self._run("EVAL", script, 1, self._name, GROUP, delivery.entry)
+        await self._run("EVAL", _ACKNOWLEDGE, 1, self._name, GROUP, delivery.entry)
 
     async def again(self, delivery: Delivery) -> None:
         await self._run("EVAL", _AGAIN, 1, self._name, GROUP, delivery.entry, delivery.text)
