@@ -11,7 +11,7 @@ from core.repeats import Bounds
 from core.service import Readiness, create_service
 from core.watchers import Watchers
 from core.worker_key import worker_key_check
-from image import blobs, residence, signing, sources
+from image import blobs, model_loading, signing, sources
 from image.async_engine import AsyncEngine
 from image.building import Load, builder
 from image.device import Device
@@ -42,7 +42,7 @@ def create_app(
         time.time(),
         Repeats(Bounds(settings.image_repeats_max, settings.image_repeats_mb << 20, settings.image_repeats_seconds)),
         sources.sources_of(settings),
-        residence.lease_of(settings, engines.values()),
+        model_loading.lease_of(settings, engines.values()),
     )
 
     watchers = Watchers()

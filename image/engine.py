@@ -17,13 +17,13 @@ from image.decoding import Decodings, Waiting
 from image.device import Device
 from image.embeddings import Embeddings
 from image.events import Admitted, Finished, Partial, Progress
+from image.fair_shares import Shares
 from image.faults import Faults, not_finite
 from image.mailbox import Mailbox
 from image.messages import CommandQueue, Counters, Publish
 from image.pipelines.base import Abilities, StepPipeline
 from image.request import ImageRequest, RequestId
 from image.scheduler import Budget, Candidate, schedule
-from image.shares import Shares
 
 log = logging.getLogger(__name__)
 

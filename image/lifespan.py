@@ -12,8 +12,8 @@ from pydantic import AnyHttpUrl
 from core.registration import Registrar, registrar_of
 from core.watchers import Watchers
 from core.wire.workers import Announcement, ServedModel
-from image import residence
-from image.heap import keep_giving_back
+from image import model_loading
+from image.malloc_trim import keep_giving_back
 from image.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -56,9 +56,9 @@ def lifespan(
 async def _start(worker: Worker, on_failure: Callable[[], object]) -> None:
     try:
         if worker.lease:
-            await residence.first_turn(worker.lease)
+            await model_loading.first_turn(worker.lease)
         else:
-            await residence.load(worker.engines.values())
+            await model_loading.load(worker.engines.values())
     except Exception as exc:  # whatever a checkpoint may raise: it is logged and the process told
         log.critical("the image model could not be loaded: %s", exc, exc_info=True)
         on_failure()

@@ -99,7 +99,7 @@ class Decision:
 
 def schedule(candidates: Iterable[Candidate], budget: Budget, served: Mapping[str, int] | None = None) -> Decision:
     """The next step's batch; empty only when nothing is left to step. `served`: weighted tokens that each tenant was
-    served (see `image.shares`); unknown tenants count 0."""
+    served (see `image.fair_shares`); unknown tenants count 0."""
     queue = _queue(candidates, budget, served or {})
     room = _Room(budget, sum(c.resident for _, _, c in queue))
     batch = _Batch()

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from image.device import Device
 from image.events import Admitted, Finished, Partial, Progress
+from image.fair_shares import Shares
 from image.faults import Faults
 from image.mailbox import Mailbox
 from image.messages import CommandQueue, Counters, Publish
 from image.pipelines.base import Abilities
 from image.request import ImageRequest, Pixels, RequestId
 from image.scheduler import Budget, Candidate, Decision, Reason, Verdict, schedule
-from image.shares import Shares
 
 if TYPE_CHECKING:
     from image.pipelines.whole import OnStep, WholePipeline

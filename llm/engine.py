@@ -15,7 +15,7 @@ from yarl import URL
 
 from core.errors import Unavailable
 from core.process.child import Command, SupervisedChild
-from llm import device, ladder
+from llm import device, memory_fallback
 from llm.catalogue import Model
 
 log = logging.getLogger(__name__)
@@ -96,9 +96,11 @@ class Engine:
         return SLEEP_FLAG in self.model.args
 
     @property
-    def limits(self) -> ladder.Limits:
+    def limits(self) -> memory_fallback.Limits:
         """What it is started with: the catalogue's, or less after deaths for want of memory."""
-        return ladder.limits(ladder.sequences_of(self.model.args), self.model.max_model_len, self.memory_deaths)
+        return memory_fallback.limits(
+            memory_fallback.sequences_of(self.model.args), self.model.max_model_len, self.memory_deaths
+        )
 
     def unavailable(self) -> Unavailable:
         """What a caller is told, with the seconds that a start usually still takes."""
@@ -219,7 +221,9 @@ class Engine:
         self._log_from = log_path.stat().st_size if log_path.exists() else 0
         self._oom_kills = device.oom_kills()
         reduced = ("--max-num-seqs", str(limits.max_num_seqs))
-        args = (*ladder.without_sequences(self.model.args), *reduced) if self.memory_deaths else self.model.args
+        args = (
+            (*memory_fallback.without_sequences(self.model.args), *reduced) if self.memory_deaths else self.model.args
+        )
         dev = {"VLLM_SERVER_DEV_MODE": "1"} if self.can_sleep else {}
         self._started = time.monotonic()
         self._become("starting")
@@ -241,7 +245,7 @@ class Engine:
         )
 
     async def _ended(self, code: int) -> None:
-        if ladder.died_of_memory(code, self._log_tail(), device.oom_kills() - self._oom_kills):
+        if memory_fallback.died_of_memory(code, self._log_tail(), device.oom_kills() - self._oom_kills):
             self.memory_deaths += 1
             said = {"model": self.model.id, "deaths": self.memory_deaths, **self.limits._asdict()}
             log.error("engine died for want of memory; it is started with less", extra=said)

@@ -21,7 +21,7 @@ from vision.answer import (
     WarningCode,
     WarningOut,
 )
-from vision.chips import around
+from vision.crops import around
 from vision.describe import VisionAnswer, merged
 from vision.faces.base import Box, Detector, Face, subject
 from vision.pixels import Pixels

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vision.chips import aligned, around
+from vision.crops import aligned, around
 from vision.faces.base import Face, ModelUnavailable
 from vision.pixels import Pixels
 

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 
 from bench.harness import Program, own_environment, python, running
-from image import heap
+from image import malloc_trim as heap
 from tests.endurance import harness
 from tests.vision.photos import ASTRONAUT, encoded, photo
 from training import untrained

@@ -6,7 +6,7 @@ import random
 import psutil
 import pytest
 
-from image import heap
+from image import malloc_trim as heap
 from image.events import LAST, Cancelled
 from image.messages import Cancel
 from image.pipelines.zimage import ZImage

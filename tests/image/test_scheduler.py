@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from image.fair_shares import Shares
 from image.request import RequestId
 from image.scheduler import Budget, Candidate, Decision, schedule
-from image.shares import Shares
 
 ROOMY = Budget(tokens=10_000, residents=16, padding=10_000, patience=4)
 SMALL, LARGE = 1_120, 4_192  # row lengths of 512² and 1024²

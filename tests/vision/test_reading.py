@@ -5,7 +5,7 @@ import pytest
 
 from tests.vision.photos import ASTRONAUT, photo, pixels
 from vision import reading
-from vision.chips import EYES_AT, aligned, around
+from vision.crops import EYES_AT, aligned, around
 from vision.faces.base import Box, Face, Landmarks, Point
 from vision.faces.blazeface import BlazeFace
 from vision.reading import BRACKETS, ApparentAge, SmallModels

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from image import heap
+from image import malloc_trim as heap
 
 
 async def test_it_is_given_back_while_requests_come_and_once_after(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,5 +29,5 @@ async def test_it_is_given_back_while_requests_come_and_once_after(monkeypatch: 
 
 def test_a_c_library_without_the_call_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     heap.give_back()
-    monkeypatch.setattr("image.heap.ctypes.CDLL", lambda name: object())
+    monkeypatch.setattr("image.malloc_trim.ctypes.CDLL", lambda name: object())
     heap.give_back()

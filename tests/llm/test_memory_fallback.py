@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm.ladder import LEAST_CONTEXT, Limits, died_of_memory, limits, sequences_of, without_sequences
+from llm.memory_fallback import LEAST_CONTEXT, Limits, died_of_memory, limits, sequences_of, without_sequences
 
 RUNGS = [(0, (32, 4096)), (1, (16, 4096)), (2, (8, 2048)), (3, (4, 1024)), (4, (4, 1024)), (99, (4, 1024))]
 
