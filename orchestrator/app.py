@@ -24,7 +24,7 @@ from core.watchers import Watchers
 from orchestrator.access import alias_routes as aliases
 from orchestrator.access import key_routes
 from orchestrator.access import tenant_routes as tenants
-from orchestrator.access.dependencies import LimitsShown, key_first
+from orchestrator.access.dependencies import LimitHeaders, key_first
 from orchestrator.access.keys import Keys, create_key
 from orchestrator.access.quotas import Quotas
 from orchestrator.engines.client import Engines
@@ -215,7 +215,7 @@ def create_app(
 
     api = FastAPI(title="Soundstage", lifespan=lifespan)
     add_away(api)
-    api.add_middleware(LimitsShown)
+    api.add_middleware(LimitHeaders)
     pure_route = chat.PureRoute(runner, workers_pool, settings.chat_max_tokens)
     api.include_router(chat.router(keys, quotas, pure_route, older_chat))
     api.include_router(enhance.router(keys, quotas, enhancement, pure_route=pure_route, workers=workers_pool))

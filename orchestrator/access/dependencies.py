@@ -23,7 +23,7 @@ ENTRY = "entry_under_limits"
 """Where a request's scope keeps it."""
 
 
-class LimitsShown:
+class LimitHeaders:
     """Pure ASGI middleware: answers of such routes say what is left of the limits that hold for them."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -67,10 +67,9 @@ def needs(keys: Keys, scope: Scope | None = None) -> Callable[[Request], Awaitab
 def metered(
     keys: Keys, quotas: Quotas, scope: Scope, *, repeated: Repeated | None = None
 ) -> Callable[[Request], AsyncIterator[Key]]:
-    """The same for a route that works: it counts as one request against the limits of the key and its tenant, unless
-    it is `repeated`: what was asked for before is read again, and no limit stands in the way. Tokens and pictures are
-    taken where an engine is asked (Judge.within_limits, pictures_within_limits).
-    """
+    """The same for a route that works: it counts as one request against the limits of the key and its tenant, unless it
+    is `repeated`: what was asked for before is read again, and no limit stands in the way. Tokens and pictures are
+    taken where an engine is asked (Judge.within_limits, pictures_within_limits)."""
 
     async def caller(request: Request) -> AsyncIterator[Key]:
         key = await needs(keys, scope)(request)

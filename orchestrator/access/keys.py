@@ -62,8 +62,7 @@ class Keys:
     """Looks keys up by a secret's hash: from memory while the epoch stands, else from the database."""
 
     def __init__(self, pool: Pool, max_cached: int = MAX_CACHED) -> None:
-        self._pool = pool
-        self._max_cached = max_cached
+        self._pool, self._max_cached = pool, max_cached
         self._found: dict[bytes, Key] = {}
         self._missed: dict[bytes, float] = {}
         self._generation = 0

@@ -51,8 +51,7 @@ class Slots:
     """The places of all owners, as far as this orchestrator needs them. One for each process."""
 
     def __init__(self, pool: Pool, *, lease: float = LEASE_SECONDS) -> None:
-        self._pool = pool
-        self._lease = lease
+        self._pool, self._lease = pool, lease
         self._who = secrets.token_hex(8)
         self._shares: dict[str, _Share] = {}
 

@@ -123,10 +123,7 @@ class Conversations:
     """One for each process. `hours` without a turn, and a conversation is forgotten."""
 
     def __init__(self, pool: Pool, seal: Seal, *, most_tokens: int, hours: float, wait_seconds: float) -> None:
-        self.most_tokens = most_tokens
-        self._pool = pool
-        self._seal = seal
-        self._hours = hours
+        self.most_tokens, self._pool, self._seal, self._hours = most_tokens, pool, seal, hours
         self._wait = wait_seconds
 
     @contextlib.asynccontextmanager

@@ -66,7 +66,6 @@ class OlderChat:
 
     async def answer(self, asked: ChatRequest, caller: Caller, job: JobType, *, once: str | None = None) -> ChatAnswer:
         """The next turn of a conversation, as `job` says; asked again with the same `once`, the turn that there is.
-
         Raises Unprocessable, Refused, Overloaded (the conversation is busy), and what engines raise."""
         started = time.perf_counter()
         if len(asked.message) > job.max_prompt:

@@ -64,18 +64,13 @@ class Blobs:
         retention: Retention,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._store = store
-        self._key = key
-        self._retention = retention
-        self._now = now
+        self._store, self._key, self._retention, self._now = store, key, retention, now
         self._bytes: int | None = None  # in the store, as far as is known here
         self._purging = asyncio.Lock()
 
     async def put(self, data: bytes, media_type: str) -> Reference:
         """Keep it from now on for the whole time, whether it is new or not. Either all of it is there or nothing.
-
-        Raises PayloadTooLarge, and Unavailable where the store does not answer.
-        """
+        Raises PayloadTooLarge, and Unavailable where the store does not answer."""
         if len(data) > MAX_BYTES:
             raise PayloadTooLarge(f"A picture of more than {MAX_BYTES} bytes is not kept.", code="blob_too_large")
         made = Reference(blob=hashlib.sha256(data).hexdigest(), type=media_type, bytes=len(data))

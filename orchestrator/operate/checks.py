@@ -30,11 +30,7 @@ MEMORY_GOOD = 6 * GIB
 SHM_GOOD = GIB
 FILES_GOOD = 4096
 DRIVER_GOOD = 570  # the first that runs CUDA 12.8
-NVIDIA_SMI = (
-    "nvidia-smi",
-    "--query-gpu=name,driver_version,memory.total,memory.free",
-    "--format=csv,noheader,nounits",
-)
+NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total,memory.free", "--format=csv,noheader,nounits")
 
 
 @dataclass(frozen=True)

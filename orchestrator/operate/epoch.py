@@ -23,10 +23,7 @@ class Epoch:
     def __init__(
         self, dsn: str, pool: Pool, drop: Sequence[Callable[[], None]], poll_seconds: float = POLL_SECONDS
     ) -> None:
-        self._dsn = dsn
-        self._pool = pool
-        self._drop = drop
-        self._poll_seconds = poll_seconds
+        self._dsn, self._pool, self._drop, self._poll_seconds = dsn, pool, drop, poll_seconds
         self.value = 0
         self._seen = time.monotonic()
         self._question: asyncio.Future[bool] | None = None

@@ -63,8 +63,7 @@ class Span:
     """One request to a worker."""
 
     def __init__(self, span: "OtelSpan", carrier: Mapping[str, str]) -> None:
-        self._span = span
-        self._carrier = carrier
+        self._span, self._carrier = span, carrier
 
     def carried_by(self, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """The headers with this span as the parent of whatever the worker traces."""

@@ -126,10 +126,7 @@ class Events(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self,
-        events: AsyncGenerator[flow.Event | None, None],
-        shown: Shown,
-        left: Callable[[], object] = lambda: None,
+        self, events: AsyncGenerator[flow.Event | None, None], shown: Shown, left: Callable[[], object] = lambda: None
     ) -> None:
         """`left` is called where the client goes before the end."""
         super().__init__(headers=SSE)

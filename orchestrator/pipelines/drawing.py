@@ -65,11 +65,7 @@ class Order:
 
     def headers(self, caller: Caller) -> dict[str, str]:
         """Who asks, for how long, and what the picture's metadata shall say."""
-        found = {
-            "idempotency-key": self.key,
-            "x-soundstage-run": self.run,
-            "x-soundstage-tenant": caller.key.tenant,
-        }
+        found = {"idempotency-key": self.key, "x-soundstage-run": self.run, "x-soundstage-tenant": caller.key.tenant}
         if self.outlives and self.source is None:  # what it starts from is gone with the process
             found[WAIT_HEADER] = str(WAIT_SECONDS)
         if self.release:

@@ -25,7 +25,6 @@ class Answer(Drawn):
 
 async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> Plain:
     pictures = await flow.step(
-        "generate",
-        lambda key: steps.generate(studio, flow, key, request.prompt, request, caller, role=ROLE),
+        "generate", lambda key: steps.generate(studio, flow, key, request.prompt, request, caller, role=ROLE)
     )
     return steps.drawn_answer(pictures)

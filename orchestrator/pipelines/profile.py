@@ -39,10 +39,7 @@ class Options(Asked):
         "person", description="How the person wants to be shown; it is never guessed."
     )
     strength: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="Start from the selfie and go this far from it; unset: start from nothing.",
+        None, gt=0, le=1, description="Start from the selfie and go this far from it; unset: start from nothing."
     )
 
 

@@ -63,10 +63,8 @@ async def expand(
     last: bool = False,
 ) -> ExpandResult:
     """What the picture for variables["message"] shall show, judged: before the model is asked and after it. `also` is
-    what the caller said besides; `last`: nothing follows that would judge it again.
-
-    Raises Refused, also where the model itself says that it is not fit to draw.
-    """
+    what the caller said besides; `last`: nothing follows that would judge it again. Raises Refused, also where the
+    model itself says that it is not fit to draw."""
     message = variables["message"]
     recipe = await _recipe_of_model(studio, recipe, role, caller)
     text, run = await studio.recipes.text(recipe, variables, caller, surface="image", also=also, key=key)

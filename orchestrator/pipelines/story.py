@@ -56,15 +56,7 @@ class ExpandAnswer(BaseModel):
     run_id: str
 
 
-async def tell(
-    studio: Studio,
-    flow: Flow,
-    asked: Request,
-    caller: Caller,
-    *,
-    recipe: str,
-    role: str,
-) -> Plain:
+async def tell(studio: Studio, flow: Flow, asked: Request, caller: Caller, *, recipe: str, role: str) -> Plain:
     """The whole pipeline. Cancelling it ends the step that runs, wherever it runs. Raises Refused before any GPU work
     for what was asked, and again for what the expansion made of it."""
     message = asked.message
@@ -92,8 +84,7 @@ async def tell(
         ),
     )
     captioned = await flow.step(
-        "caption",
-        lambda key: captions.caption_anyway(studio, pictures["prompt"], expanded["message"], caller, key=key),
+        "caption", lambda key: captions.caption_anyway(studio, pictures["prompt"], expanded["message"], caller, key=key)
     )
     return {
         **steps.drawn_answer(pictures, expanded, captioned),

@@ -30,9 +30,7 @@ class Warming:
     def __init__(
         self, workers: WorkerPool, engines: Engines, registry: Registry, pipelines: Mapping[str, Pipeline]
     ) -> None:
-        self._workers = workers
-        self._engines = engines
-        self._registry = registry
+        self._workers, self._engines, self._registry = workers, engines, registry
         self._pipelines = pipelines
         self._warm: set[Hashable] = set()
 

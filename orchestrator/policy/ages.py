@@ -20,11 +20,8 @@ _ANY_FORM = any_form()
 
 
 def flags_of(plain: str, text: str, apart: str = "") -> int:
-    """MINOR, AMBIGUOUS and ADULT, by the ages that a text states. `plain` is its plain form.
-
-    Of texts that were joined, `apart` is the same less closely joined: what stands there too was judged there, with
-    what is written around it.
-    """
+    """MINOR, AMBIGUOUS and ADULT, by the ages that a text states. `plain` is its plain form. Of texts that were joined,
+    `apart` is the same less closely joined: what stands there too was judged there, with what is written around it."""
     if not may_state(plain, text):
         return 0 if text.isascii() else _found(OTHER_SCRIPTS, own_script(text), apart)
     flags = 0

@@ -79,18 +79,9 @@ def compile_rules(name: str, document: Mapping[str, Any]) -> Rules:
     return Rules(name, tuple(hard), tuple(soft), constraints, terms)
 
 
-def decide(
-    texts: Sequence[str],
-    *,
-    tier: int,
-    surface: Surface,
-    rules: Rules,
-    subject: Subject = NOBODY,
-) -> Decision:
-    """Allow, soften or refuse what these texts ask for together.
-
-    `tier` is what key, tenant, recipe and request allow.
-    """
+def decide(texts: Sequence[str], *, tier: int, surface: Surface, rules: Rules, subject: Subject = NOBODY) -> Decision:
+    """Allow, soften or refuse what these texts ask for together. `tier` is what key, tenant, recipe and request
+    allow."""
     turns = deciding(texts, tier=tier, surface=surface, rules=rules, subject=subject)
     while True:
         try:

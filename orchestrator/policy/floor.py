@@ -103,20 +103,16 @@ def _scan(text: str, apart: str, parts: tuple[str, ...]) -> Scan:
 
 
 def scan(text: str, apart: str = "", parts: tuple[str, ...] = ()) -> Scan:
-    """Read one text. Short ones are remembered: a conversation is sent again with every turn.
-
-    Where the text is several `parts` that were joined, `apart` is the same with spaces between them.
-    """
+    """Read one text. Short ones are remembered: a conversation is sent again with every turn. Where the text is several
+    `parts` that were joined, `apart` is the same with spaces between them."""
     return (_scan if len(text) <= MAX_REMEMBERED else _scan.__wrapped__)(text, apart, parts)
 
 
 def glance(texts: Sequence[str], parts: Sequence[str]) -> str | None:
     """All texts put together, where nothing in them could mean anything that is RISKY: then each of them means nothing
-    that is. None where something could, or where there is more than one way to read them: then each is scanned.
-
-    What stands in a text stands in all of them together too, with nothing joined to it: GAP ends a sentence, a run of
-    letters and a phrase. Only what a star hides is read in no order, so it is scanned. `parts` as in `scan`.
-    """
+    that is. None where something could, or where there is more than one way to read them: then each is scanned. What
+    stands in a text stands in all of them together too, with nothing joined to it: GAP ends a sentence, a run of
+    letters and a phrase. Only what a star hides is read in no order, so it is scanned. `parts` as in `scan`."""
     together = GAP.join(texts)
     if not together.isascii() or ages.may_state(together.lower(), together):
         return None

@@ -61,9 +61,7 @@ class Guard:
     """Asks for opinions. `model` and `recipe` may both be given: then both are asked."""
 
     def __init__(self, engines: Engines, registry: Registry, settings: GuardSettings) -> None:
-        self._engines = engines
-        self._registry = registry
-        self._settings = settings
+        self._engines, self._registry, self._settings = engines, registry, settings
         self.name = "+".join(f"guard:{name}" for name in (settings.model, settings.recipe) if name)
 
     async def judged(

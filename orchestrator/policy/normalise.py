@@ -68,10 +68,7 @@ _SIGNS = b"013456789@$!|+"
 _L, _I = b"oleasgtbgasllt", b"oieasgtbgasiit"  # what the signs stand for; 1, ! and | are either
 _WORDS, _WORDS_AND_DIGITS = _only(LETTERS), _only(LETTERS + b"0123456789")
 _LEET = {"l": _only(LETTERS, _SIGNS, _L), "i": _only(LETTERS, _SIGNS, _I)}
-_LEET_INSIDE = {
-    "l": bytes.maketrans(_SIGNS, _L),
-    "i": bytes.maketrans(_SIGNS, _I),
-}
+_LEET_INSIDE = {"l": bytes.maketrans(_SIGNS, _L), "i": bytes.maketrans(_SIGNS, _I)}
 _NO_LETTER = bytes(set(range(256)) - set(LETTERS) - {0x20})
 _NOT_A_LETTER = _NO_LETTER + b" "
 _PUNCTUATION = ".,;:!?\"'()[]{}<>-_/\\`“”‘’…"

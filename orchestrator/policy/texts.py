@@ -92,10 +92,8 @@ class Texts:
 
 
 def of(value: Any, name: str = "") -> Texts:
-    """What a JSON value says that stands under this name.
-
-    Raises InvalidRequest where it nests deeper than MAX_DEPTH: each level hands on all that is below it.
-    """
+    """What a JSON value says that stands under this name. Raises InvalidRequest where it nests deeper than MAX_DEPTH:
+    each level hands on all that is below it."""
     found = Texts()
     _see(found, value, name, 0, name in _TEXT_NAMES)
     # What messages and their parts say stands together, so that a word which is split over them can be put together.

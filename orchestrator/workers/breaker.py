@@ -11,10 +11,8 @@ LONGEST_SECONDS = 30.0
 
 @dataclass
 class Breaker:
-    """Closed: the worker is asked. Open: it is not, for a while. Half open: one request tries it.
-
-    `failing` is a moving share of failures. Times are of any clock that does not go back, in seconds.
-    """
+    """Closed: the worker is asked. Open: it is not, for a while. Half open: one request tries it. `failing` is a moving
+    share of failures. Times are of any clock that does not go back, in seconds."""
 
     failing: float = 0.0
     open_until: float | None = None

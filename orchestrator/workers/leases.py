@@ -26,8 +26,7 @@ class LeaseTable(NamedTuple):
 
 class Leases:
     def __init__(self, pool: Pool, seconds: float) -> None:
-        self._pool = pool
-        self.seconds = seconds
+        self._pool, self.seconds = pool, seconds
 
     async def save(self, announcement: Announcement, owner: str) -> bool:
         """False where another key holds the lease."""

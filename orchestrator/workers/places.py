@@ -59,9 +59,7 @@ class Place:
 
     def __init__(self, pools: "Pools", worker: Worker, until: float) -> None:
         """`until`: when the caller has no more use for it; what fails after that is no fault of the worker's."""
-        self.worker = worker
-        self._until = until
-        self._pools = pools
+        self.worker, self._until, self._pools = worker, until, pools
         self._failed = False
         self._started = time.monotonic()
         worker.outstanding += 1
@@ -136,10 +134,8 @@ class Pools:
     # -- taking a place -------------------------------------------------------------------------------------------
 
     async def take(self, ask: Ask) -> Place:
-        """A place at a worker, at once or after a bounded wait in a fair queue.
-
-        Raises Unavailable (nobody serves this now) and Overloaded (no room to wait, or it would take too long).
-        """
+        """A place at a worker, at once or after a bounded wait in a fair queue. Raises Unavailable (nobody serves this
+        now) and Overloaded (no room to wait, or it would take too long)."""
         pool = self.pool(ask)
         if pool is None:
             raise _nobody(ask.ability)

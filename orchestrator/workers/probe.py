@@ -72,10 +72,8 @@ class NoSuchPageError(Exception):
 
 
 class Prober:
-    """Asks every worker that is known. One for each process.
-
-    `static` are the workers of the settings; `registered` gives those that an admin registered. Times in seconds.
-    """
+    """Asks every worker that is known. One for each process. `static` are the workers of the settings; `registered`
+    gives those that an admin registered. Times in seconds."""
 
     def __init__(
         self,
@@ -90,12 +88,9 @@ class Prober:
         lease: float,
     ) -> None:
         """`announced_every`: of workers that announce themselves; 0: they are not asked."""
-        self._workers = workers
-        self._relay = relay
+        self._workers, self._relay = workers, relay
         self._static = {worker.id: worker for worker in static}
-        self._registered = registered
-        self._every = every
-        self._announced_every = announced_every
+        self._registered, self._every, self._announced_every = registered, every, announced_every
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._lease = lease
         self._known: dict[str, StaticWorker] = {}
@@ -170,9 +165,8 @@ class Prober:
 
     async def _models(self, root: str, key: str | None, kind: Kind) -> list[str]:
         """Their names, by GET /v1/models; none of a selfie worker, which is asked for /readyz. Its key goes to its own
-        address alone: no redirect is followed.
-
-        Raises NotReadyError, NoSuchPageError, Upstream, and what aiohttp raises."""
+        address alone: no redirect is followed. Raises NotReadyError, NoSuchPageError, Upstream, and what aiohttp
+        raises."""
         path = "/readyz" if kind == "selfie" else "/v1/models"
         asked = self._relay.session.get(root + path, headers=_bearer(key), timeout=self._timeout, allow_redirects=False)
         async with asked as response:

@@ -143,9 +143,7 @@ class FairQueue:
 
     def _next_line(self) -> tuple[str, _Line]:
         """The tenant whose next request is paid for first, when all are given the same; equals in the order they came.
-
-        Deficit round robin with the smallest quantum, its rounds run at once: a dear request costs no loop.
-        """
+        Deficit round robin with the smallest quantum, its rounds run at once: a dear request costs no loop."""
         short = {name: line.first().cost - line.deficit for name, line in self._lines.items()}
         name = min(short, key=lambda tenant: short[tenant])
         for line in self._lines.values():

@@ -67,10 +67,8 @@ class WorkerPool:
 
     async def register(self, announcement: Announcement, owner: str) -> Lease:
         """Take a heartbeat of the key `owner`, and keep it in the database for the others if that is there. A lease
-        that this key holds here is renewed at once; a new one is in force once the database has had its say.
-
-        Raises Forbidden for an id that is no worker's, Conflict for one whose lease another key holds.
-        """
+        that this key holds here is renewed at once; a new one is in force once the database has had its say. Raises
+        Forbidden for an id that is no worker's, Conflict for one whose lease another key holds."""
         _refuse_reserved(announcement.id)
         seconds = self._leases.seconds
         worker = self._workers.get(announcement.id)
@@ -91,11 +89,9 @@ class WorkerPool:
         return Lease(id=announcement.id, lease_seconds=seconds, heartbeat_seconds=seconds / 3)
 
     async def remove(self, worker_id: str, owner: str | None) -> None:
-        """A farewell of the key `owner`; None is an admin, who may end any lease.
-
-        Raises Forbidden for an id that is no worker's, Conflict where another key holds its lease, NotFound, and
-        Unavailable where only this orchestrator could be told.
-        """
+        """A farewell of the key `owner`; None is an admin, who may end any lease. Raises Forbidden for an id that is no
+        worker's, Conflict where another key holds its lease, NotFound, and Unavailable where only this orchestrator
+        could be told."""
         _refuse_reserved(worker_id)
         known = self._workers.get(worker_id)
         if known is not None and owner is not None and known.owner not in (None, owner):

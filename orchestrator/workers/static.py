@@ -24,10 +24,8 @@ _NOT_IN_NAMES = re.compile(r"[^\w.:/@+-]")
 
 @dataclass(frozen=True)
 class StaticWorker:
-    """An address, and what was declared of it; what was not is found out by asking.
-
-    `aliases` are (name, model there); a model of None is its first. `models` are those that it may be asked for.
-    """
+    """An address, and what was declared of it; what was not is found out by asking. `aliases` are (name, model there);
+    a model of None is its first. `models` are those that it may be asked for."""
 
     url: str
     kind: Kind
@@ -76,11 +74,9 @@ def workers_of(settings: OrchestratorSettings, key: str | None = None) -> list[S
 def announcement_of(
     worker: StaticWorker, listed: Sequence[str], abilities: tuple[Ability, ...]
 ) -> tuple[Announcement, dict[str, str]]:
-    """The worker as if it had announced itself, and which names mean another one there.
-
-    A server may list hundreds of models, and names that no other worker could announce: the first that fit are taken,
-    those that an alias means before all.
-    """
+    """The worker as if it had announced itself, and which names mean another one there. A server may list hundreds of
+    models, and names that no other worker could announce: the first that fit are taken, those that an alias means
+    before all."""
     names = [name for name in worker.models or listed if _NAME(name)]
     meant = {alias: model or (names[0] if names else None) for alias, model in worker.aliases}
     rewrites = {alias: model for alias, model in meant.items() if model and alias not in names}

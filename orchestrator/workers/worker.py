@@ -124,8 +124,7 @@ class Pool:
     """Workers that can stand in for one another, how loaded each is, and who waits for them."""
 
     def __init__(self, members: Sequence[Worker], strategy: Strategy, queue_max: int) -> None:
-        self.members = members
-        self.strategy = strategy
+        self.members, self.strategy = members, strategy
         self.queue = FairQueue(queue_max)
         self.loads = [AWAY] * len(members)
         self.places = 0  # requests that its workers take at once

@@ -39,8 +39,7 @@ def key_of(*parts: Any) -> str:
 
 class EnhancementCache:
     def __init__(self, pool: Pool, seal: Seal) -> None:
-        self.pool = pool
-        self._seal = seal
+        self.pool, self._seal = pool, seal
 
     async def get(self, key: str) -> CachedPrompt | None:
         found = await self.peek(key)

@@ -12,11 +12,9 @@ Count = Callable[[str], int]
 
 def compress(text: str, target: int, count: Count, about: Set[str] = frozenset()) -> str:
     """At most `target` tokens of `text`, by `count`. What fits already is only tidied, so doing it again changes
-    nothing. A word is kept whole or left out; where no word fits, nothing is left.
-
-    `about` are the words of what was asked for: a phrase that holds some tells of the subject, and the one that holds
-    most of them has its place before all others.
-    """
+    nothing. A word is kept whole or left out; where no word fits, nothing is left. `about` are the words of what was
+    asked for: a phrase that holds some tells of the subject, and the one that holds most of them has its place before
+    all others."""
     whole = tidy(text)
     if count(whole) <= target:
         return whole

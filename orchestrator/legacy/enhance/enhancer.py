@@ -119,7 +119,6 @@ class Enhancer:
 
     async def _judge(self, task: PromptTask, caller: Caller, made: str | None = None) -> str:
         """What was asked for, and with it what was made of it, which is recorded; the constraints that belong to it.
-
         Raises Refused."""
         judge = self._recipes.judge
         run = judge.begin(caller)

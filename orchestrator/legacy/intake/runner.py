@@ -174,12 +174,7 @@ class JobRunner:
         await self._source.again(delivery)
 
     async def _end(
-        self,
-        delivery: Delivery,
-        job: Job,
-        state: Literal["done", "failed"],
-        result: dict[str, Any],
-        tenant: str | None,
+        self, delivery: Delivery, job: Job, state: Literal["done", "failed"], result: dict[str, Any], tenant: str | None
     ) -> None:
         if await self._record_end(job, state, result, tenant):
             JOBS.labels(state).inc()
