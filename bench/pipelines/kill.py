@@ -28,8 +28,7 @@ from typing import Any
 import psycopg
 
 from bench.pipelines.trial import STEPS, WAYS, Client, Job, Trial, load, trial
-from orchestrator.operate.seal import Seal
-from orchestrator.runs.contents import contents_key
+from orchestrator.operate.seal import Seal, contents_key
 
 ALL, FEW = 102, 42  # runs in a round; in one without the database, which is long by itself
 WINDOW = 2.0  # seconds over which a round's runs are begun

@@ -21,9 +21,9 @@ class Epoch:
     """Watches the number: by LISTEN for near zero delay, by polling in case a notification is lost."""
 
     def __init__(
-        self, dsn: str, pool: Pool, drop: Sequence[Callable[[], None]], poll_seconds: float = POLL_SECONDS
+        self, dsn: str, pool: Pool, drop: Sequence[Callable[[], None]] = (), poll_seconds: float = POLL_SECONDS
     ) -> None:
-        self._dsn, self._pool, self._drop, self._poll_seconds = dsn, pool, drop, poll_seconds
+        self._dsn, self._pool, self._drop, self._poll_seconds = dsn, pool, list(drop), poll_seconds
         self.value = 0
         self._seen = time.monotonic()
         self._question: asyncio.Future[bool] | None = None
@@ -32,6 +32,10 @@ class Epoch:
     def age(self) -> float:
         """Seconds since the number was last read: how old a cached answer can be."""
         return time.monotonic() - self._seen
+
+    def on_move(self, drop: Callable[[], None]) -> None:
+        """Call it whenever the number has moved."""
+        self._drop.append(drop)
 
     async def watch(self) -> None:
         """Until cancelled."""

@@ -2,6 +2,7 @@
 
 import base64
 import os
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from core.errors import SoundstageError
+from core.keys import read_or_make_bytes
 
 NONCE = 12  # bytes, before the ciphertext
 SEALED = "sealed"
@@ -40,3 +42,8 @@ class Seal:
         if not isinstance(kept, dict) or kept.keys() != {SEALED} or not isinstance(kept[SEALED], str):
             return kept
         return msgspec.json.decode(self.open(base64.b64decode(kept[SEALED]), place))
+
+
+def contents_key(file: Path) -> bytes:
+    """The key in the data directory, made on first use. Raises SettingsError for one that is not whole."""
+    return read_or_make_bytes(file)

@@ -2,12 +2,10 @@
 
 import asyncio
 import logging
-from pathlib import Path
 from typing import Any
 
 from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool, patiently
-from core.keys import read_or_make_bytes
 from orchestrator.operate.seal import Seal
 
 log = logging.getLogger(__name__)
@@ -62,8 +60,3 @@ class Vault:
             except DATABASE_AWAY as exc:
                 log.warning("contents not purged; trying again", extra={"reason": exc})
             await asyncio.sleep(PURGE_SECONDS)
-
-
-def contents_key(file: Path) -> bytes:
-    """The key in the data directory, made on first use. Raises SettingsError for one that is not whole."""
-    return read_or_make_bytes(file)

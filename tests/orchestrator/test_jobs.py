@@ -13,8 +13,7 @@ from core.errors import Conflict
 from orchestrator.jobs.plain import kept_error
 from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.values import End
-from orchestrator.operate.seal import Seal
-from orchestrator.runs.contents import contents_key
+from orchestrator.operate.seal import Seal, contents_key
 from tests.fakes.client import RawClient, connected, request
 from tests.fakes.image_worker import ImageWorker
 from tests.fakes.studio import ChatWorker, Studio

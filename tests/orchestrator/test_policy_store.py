@@ -10,10 +10,10 @@ from core.db.pool import open_pool
 from core.errors import Conflict
 from orchestrator.access.keys import Key
 from orchestrator.operate.epoch import Epoch
-from orchestrator.operate.seal import Seal
+from orchestrator.operate.seal import Seal, contents_key
 from orchestrator.policy.store import Policies, PolicyUnavailableError, first_policy, put_in_force, save_policy
 from orchestrator.runs.caller import Caller
-from orchestrator.runs.contents import Vault, contents_key
+from orchestrator.runs.contents import Vault
 from orchestrator.runs.judge import Judge, Refused
 from orchestrator.runs.record import RunLog
 

@@ -11,8 +11,8 @@ from prometheus_client import REGISTRY
 
 from core.db.pool import open_pool
 from core.errors import Unavailable
-from orchestrator.operate.seal import Seal
-from orchestrator.runs.contents import Vault, contents_key
+from orchestrator.operate.seal import Seal, contents_key
+from orchestrator.runs.contents import Vault
 from orchestrator.runs.record import MAX_WAITING, Record, Run, RunLog, new_run_id, now
 from prompts import audit
 from tests.fakes.studio import Studio, studio_over

@@ -14,8 +14,7 @@ from core.db.pool import open_pool
 from core.errors import SoundstageError
 from orchestrator.legacy.conversations import Conversations
 from orchestrator.legacy.intake.ledger import Ledger
-from orchestrator.operate.seal import Seal
-from orchestrator.runs.contents import contents_key
+from orchestrator.operate.seal import Seal, contents_key
 from tests.fakes.scripted_worker import expansion
 from tests.fakes.studio import Studio
 

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from core.http.serving import FAILED
+from core.watchers import end
 from tests.fakes.studio import Studio
 from tests.fakes.wait import answers, soon
 
@@ -30,8 +31,7 @@ async def test_no_task_is_missing_here(durable_studio: Studio) -> None:
 async def test_one_that_ends_fails_the_service(durable_studio: Studio, name: str) -> None:
     assert (await durable_studio.http.get("/healthz")).json() == {"status": "ok"}
     task = durable_studio.watchers.tasks[name]
-    task.cancel()
-    await asyncio.wait([task])
+    await end([task], again=0.1)  # wait_for loses a cancellation that comes as its answer does
     answer = await durable_studio.http.get("/healthz")
     assert (answer.status_code, answer.json()) == (503, {"status": "failed", "task": name})
     assert (await durable_studio.http.get("/readyz")).status_code == 503
