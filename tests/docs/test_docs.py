@@ -22,6 +22,13 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
     assert [name for name in [*named, *linked] if not (ROOT / name).exists()] == []
 
 
+def test_every_file_that_moved_is_where_the_page_says() -> None:
+    text = (ROOT / "docs" / "moved.md").read_text("utf-8")
+    rows = re.findall(r"^(\S+/\S*) +(\S+/\S*)$", text, re.M)
+    assert len(rows) > 100
+    assert [new for _, new in rows if not (ROOT / new).exists()] == []
+
+
 def test_the_page_of_settings_is_what_the_code_says() -> None:
     assert settings_doc.FILE.read_text("utf-8") == settings_doc.page(), "run: make docs"
 
