@@ -79,11 +79,15 @@ async def make(pool: Pool, wanted: NewKey, writer: Writer) -> dict[str, Any]:
     async with changing(pool, writer) as connection:
         await connection.execute(
             "insert into api_keys (id, tenant, name, sha256, scopes, max_tier, age_assured_at, expires_at, limits)"
-            " values (%s, %s, %s, %s, %s, %s, case when %s then now() end, %s, %s)",
-            (
-                *(key_id, wanted.tenant, wanted.name, hash_of(secret), sorted(set(wanted.scopes)), wanted.max_tier),
-                *(wanted.age_assured, wanted.expires_at, Jsonb(wanted.limits.model_dump(exclude_none=True))),
-            ),
+            " values (%(id)s, %(tenant)s, %(name)s, %(sha256)s, %(scopes)s, %(max_tier)s,"
+            " case when %(age_assured)s then now() end, %(expires_at)s, %(limits)s)",
+            {
+                **wanted.model_dump(exclude={"scopes", "limits"}),
+                "id": key_id,
+                "sha256": hash_of(secret),
+                "scopes": sorted(set(wanted.scopes)),
+                "limits": Jsonb(wanted.limits.model_dump(exclude_none=True)),
+            },
         )
     return {**await one(pool, key_id), "secret": secret}
 

@@ -101,11 +101,15 @@ class Keys:
         if row is None:
             self._missed[digest] = time.monotonic() + MISS_SECONDS
             raise _unknown()
-        limits, tenant_limits = (Limits.model_validate(row[name]) for name in ("limits", "tenant_limits"))
-        scopes = frozenset(row["scopes"])
         key = Key(
-            *(row["id"], row["tenant"], scopes, row["max_tier"], row["expires_at"], limits, tenant_limits),
-            row["aliases"] or _NO_ALIASES,
+            id=row["id"],
+            tenant=row["tenant"],
+            scopes=frozenset(row["scopes"]),
+            max_tier=row["max_tier"],
+            expires_at=row["expires_at"],
+            limits=Limits.model_validate(row["limits"]),
+            tenant_limits=Limits.model_validate(row["tenant_limits"]),
+            aliases=row["aliases"] or _NO_ALIASES,
         )
         if generation == self._generation:  # else it may have been revoked while the answer was on its way
             self._found[digest] = key
@@ -144,12 +148,12 @@ async def create_key(
     async with pool.connection() as connection:
         await connection.execute(
             "insert into api_keys (id, tenant, name, sha256, scopes, max_tier, expires_at)"
-            " select %s, %s, %s, %s, %s, %s, %s where not exists (select from key_secrets where sha256 = %s)"
-            " on conflict (sha256) do nothing",
-            (
-                *("key_" + secrets.token_hex(8), tenant, name, hash_of(secret), list(scopes), max_tier, expires_at),
-                hash_of(secret),
-            ),
+            " select %(id)s, %(tenant)s, %(name)s, %(sha256)s, %(scopes)s, %(max_tier)s, %(expires_at)s"
+            " where not exists (select from key_secrets where sha256 = %(sha256)s) on conflict (sha256) do nothing",
+            {
+                **{"id": "key_" + secrets.token_hex(8), "tenant": tenant, "name": name, "sha256": hash_of(secret)},
+                **{"scopes": list(scopes), "max_tier": max_tier, "expires_at": expires_at},
+            },
         )
     return secret
 

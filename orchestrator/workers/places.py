@@ -23,11 +23,15 @@ from orchestrator.workers.rules import Rules
 from orchestrator.workers.worker import Ask, Pool, Worker
 
 QUEUE_WAIT = Histogram(
-    *("soundstage_queue_wait_seconds", "How long requests waited for a place at a worker.", ["ability"]),
+    "soundstage_queue_wait_seconds",
+    "How long requests waited for a place at a worker.",
+    ["ability"],
     buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
 QUEUE_POSITION = Histogram(
-    *("soundstage_queue_position", "How many were before a request when it began to wait.", ["ability"]),
+    "soundstage_queue_position",
+    "How many were before a request when it began to wait.",
+    ["ability"],
     buckets=(0, 1, 2, 5, 10, 20, 50, 100, 200, 500),
 )
 REFUSED = Counter("soundstage_admission_refused_total", "Requests that got no place.", ["ability", "reason"])
