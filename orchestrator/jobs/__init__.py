@@ -1,4 +1,4 @@
-"""Runs of pipelines that outlive the process which began them: called, followed, cancelled, taken up again.
+"""Durable runs of pipelines: a row of `jobs` is queue, lease and fence, `job_events` holds what each step gave.
 
-Others use `service.Jobs`.
+Others use `part`.
 """

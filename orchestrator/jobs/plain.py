@@ -22,22 +22,22 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\x00", "")
 
 
-def kept_error(exc: SoundstageError) -> dict[str, Any]:
+def error_record(exc: SoundstageError) -> dict[str, Any]:
     """An error as it is kept: OpenAI's four fields, its status, and when to come again."""
     fields: dict[str, Any] = exc.envelope()["error"]
     return {**plain(fields), "status": exc.status, "retry_after": exc.retry_after}
 
 
-def as_error(kept: Mapping[str, Any]) -> SoundstageError:
+def error_of(record: Mapping[str, Any]) -> SoundstageError:
     """The error again."""
-    kind = ContentPolicy if kept["type"] == ContentPolicy.type else BY_STATUS.get(kept["status"], SoundstageError)
-    given = {name: kept.get(name) for name in ("code", "param", "retry_after")}
-    return kind(str(kept["message"]), **given)
+    kind = ContentPolicy if record["type"] == ContentPolicy.type else BY_STATUS.get(record["status"], SoundstageError)
+    given = {name: record.get(name) for name in ("code", "param", "retry_after")}
+    return kind(str(record["message"]), **given)
 
 
-def told_error(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """What a caller sees of a kept error."""
-    return {name: kept.get(name) for name in ("message", "type", "param", "code")}
+def error_of_caller(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a caller sees of an error that was kept."""
+    return {name: record.get(name) for name in ("message", "type", "param", "code")}
 
 
 def where(exc: BaseException) -> dict[str, Any]:

@@ -9,15 +9,15 @@ from core.errors import Conflict
 from core.http.paging import page
 from orchestrator.access.dependencies import needs
 from orchestrator.access.keys import Key, Keys
-from orchestrator.jobs.desk import JobDesk, last_seen
-from orchestrator.jobs.plain import kept_error
-from orchestrator.jobs.runs import Runs
+from orchestrator.jobs.calls import PipelineCalls, last_seen
+from orchestrator.jobs.executor import Executor
+from orchestrator.jobs.plain import error_record
 from orchestrator.jobs.store import JobStore, shown
 from orchestrator.jobs.values import End, State
 from orchestrator.jobs.webhooks import Webhooks
 
 
-def router(keys: Keys, desk: JobDesk, jobs: JobStore, runs: Runs, webhooks: Webhooks) -> APIRouter:
+def router(keys: Keys, calls: PipelineCalls, jobs: JobStore, executor: Executor, webhooks: Webhooks) -> APIRouter:
     api = APIRouter(prefix="/v1/jobs", tags=["jobs"])
     pipelines_key = Annotated[Key, Depends(needs(keys, "pipelines"))]
 
@@ -44,7 +44,7 @@ def router(keys: Keys, desk: JobDesk, jobs: JobStore, runs: Runs, webhooks: Webh
     @api.get("/{job_id}")
     async def one(job_id: str, request: Request, key: pipelines_key) -> dict[str, Any]:
         """The job, its result with it once it has ended."""
-        return await desk.shown(request, await jobs.one(job_id, owner(key)))
+        return await calls.shown(request, await jobs.one(job_id, owner(key)))
 
     @api.get("/{job_id}/events", response_model=None)
     async def events(
@@ -60,15 +60,15 @@ def router(keys: Keys, desk: JobDesk, jobs: JobStore, runs: Runs, webhooks: Webh
         seen = last_seen(request)
         after = (starting_after or 0) if seen is None else seen
         if "text/event-stream" in request.headers.get("accept", ""):
-            return await desk.stream(request, row, after)
-        return await desk.page(request, row, after)
+            return await calls.stream(request, row, after)
+        return await calls.page(request, row, after)
 
     @api.post("/{job_id}/cancel")
     async def cancel(job_id: str, request: Request, key: pipelines_key) -> dict[str, Any]:
         """End the job before its time; one that has ended stays as it ended, and is given back so."""
         await jobs.one(job_id, owner(key))
-        asked = Conflict("The job was cancelled.", code="job_cancelled")
-        await runs.cancel(job_id, End("cancelled", None, kept_error(asked)))
-        return await desk.shown(request, await jobs.one(job_id, owner(key)))
+        reason = Conflict("The job was cancelled.", code="job_cancelled")
+        await executor.cancel(job_id, End("cancelled", None, error_record(reason)))
+        return await calls.shown(request, await jobs.one(job_id, owner(key)))
 
     return api

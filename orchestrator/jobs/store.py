@@ -3,19 +3,20 @@
 from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg.types.json import Json, Jsonb
 
 from core.db.pool import Pool, patiently
-from core.errors import Conflict, NotFound, Overloaded, SoundstageError, Unavailable
+from core.errors import Conflict, NotFound, Overloaded, Unavailable
 from core.http import idempotency
 from core.http.paging import unknown_after
-from orchestrator.jobs.plain import kept_error, told_error
-from orchestrator.jobs.values import Added, By, End, Queue, State, Taken, Wanted, kept_caller
+from orchestrator.jobs.caller_record import caller_record
+from orchestrator.jobs.locks import lock_pool
+from orchestrator.jobs.plain import error_of_caller
+from orchestrator.jobs.values import VERSION, End, RunRequest, State, new_job_id
 from orchestrator.operate.seal import SEALED, Seal
-from orchestrator.pipelines.flow import COMPLETED
 
 EVENTS = 200  # read at once
 FULL_SECONDS = 30.0
@@ -25,32 +26,35 @@ _SHOWN = (
     " created_at, started_at, ended_at"
 )
 _INSERT = """
-insert into jobs (id, pipeline, tenant, key_id, way, priority, caller, request, request_sha256, idempotency_key,
-                  webhook, webhook_state, followers, deadline_at, state, attempts, started_at, executor, version)
-values (%(id)s, %(pipeline)s, %(tenant)s, %(key_id)s, %(way)s, %(priority)s, %(caller)s, %(request)s, %(sha256)s,
-        %(idempotency_key)s, %(webhook)s, %(webhook_state)s, %(followers)s, now() + make_interval(secs => %(seconds)s),
-        %(state)s, %(attempts)s, case when %(attempts)s > 0 then now() end, %(executor)s, %(version)s)
-on conflict (key_id, idempotency_key) where idempotency_key is not null do nothing
+with made as (
+    insert into jobs (id, pipeline, tenant, key_id, way, pool, priority, caller, request, request_sha256,
+                      idempotency_key, webhook, webhook_state, followers, deadline_at, state, attempts, started_at,
+                      executor, version)
+    values (%(id)s, %(pipeline)s, %(tenant)s, %(key_id)s, %(way)s, %(pool)s, %(priority)s, %(caller)s, %(request)s,
+            %(sha256)s, %(idempotency_key)s, %(webhook)s, %(webhook_state)s, %(followers)s,
+            now() + make_interval(secs => %(seconds)s), %(state)s, %(attempts)s,
+            case when %(attempts)s > 0 then now() end, %(executor)s, %(version)s)
+    on conflict (key_id, idempotency_key) where idempotency_key is not null do nothing
+    returning state, pool)
+select case when state = 'queued' then pg_notify('soundstage_jobs', 'queued ' || pool) end from made
 """
-_OPEN = """
-select (select count(*) from (
-           select from jobs where tenant = %s and ended_at is null and way = 'background' limit %s) t) as of_tenant,
-       (select count(*) from (
-           select from jobs where pipeline = any(%s) and ended_at is null and way = 'background' limit %s) p) as of_pool
+_OF_TENANT = """
+select count(*) as jobs from (
+    select from jobs where tenant = %s and ended_at is null and way = 'background' limit %s) open
 """
-_BEGIN = """
-update jobs set state = 'running', attempts = attempts + 1, started_at = coalesce(started_at, now()),
-                executor = %s, version = %s
- where id = %s and ended_at is null
-returning id, pipeline, tenant, key_id, way, priority, caller, request, webhook, attempts,
-          extract(epoch from deadline_at - now())::float8 as seconds_left,
-          (select limits from api_keys k where k.id = key_id) as limits,
-          (select limits from tenants t where t.id = tenant) as tenant_limits,
-          (select revoked_at is not null or coalesce(expires_at < now(), false) from api_keys k where k.id = key_id)
-              as revoked
+_OF_POOL = """
+select count(*) as jobs from (
+    select from jobs where pool = %s and state = 'queued' union all
+    select from jobs where pool = %s and state = 'running' limit %s) open
 """
-_FINISHED = "select data from job_events where job = %s and name = %s"
 _LIST = "select {shown} from jobs where key_id = %(key)s{filters} order by created_at desc, id desc limit %(limit)s"
+
+
+class NewJob(NamedTuple):
+    """The run that is kept: another, where its idempotency key was used before; and whether it begins here and now."""
+
+    id: str
+    begins: bool
 
 
 @asynccontextmanager
@@ -72,32 +76,75 @@ class JobStore:
         self.seal = seal
         self._queue_max = queue_max
 
-    async def add(self, job_id: str, wanted: Wanted, by: By, queue: Queue | None = None) -> Added:
-        """Keep a new run, begun by a process; where there is a `queue` and it has no place left, queued there.
+    async def begin(self, request: RunRequest, executor: str) -> NewJob:
+        """Keep a new run that `executor` carries out. Raises Conflict where its idempotency key was used for something
+        else."""
+        async with connected(self._pool) as connection:
+            return await self._add(connection, request, executor)
 
-        Raises Conflict where its idempotency key was used for something else, Overloaded where the tenant has too many.
+    async def enqueue(self, request: RunRequest, executor: str, places: int) -> NewJob:
+        """The same for a background job: where its pool has no place left, of so many, it is queued.
+
+        Raises Overloaded where the tenant has too many.
         """
         async with connected(self._pool) as connection:
-            if queue is None or await self._has_place(connection, wanted.caller.key.tenant, queue):
-                made = await self._insert(connection, job_id, wanted, by)
-                begun = True
-            else:
-                begun = False
-                async with connection.transaction():
-                    made = await self._insert(connection, job_id, wanted, None)
-                    if made:
-                        await connection.execute(*queue.enqueue)
-            if made:
-                return Added(job_id, begun)
-            if (first := await self._first(connection, wanted)) is None:
-                message = "The run of this Idempotency-Key was just purged: send it again."
-                raise Conflict(message, code="idempotency_purged")
-            return Added(first, False)
+            row = await (await connection.execute(_OF_TENANT, (request.caller.key.tenant, self._queue_max))).fetchone()
+            if row["jobs"] >= self._queue_max:
+                message = f"There are {self._queue_max} jobs of yours that have not ended."
+                raise Overloaded(message, code="jobs_full", retry_after=FULL_SECONDS)
+            if not await _has_place(connection, request.pool, places):
+                return await self._add(connection, request, None)
+            async with connection.transaction():
+                await lock_pool(connection, request.pool)
+                begins = await _has_place(connection, request.pool, places)
+                return await self._add(connection, request, executor if begins else None)
 
-    async def first(self, wanted: Wanted) -> str | None:
+    async def _add(self, connection: Any, request: RunRequest, executor: str | None) -> NewJob:
+        job_id = new_job_id()
+        if (await connection.execute(_INSERT, self._row(job_id, request, executor))).rowcount:
+            return NewJob(job_id, executor is not None)
+        if (first := await self._first(connection, request)) is None:
+            message = "The run of this Idempotency-Key was just purged: send it again."
+            raise Conflict(message, code="idempotency_purged")
+        return NewJob(first, False)
+
+    def _row(self, job_id: str, request: RunRequest, executor: str | None) -> dict[str, Any]:
+        return {
+            "id": job_id,
+            "pipeline": request.pipeline,
+            "tenant": request.caller.key.tenant,
+            "key_id": request.caller.key.id,
+            "way": request.way,
+            "pool": request.pool,
+            "priority": request.priority,
+            "caller": Jsonb(caller_record(request.caller)),
+            "request": Jsonb(self.seal.wrap(request.request, job_id)),
+            "sha256": request.request_sha256,
+            "idempotency_key": request.idempotency_key,
+            "webhook": request.webhook,
+            "webhook_state": "waiting" if request.webhook else None,
+            "followers": int(request.way == "stream"),
+            "seconds": request.seconds,
+            "state": "running" if executor else "queued",
+            "attempts": int(executor is not None),
+            "executor": executor,
+            "version": VERSION,
+        }
+
+    async def first(self, request: RunRequest) -> str | None:
         """The run that came first with the same idempotency key. Raises Conflict where that was used for another."""
         async with connected(self._pool) as connection:
-            return await self._first(connection, wanted)
+            return await self._first(connection, request)
+
+    async def _first(self, connection: Any, request: RunRequest) -> str | None:
+        query = "select id, request_sha256 from jobs where key_id = %s and idempotency_key = %s"
+        given = (request.caller.key.id, request.idempotency_key)
+        row = await (await connection.execute(query, given)).fetchone()
+        if row is None:
+            return None
+        if row["request_sha256"] != request.request_sha256:
+            raise idempotency.reused()
+        return str(row["id"])
 
     async def knows(self, key_id: str, idempotency_key: str) -> bool:
         """Whether an API key has a run under this idempotency key."""
@@ -105,74 +152,12 @@ class JobStore:
         async with connected(self._pool) as connection:
             return bool((await connection.execute(query, (key_id, idempotency_key))).rowcount)
 
-    async def _insert(self, connection: Any, job_id: str, wanted: Wanted, begun: By | None) -> bool:
-        """Whether it is new, for its idempotency key."""
-        row = {
-            "state": "running" if begun else "queued",
-            "attempts": 1 if begun else 0,
-            "executor": begun and begun.executor,
-            "version": begun and begun.version,
-            "id": job_id,
-            "pipeline": wanted.pipeline,
-            "tenant": wanted.caller.key.tenant,
-            "key_id": wanted.caller.key.id,
-            "way": wanted.way,
-            "priority": wanted.priority,
-            "caller": Jsonb(kept_caller(wanted.caller)),
-            "request": Jsonb(self.seal.wrap(wanted.request, job_id)),
-            "sha256": wanted.request_sha256,
-            "idempotency_key": wanted.idempotency_key,
-            "webhook": wanted.webhook,
-            "webhook_state": "waiting" if wanted.webhook else None,
-            "followers": int(wanted.way == "stream"),
-            "seconds": wanted.seconds,
-        }
-        return bool((await connection.execute(_INSERT, row)).rowcount)
-
-    async def _first(self, connection: Any, wanted: Wanted) -> str | None:
-        query = "select id, request_sha256 from jobs where key_id = %s and idempotency_key = %s"
-        given = (wanted.caller.key.id, wanted.idempotency_key)
-        found = await (await connection.execute(query, given)).fetchone()
-        if found is None:
-            return None
-        if found["request_sha256"] != wanted.request_sha256:
-            raise idempotency.reused()
-        return str(found["id"])
-
-    async def _has_place(self, connection: Any, tenant: str, queue: Queue) -> bool:
-        """Whether fewer of a pool's background jobs are open than it has places: then none of them waits.
-
-        Raises Overloaded where the tenant has as many background jobs as it may.
-        """
-        given = (tenant, self._queue_max, list(queue.pipelines), queue.places)
-        row = await (await connection.execute(_OPEN, given)).fetchone()
-        if row["of_tenant"] >= self._queue_max:
-            message = f"There are {self._queue_max} jobs of yours that have not ended."
-            raise Overloaded(message, code="jobs_full", retry_after=FULL_SECONDS)
-        return bool(row["of_pool"] < queue.places)
-
-    async def begin(self, job_id: str, by: By) -> Taken | None:
-        """Note who runs it now; None where it has ended, or was purged. What an earlier attempt still does is not kept
-        from here on."""
-        async with self._pool.connection() as connection:
-            row = await (await connection.execute(_BEGIN, (*by, job_id))).fetchone()
-            if row is None:
-                return None
-            told = await (await connection.execute(_FINISHED, (job_id, COMPLETED))).fetchall()
-        try:
-            row["request"] = self.seal.unwrap(row["request"], job_id)
-            steps = [self.seal.unwrap(one["data"], job_id) for one in told]
-        except SoundstageError as exc:  # of an orchestrator with another key
-            await self.end(job_id, End("failed", None, kept_error(exc)))
-            return None
-        return Taken(**row, finished={step["step"]: step["result"] for step in steps})
-
     async def end(self, job_id: str, how: End) -> bool:
         """End a run before its time; whether it had not ended before. One that comes to its end tells so itself."""
         name, data = how.event
-        kept, event = sealed_end(self.seal, job_id, how.kept), Json(self.seal.wrap(data, job_id))
-        answer = Json(kept["answer"]) if "answer" in kept else None
-        error = Jsonb(kept["error"]) if "error" in kept else None
+        record, event = sealed_end(self.seal, job_id, how.record), Json(self.seal.wrap(data, job_id))
+        answer = Json(record["answer"]) if "answer" in record else None
+        error = Jsonb(record["error"]) if "error" in record else None
         given = (job_id, how.state, answer, error, name, event, how.tokens, how.image_steps)
         async with self._pool.connection() as connection:
             query = "select end_job(%s, %s, %s::json, %s::jsonb, %s, %s::json, %s, %s) as ended"
@@ -218,26 +203,23 @@ class JobStore:
             rows = await (await connection.execute(query, (job_id, after, EVENTS))).fetchall()
         return [{**row, "data": self.seal.unwrap(row["data"], job_id)} for row in rows]
 
-    async def old(self, days: float, most: int) -> list[str]:
-        """Ids of runs that ended longer ago."""
-        query = "select id from jobs where ended_at < now() - %s * interval '1 day' order by ended_at limit %s"
-        async with self._pool.connection() as connection:
-            rows = await (await connection.execute(query, (days, most))).fetchall()
-        return [row["id"] for row in rows]
-
-    async def forget(self, job_ids: Sequence[str]) -> None:
-        """Let go of runs, with their texts and events."""
+    async def purge(self, days: float, most: int) -> int:
+        """Let go of runs that ended longer ago, with their texts and events; how many, at most `most`."""
+        query = (
+            "delete from jobs where id in (select id from jobs where ended_at < now() - %s * interval '1 day'"
+            " order by ended_at limit %s)"
+        )
         async with patiently(self._pool) as connection:
-            await connection.execute("delete from jobs where id = any(%s)", (list(job_ids),))
+            return (await connection.execute(query, (days, most))).rowcount
 
-    async def followed(self, job_id: str, more: int) -> None:
+    async def count_follower(self, job_id: str, more: int) -> None:
         """Somebody began (1) or ceased (-1) to follow a run."""
         query = "update jobs set followers = greatest(0, followers + %s) where id = %s and ended_at is null"
         async with connected(self._pool) as connection:
             await connection.execute(query, (more, job_id))
 
-    async def deserted(self, job_id: str) -> bool:
-        """Whether it was a stream that nobody follows any more, and that no key lets anyone ask for again."""
+    async def is_deserted(self, job_id: str) -> bool:
+        """Whether it is a stream that nobody follows any more, and that no key lets anyone ask for again."""
         query = (
             "select from jobs where id = %s and way = 'stream' and idempotency_key is null and followers = 0"
             " and ended_at is null"
@@ -253,15 +235,21 @@ class JobStore:
         return {row["id"] for row in rows}
 
 
-def sealed_end(seal: Seal, job_id: str, kept: Mapping[str, Any]) -> dict[str, Any]:
+async def _has_place(connection: Any, pool: str, places: int) -> bool:
+    """Whether fewer of a pool's jobs are open than it has places: then none of them waits."""
+    row = await (await connection.execute(_OF_POOL, (pool, pool, places))).fetchone()
+    return bool(row["jobs"] < places)
+
+
+def sealed_end(seal: Seal, job_id: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """How a run ended, as it is kept: its answer sealed, and what its error says."""
-    found = dict(kept)
-    if "answer" in found:
-        found["answer"] = seal.wrap(found["answer"], job_id)
-    if "error" in found:
-        error = dict(found["error"])
-        found["error"] = {**seal.wrap(error.pop("message", ""), job_id), **error}
-    return found
+    sealed = dict(record)
+    if "answer" in sealed:
+        sealed["answer"] = seal.wrap(sealed["answer"], job_id)
+    if "error" in sealed:
+        error = dict(sealed["error"])
+        sealed["error"] = {**seal.wrap(error.pop("message", ""), job_id), **error}
+    return sealed
 
 
 def opened_error(seal: Seal, job_id: str, error: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -274,12 +262,12 @@ def opened_error(seal: Seal, job_id: str, error: Mapping[str, Any] | None) -> di
 
 def shown(row: Mapping[str, Any]) -> dict[str, Any]:
     """A job as the API gives it."""
-    made = {name: _time(row[name]) for name in ("created_at", "started_at", "ended_at")}
-    given = {name: row[name] for name in ("id", "pipeline", "state", "way", "priority", "attempts", "webhook_state")}
+    times = {name: _time(row[name]) for name in ("created_at", "started_at", "ended_at")}
+    own = {name: row[name] for name in ("id", "pipeline", "state", "way", "priority", "attempts", "webhook_state")}
     last = {"last_event": row["events"], "cost": {"tokens": row["tokens"], "image_steps": row["image_steps"]}}
-    error = None if row["error"] is None else told_error(row["error"])
+    error = None if row["error"] is None else error_of_caller(row["error"])
     whole = {"result": row["answer"]} if "answer" in row else {}
-    return {"object": "job", **given, **made, **last, "error": error, **whole}
+    return {"object": "job", **own, **times, **last, "error": error, **whole}
 
 
 def _time(at: datetime | None) -> int | None:

@@ -116,7 +116,7 @@ class Webhooks:
 
     async def _send(self, http: aiohttp.ClientSession, row: Mapping[str, Any]) -> bool:
         """Whether it was taken: a 2xx. A redirect is not followed, and what is answered is not read."""
-        body = told(row)
+        body = event(row)
         headers = {"content-type": "application/json", **self._signed(row, body)}
         try:
             url = URL(row["webhook"])
@@ -133,7 +133,7 @@ class Webhooks:
         return {"webhook-id": message_id, "webhook-timestamp": at, "webhook-signature": f"v1,{digest}"}
 
 
-def told(row: Mapping[str, Any]) -> bytes:
+def event(row: Mapping[str, Any]) -> bytes:
     """The body: the job without its result, which is fetched with the key."""
     job = store.shown(row)
     return msgspec.json.encode({"type": f"job.{row['state']}", "timestamp": job["ended_at"], "data": job})

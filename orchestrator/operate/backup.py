@@ -29,7 +29,7 @@ from orchestrator.settings import OrchestratorSettings
 
 FOLDERS = ("keys", "blobs")
 DUMP, MANIFEST = "database.dump", "manifest.json"
-SCHEMAS = ("public", "dbos")  # ours and the durable engine's: on Supabase the other schemas are not ours to move
+SCHEMA = "public"  # on Supabase the other schemas are not ours to move
 FORMAT = 1
 
 
@@ -73,13 +73,14 @@ async def back_up(settings: OrchestratorSettings, file: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=file.absolute().parent, prefix=".backup-") as folder:
         dump, whole = Path(folder, DUMP), Path(folder, "whole.tar")
         async with _database(settings) as dsn:
+            _check_studio(dsn)
             _say("database")
             run_tool(
                 "pg_dump",
                 dsn,
                 "--format=custom",
                 f"--file={dump}",
-                *_schema_options(dsn),
+                f"--schema={SCHEMA}",
                 "--no-owner",
                 "--no-privileges",
             )
@@ -133,13 +134,10 @@ async def _database(settings: OrchestratorSettings) -> AsyncIterator[str]:
             yield started
 
 
-def _schema_options(dsn: str) -> list[str]:
-    """pg_dump's options for the schemas that are ours and there."""
+def _check_studio(dsn: str) -> None:
     with psycopg.connect(dsn) as connection:
         if "tenants" not in tables(connection):
             raise BackupError("This database holds no studio.")
-        found = connection.execute("select nspname from pg_namespace where nspname = any(%s)", (list(SCHEMAS),))
-        return [f"--schema={name}" for (name,) in found]
 
 
 def _check_empty(dsn: str) -> None:

@@ -1,6 +1,6 @@
 """What a pipeline runs on: steps that are done once, whatever dies, and events for whoever follows.
 
-A pipeline is one function over a Flow, and does not know how it was called. `Durable` (orchestrator/jobs/durable.py)
+A pipeline is one function over a Flow, and does not know how it was called. `DurableFlow` (orchestrator/jobs/flow.py)
 keeps what is finished in the database; `MemoryFlow` keeps it in memory, for work that need not outlive its process.
 
 What a pipeline must keep to, so that a run can be taken up again by another process:

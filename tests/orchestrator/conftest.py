@@ -34,24 +34,14 @@ async def studio(migrated_dsn: str, tmp_path: Path) -> AsyncIterator[Studio]:
         yield running
 
 
-@pytest.fixture(scope="session")
-async def _engined(postgres_server: str, _seeded: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """A database in which the durable engine has made its tables: once, not for each test."""
-    async with fresh_database(postgres_server, template=_seeded) as dsn:
-        async with studio_over(dsn, tmp_path_factory.mktemp("engined"), durable_jobs=True):
-            pass
-        yield urlsplit(dsn).path[1:]
-
-
 @pytest.fixture
-async def durable_dsn(postgres_server: str, _engined: str) -> AsyncIterator[str]:
-    async with fresh_database(postgres_server, template=_engined) as dsn:
-        yield dsn
+def durable_dsn(migrated_dsn: str) -> str:
+    return migrated_dsn
 
 
 @pytest.fixture
 async def durable_studio(durable_dsn: str, tmp_path: Path) -> AsyncIterator[Studio]:
-    """An orchestrator that keeps its jobs; there is one at a time in a process."""
+    """An orchestrator that keeps its jobs."""
     async with studio_over(
         durable_dsn, tmp_path, durable_jobs=True, jobs_grace_seconds=0.2, stream_grace_seconds=0
     ) as running:

@@ -10,7 +10,7 @@ import pytest
 
 from core.db.pool import open_pool
 from core.errors import Conflict
-from orchestrator.jobs.plain import kept_error
+from orchestrator.jobs.plain import error_record
 from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.values import End
 from orchestrator.operate.seal import Seal, contents_key
@@ -332,7 +332,7 @@ async def test_cancelling_at_another_orchestrator_reaches_the_engine(
     image.held.clear()
     job_id = (await studio.post(PATH, {**ASKED, "background": True})).json()["id"]
     await eventually(lambda: image.running)
-    how = End("cancelled", None, kept_error(Conflict("The job was cancelled.", code="job_cancelled")))
+    how = End("cancelled", None, error_record(Conflict("The job was cancelled.", code="job_cancelled")))
     async with open_pool(durable_dsn, size=1) as pool:
         assert await JobStore(pool, Seal(contents_key(tmp_path / "keys" / "contents_key"))).end(job_id, how)
     await eventually(lambda: not image.running)

@@ -14,13 +14,13 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Json, Jsonb
 
 from core.errors import ContentPolicy, SoundstageError
-from orchestrator.jobs import durable
-from orchestrator.jobs.durable import Durable, LostError, Turns
-from orchestrator.jobs.events import Hub, Teller, Told, _Follower
-from orchestrator.jobs.recovery import lock_key
-from orchestrator.jobs.runs import VERSION
+from orchestrator.jobs import flow as flows
+from orchestrator.jobs.events import EventWriter, NewEvent
+from orchestrator.jobs.flow import DurableFlow, LostError, Turns
+from orchestrator.jobs.followers import Followers, _Follower
+from orchestrator.jobs.locks import lock_key
 from orchestrator.jobs.store import JobStore
-from orchestrator.jobs.values import End, Taken
+from orchestrator.jobs.values import VERSION, Claim, End
 from orchestrator.operate.seal import Seal
 from orchestrator.pipelines.flow import COMPLETED, STARTED, Event
 from orchestrator.policy.decide import CHECK_FAILED
@@ -135,11 +135,14 @@ async def test_an_event_that_the_database_refuses_is_told_its_run_and_its_neighb
     await workers(durable_studio)
     await durable_studio.post(PATH, ASKED)
     await running(connection, "another")
-    teller = Teller(durable_dsn, Hub(cast("JobStore", None)), Seal(bytes(32)))
-    before = [await teller.tell(Told(JOB, 1, "one", "one", {})), await teller.tell(Told(JOB, 1, "two", "two", {}))]
-    refused = await teller.tell(Told(JOB, 2**40, "refused", "refused", {}))
-    after = await teller.tell(Told(JOB, 1, "three", "three", {}))
-    writing = asyncio.ensure_future(teller.write())
+    writer = EventWriter(durable_dsn, Followers(cast("JobStore", None)), Seal(bytes(32)))
+    before = [
+        await writer.put(NewEvent(JOB, 1, "one", "one", {})),
+        await writer.put(NewEvent(JOB, 1, "two", "two", {})),
+    ]
+    refused = await writer.put(NewEvent(JOB, 2**40, "refused", "refused", {}))
+    after = await writer.put(NewEvent(JOB, 1, "three", "three", {}))
+    writing = asyncio.ensure_future(writer.write())
     try:
         assert [await soon(kept) for kept in (*before, after)] == [1, 2, 3]
         with pytest.raises(SoundstageError):
@@ -152,14 +155,14 @@ async def test_an_event_that_the_database_refuses_is_told_its_run_and_its_neighb
 # -- a run in memory: what it waits for -------------------------------------------------------------------------------
 
 
-class Slow(Teller):
+class SlowWriter(EventWriter):
     """Keeps when it is told to. `refused`: it is another's run."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
         self.kept: list[asyncio.Future[int | None]] = []
 
-    async def tell(self, event: Any) -> Any:
+    async def put(self, event: Any) -> Any:
         self.events.append(event.key)
         self.kept.append(asyncio.get_running_loop().create_future())
         return self.kept[-1]
@@ -170,10 +173,10 @@ class Slow(Teller):
                 future.set_result(number)
 
 
-def taken(**given: Any) -> Taken:
-    values: dict[str, Any] = {one.name: None for one in dataclasses.fields(Taken) if one.default_factory is MISSING}
-    own = {"id": "job", "pipeline": "p", "way": "wait", "attempts": 1, "seconds_left": 60.0}
-    return Taken(**{**values, **own, **given})
+def claim(**given: Any) -> Claim:
+    values: dict[str, Any] = {one.name: None for one in dataclasses.fields(Claim) if one.default_factory is MISSING}
+    own = {"id": "job", "pipeline": "p", "way": "wait", "attempt": 1}
+    return Claim(**{**values, **own, **given})
 
 
 async def turns() -> None:
@@ -199,44 +202,44 @@ async def test_many_steps_begin_in_turns_of_their_own() -> None:
 
 
 async def test_a_step_begins_when_the_one_before_is_kept() -> None:
-    teller, began = Slow(), []
+    writer, began = SlowWriter(), []
 
     async def do(key: str) -> dict[str, Any]:
         began.append(key)
         return {"cost": {"tokens": 2, "image_steps": 3}}
 
-    async def pipeline(flow: Durable) -> None:
+    async def pipeline(flow: DurableFlow) -> None:
         await flow.step("one", do)
         await flow.step("two", do)
         await flow.end(End("completed", {}, None))
 
-    flow = Durable(taken(), teller, Turns(), {})
+    flow = DurableFlow(claim(), writer, Turns(), {})
     running = asyncio.ensure_future(pipeline(flow))
     await turns()
     assert began == ["job:one"], "nothing is before the first"
-    assert teller.events == [f"one/{STARTED}", f"one/{COMPLETED}", f"two/{STARTED}"], "in one statement"
-    teller.keep()
+    assert writer.events == [f"one/{STARTED}", f"one/{COMPLETED}", f"two/{STARTED}"], "in one statement"
+    writer.keep()
     await turns()
     assert began == ["job:one", "job:two"]
-    assert teller.events[3:] == [f"two/{COMPLETED}", "end"], "in one statement"
+    assert writer.events[3:] == [f"two/{COMPLETED}", "end"], "in one statement"
     assert not running.done()
-    teller.keep()
+    writer.keep()
     await soon(running)
     assert (flow.tokens, flow.image_steps) == (4, 6)
 
 
 async def test_a_run_that_is_anothers_goes_no_further() -> None:
-    teller, began = Slow(), []
+    writer, began = SlowWriter(), []
 
     async def do(key: str) -> int:
         began.append(key)
         return 1
 
-    flow = Durable(taken(), teller, Turns(), {})
+    flow = DurableFlow(claim(), writer, Turns(), {})
     assert await flow.step("one", do) == 1
     second = asyncio.ensure_future(flow.step("two", do))
     await turns()
-    teller.keep(None)
+    writer.keep(None)
     with pytest.raises(LostError):
         await soon(second)
     assert began == ["job:one"]
@@ -245,30 +248,30 @@ async def test_a_run_that_is_anothers_goes_no_further() -> None:
 async def test_a_policy_that_cannot_be_read_is_waited_for_and_one_that_refuses_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(durable, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(flows, "PAUSES", (0.0, 0.0))
     refusals = [CHECK_FAILED, CHECK_FAILED, "minors"]
 
     async def do(key: str) -> int:
         raise ContentPolicy("refused", code=refusals.pop(0))
 
     with pytest.raises(ContentPolicy) as caught:
-        await soon(Durable(taken(), Slow(), Turns(), {}).step("one", do))
+        await soon(DurableFlow(claim(), SlowWriter(), Turns(), {}).step("one", do))
     assert (caught.value.code, refusals) == ("minors", [])
-    monkeypatch.setattr(durable, "UNREAD_SECONDS", -1.0)
+    monkeypatch.setattr(flows, "UNREAD_SECONDS", -1.0)
     refusals = [CHECK_FAILED]
     with pytest.raises(ContentPolicy):
-        await soon(Durable(taken(), Slow(), Turns(), {}).step("one", do))
+        await soon(DurableFlow(claim(), SlowWriter(), Turns(), {}).step("one", do))
 
 
 async def test_a_finished_step_is_not_done_again_and_its_cost_counts() -> None:
-    teller = Slow()
-    flow = Durable(taken(attempts=2, finished={"one": {"cost": {"tokens": 7}}}), teller, Turns(), {})
+    writer = SlowWriter()
+    flow = DurableFlow(claim(attempt=2, finished={"one": {"cost": {"tokens": 7}}}), writer, Turns(), {})
 
     async def never(key: str) -> dict[str, Any]:
         raise AssertionError(key)
 
     assert await flow.step("one", never) == {"cost": {"tokens": 7}}
-    assert (flow.tokens, teller.events) == (7, [])
+    assert (flow.tokens, writer.events) == (7, [])
 
 
 # -- who follows ------------------------------------------------------------------------------------------------------
@@ -297,17 +300,17 @@ async def test_who_is_expected_reads_no_database_and_misses_nothing() -> None:
         async def events(self, job_id: str, after: int) -> list[dict[str, Any]]:
             raise AssertionError(job_id)
 
-    hub = Hub(Store())  # type: ignore[arg-type]
-    hub.expect("job")
-    hub.happened("job", event(1))
-    following = hub.follow("job", 0, 60)
+    followers = Followers(Store())  # type: ignore[arg-type]
+    followers.expect("job")
+    followers.happened("job", event(1))
+    following = followers.follow("job", 0, 60)
     assert await soon(anext(following)) == event(1)
-    hub.happened("job", Event(2, "error", {}))
-    hub.over("job")
+    followers.happened("job", Event(2, "error", {}))
+    followers.over("job")
     assert [one async for one in following] == [Event(2, "error", {})]
-    hub.expect("another")
-    hub.over("another")
-    assert (hub._expected, hub._followers) == ({}, {})
+    followers.expect("another")
+    followers.over("another")
+    assert (followers._expected, followers._followers) == ({}, {})
 
 
 async def test_a_follower_here_reads_the_database_once() -> None:
@@ -319,11 +322,11 @@ async def test_a_follower_here_reads_the_database_once() -> None:
             reads += 1
             return []
 
-    hub = Hub(Store())  # type: ignore[arg-type]
+    followers = Followers(Store())  # type: ignore[arg-type]
     found: list[int] = []
 
     async def follow() -> None:
-        async for each in hub.follow("job", 0, 60):
+        async for each in followers.follow("job", 0, 60):
             assert each is not None
             found.append(each.number)
 
@@ -334,8 +337,8 @@ async def test_a_follower_here_reads_the_database_once() -> None:
 
     await answers(follows)
     for number in (1, 2):
-        hub.happened("job", event(number))
+        followers.happened("job", event(number))
         await asyncio.sleep(0)
-    hub.happened("job", Event(3, "pipeline.completed", {}))
+    followers.happened("job", Event(3, "pipeline.completed", {}))
     await soon(following)
     assert (found, reads) == ([1, 2, 3], 1)

@@ -1,19 +1,29 @@
-"""How many background jobs are at work at once: the deciders, and what the durable engine is told."""
+"""Which queued jobs are begun: as many of a pool as there are places, shared among tenants, by whoever is free."""
 
-import math
+import asyncio
 import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 from pydantic import AnyHttpUrl
 from yarl import URL
 
+from core.db.pool import Pool, open_pool
 from core.wire.workers import Announcement
-from orchestrator.jobs.queues import BUSY_POLL_SECONDS, IDLE_POLL_SECONDS, Limits, limits, places
+from orchestrator.access.keys import create_key
+from orchestrator.jobs.dispatch import places
+from orchestrator.jobs.queue import JobQueue
+from orchestrator.jobs.store import JobStore
+from orchestrator.jobs.values import AT_ONCE, VERSION
+from orchestrator.operate.seal import Seal
 from orchestrator.workers.worker import Worker
 from tests.fakes.studio import Studio
-from tests.fakes.wait import answers, eventually
+from tests.fakes.wait import answers, eventually, soon
 from tests.orchestrator.test_jobs import ASKED, PATH, ended
 
 
@@ -38,63 +48,159 @@ def test_no_worker_has_no_place() -> None:
     assert places([], "shorts") == places([THERE[-1]], None) == 0
 
 
-@pytest.mark.parametrize(
-    ("free", "tenants", "most", "found"),
-    [
-        (12, 0, 64, Limits(12, 12, IDLE_POLL_SECONDS)),
-        (12, 1, 64, Limits(12, 12, BUSY_POLL_SECONDS)),
-        (12, 2, 64, Limits(12, 6, BUSY_POLL_SECONDS)),
-        (12, 5, 64, Limits(12, 3, BUSY_POLL_SECONDS)),
-        (12, 40, 64, Limits(12, 1, BUSY_POLL_SECONDS)),
-        (300, 1, 64, Limits(64, 64, BUSY_POLL_SECONDS)),
-        (0, 3, 64, Limits(1, 1, BUSY_POLL_SECONDS)),
-    ],
-    ids=["idle", "alone", "two share", "rounded up", "more than places", "at most so many", "no worker is there now"],
-)
-def test_places_are_shared_evenly_among_those_who_have_jobs(free: int, tenants: int, most: int, found: Limits) -> None:
-    assert limits(free, tenants, most) == found
+# -- the claim --------------------------------------------------------------------------------------------------------
+
+_ADD = """
+insert into jobs (id, pipeline, tenant, key_id, way, pool, priority, caller, request, request_sha256, deadline_at,
+                  state, attempts, executor, version)
+select 'job_' || lpad(to_hex(nextval('job_numbers')), 24, '0'), 'chat1to1', %(tenant)s,
+       (select id from api_keys limit 1), %(way)s, %(pool)s, %(priority)s, %(caller)s, '{}', repeat('0', 64),
+       now() + interval '1 hour',
+       %(state)s, case when %(state)s = 'running' then 1 else 0 end,
+       case when %(state)s = 'running' then 'another' end, %(version)s
+  from generate_series(1, %(jobs)s)
+"""
+POOL = "chat1to1"
+CALLER: dict[str, Any] = {
+    "request_id": "r",
+    "route": "/",
+    "session": None,
+    "asked_tier": None,
+    "max_tier": 0,
+    "scopes": [],
+}
 
 
-def test_nobody_gets_nothing_and_nobody_gets_more_than_all() -> None:
-    for free in range(20):
-        for tenants in range(1, 20):
-            told = limits(free, tenants, 64)
-            assert 1 <= told.tenant <= told.all
-            assert told.tenant * tenants >= told.all, "no place is left empty"
-            assert told.tenant <= math.ceil(told.all / tenants)
+class Line:
+    """The table of jobs, filled by a test, and who claims from it."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.queue = JobQueue(pool, JobStore(pool, Seal(bytes(32))))
+
+    async def add(self, tenant: str, jobs: int, state: str = "queued", **given: Any) -> None:
+        row = {"way": "background", "pool": POOL, "priority": 0, "version": VERSION, "caller": Jsonb(CALLER), **given}
+        async with self.pool.connection() as connection:
+            await connection.execute("insert into tenants (id) values (%s) on conflict do nothing", (tenant,))
+            await connection.execute(_ADD, {**row, "tenant": tenant, "jobs": jobs, "state": state})
+
+    async def claimed(self, places: int, pool: str = POOL, executor: str = "me") -> list[Any]:
+        """All that can be begun now."""
+        claims = []
+        while found := await self.queue.claim(pool, places, executor):
+            claims += found
+        return claims
+
+    async def end_all(self) -> None:
+        async with self.pool.connection() as connection:
+            await connection.execute(
+                "update jobs set state = 'cancelled', error = '{}', ended_at = now() where state = 'running'"
+            )
 
 
-async def test_the_engine_is_told_what_workers_declare_and_tenants_share(
-    durable_dsn: str, durable_studio: Studio
-) -> None:
+@pytest.fixture
+async def line(migrated_dsn: str) -> AsyncIterator[Line]:
+    async with open_pool(migrated_dsn, size=8) as pool:
+        await create_key(pool, "local", ["pipelines"])
+        async with pool.connection() as connection:
+            await connection.execute("create sequence job_numbers")
+        yield Line(pool)
+
+
+CASES: dict[str, tuple[Mapping[str, int], Mapping[str, int], int, Mapping[str, int]]] = {
+    "alone": ({"a": 20}, {}, 12, {"a": 12}),
+    "two share": ({"a": 20, "b": 20}, {}, 12, {"a": 6, "b": 6}),
+    "who wants little leaves the rest": ({"a": 20, "b": 1}, {}, 12, {"a": 11, "b": 1}),
+    "who has much at work waits": ({"a": 20, "b": 20}, {"a": 8}, 12, {"b": 4}),
+    "more tenants than places": ({f"t{n}": 2 for n in range(6)}, {}, 4, {}),
+    "no place": ({"a": 3}, {"a": 1, "b": 1}, 2, {}),
+    "fewer places than are at work": ({"a": 3}, {"b": 4}, 2, {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_places_are_shared_evenly_among_those_who_have_jobs(line: Line, case: str) -> None:
+    queued, at_work, places, shares = CASES[case]
+    for tenant, jobs in queued.items():
+        await line.add(tenant, jobs)
+    for tenant, jobs in at_work.items():
+        await line.add(tenant, jobs, "running")
+    found = Counter(claim.caller.key.tenant for claim in await line.claimed(places))
+    if case == "more tenants than places":
+        assert sorted(found.values()) == [1] * places, "each that has a place has one"
+    else:
+        assert found == shares
+
+
+async def test_a_tenants_own_jobs_go_by_priority_and_then_by_age(line: Line) -> None:
+    for priority in (0, 9, 5, 9):
+        await line.add("a", 1, priority=priority)
+    claims = []
+    for free in range(1, 5):
+        claims += await line.queue.claim(POOL, free, "me")
+    assert [claim.caller.priority for claim in claims] == [9, 9, 5, 0]
+    assert claims[0].id < claims[1].id
+    assert {claim.attempt for claim in claims} == {1}
+
+
+async def test_many_who_claim_at_once_never_pass_the_places(line: Line) -> None:
+    for tenant in ("a", "b", "c"):
+        await line.add(tenant, 30)
+    found = await soon(asyncio.gather(*(line.claimed(12, executor=f"e{number}") for number in range(4))))
+    claims = [claim for claims in found for claim in claims]
+    assert Counter(claim.caller.key.tenant for claim in claims) == {"a": 4, "b": 4, "c": 4}
+    assert len({claim.id for claim in claims}) == 12, "none has two owners"
+
+
+async def test_one_claim_leaves_places_to_others(line: Line) -> None:
+    await line.add("a", 20)
+    assert [len(await line.queue.claim(POOL, 12, who)) for who in ("e1", "e2", "e1", "e2")] == [6, 3, 2, 1]
+
+
+async def test_who_has_the_older_jobs_does_not_keep_the_only_place(line: Line) -> None:
+    await line.add("old", 64)
+    await line.add("new", 1)
+    for _ in range(64):
+        (claim,) = await line.claimed(1)
+        if claim.caller.key.tenant == "new":
+            return
+        await line.end_all()
+    raise AssertionError("the other tenant waited for all of them")
+
+
+async def test_what_somebody_waits_for_takes_no_place_and_other_steps_are_left(line: Line) -> None:
+    await line.add("a", 4, "running")
+    await line.add("a", 40, way="wait", pool=AT_ONCE)
+    await line.add("b", 1, version="another")
+    assert await line.claimed(4) == []
+    assert len(await line.claimed(2**15, AT_ONCE)) == 40
+    assert await line.claimed(8) == []
+
+
+# -- a studio ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_queue_goes_on_by_itself_and_each_tenant_has_its_turn(durable_dsn: str, durable_studio: Studio) -> None:
+    """Two places, and one tenant's three jobs. The other's comes after them, and is begun before the third."""
     studio = durable_studio
     await studio.chat_worker()
-    image = await studio.image_worker(roles=["chat1to1"], capacity=6)
+    image = await studio.image_worker(roles=["chat1to1"], capacity=2)
     image.held.clear()
     other = (await studio.post("/v1/keys", {"name": "other", "scopes": ["pipelines"]})).json()["secret"]
     async with await psycopg.AsyncConnection.connect(durable_dsn, autocommit=True, row_factory=dict_row) as connection:
         await connection.execute("insert into tenants (id) values ('acme')")
         await connection.execute("update api_keys set tenant = 'acme' where name = 'other'")
-
-        async def told() -> tuple[int, int, int]:
-            query = "select * from dbos.queues where name = 'chat1to1'"
-            row = await (await connection.execute(query)).fetchone()
-            assert row is not None
-            return row["concurrency"], row["worker_concurrency"], row["partition_concurrency"]
-
-        async def is_told(*wanted: int) -> bool:
-            return await told() == wanted
-
-        first = (await studio.post(PATH, {**ASKED, "background": True})).json()["id"]
-        await answers(lambda: is_told(6, 6, 6), "all places for the only tenant")
-        second = (await studio.post(PATH, {**ASKED, "background": True}, key=other)).json()["id"]
-        await answers(lambda: is_told(6, 6, 3), "half of the places for each of two")
+    made = [(await studio.post(PATH, {**ASKED, "background": True})).json() for _ in range(3)]
+    last = (await studio.post(PATH, {**ASKED, "background": True}, key=other)).json()
+    assert [job["state"] for job in (*made, last)] == ["running", "running", "queued", "queued"]
     await eventually(lambda: image.running == 2)
+    await studio.post(f"/v1/jobs/{made[0]['id']}/cancel")
+
+    async def begun() -> bool:
+        return bool((await studio.get(f"/v1/jobs/{last['id']}", key=other)).json()["state"] == "running")
+
+    await answers(begun, "the other tenant's turn")
+    assert (await studio.get(f"/v1/jobs/{made[2]['id']}")).json()["state"] == "queued"
     image.held.set()
-    assert (await ended(studio, first))["state"] == "completed"
-
-    async def over() -> bool:
-        job = (await studio.get(f"/v1/jobs/{second}", key=other)).json()
-        return bool(job["state"] == "completed")
-
-    await answers(over, "the other tenant's job")
+    for job in made[1:]:
+        assert (await ended(studio, job["id"]))["state"] == "completed"

@@ -18,10 +18,9 @@ from psycopg.types.json import Jsonb
 
 from core.db.pool import open_pool
 from core.http.serving import bind
-from orchestrator.jobs.recovery import lock_key
-from orchestrator.jobs.runs import VERSION
-from orchestrator.jobs.service import purge_once
+from orchestrator.jobs.locks import lock_key
 from orchestrator.jobs.store import JobStore
+from orchestrator.jobs.values import VERSION
 from orchestrator.operate.seal import Seal
 from orchestrator.pipelines import PIPELINES
 from tests.fakes.client import Answer, connected, request
@@ -177,13 +176,12 @@ async def test_the_database_goes_away_inside_a_step(
 
 
 OLDER = """
-select dbos.enqueue_workflow(workflow_name => 'pipeline', queue_name => 'chat1to1', workflow_id => %s,
-    app_version => '0', positional_args => array[to_json(%s::text)], queue_partition_key => 'default',
-    application_name => 'soundstage')
+insert into jobs (id, pipeline, tenant, key_id, way, pool, caller, request, request_sha256, deadline_at, version)
+select %s, pipeline, tenant, key_id, 'background', 'chat1to1', caller, %s, request_sha256,
+       now() + interval '1 hour', '0' from jobs where id = %s
 """
 TOUCHED = """
-insert into dbos.operation_outputs (workflow_uuid, function_id, function_name, output, serialization)
-values (%s, 1, 'an_older_step', '{"result": 1}', 'portable_json')
+insert into job_events (job, number, key, name, data) values (%s, 1, 'x', 'pipeline.step.completed', '{"step": "x"}')
 """
 
 
@@ -199,14 +197,9 @@ async def test_an_upgrade_begins_what_was_untouched_and_ends_what_was_not(
         connection.transaction(),
     ):
         for job_id in (untouched, touched):
-            await connection.execute(
-                "insert into jobs (id, pipeline, tenant, key_id, way, caller, request, request_sha256, deadline_at)"
-                " select %s, pipeline, tenant, key_id, 'background', caller, %s, request_sha256,"
-                " now() + interval '1 hour' from jobs where id = %s",
-                (job_id, Jsonb(ASKED), first.headers["x-job-id"]),
-            )
-            await connection.execute(OLDER, (job_id, job_id))
+            await connection.execute(OLDER, (job_id, Jsonb(ASKED), first.headers["x-job-id"]))
         await connection.execute(TOUCHED, (touched,))
+        await connection.execute("update jobs set events = 1 where id = %s", (touched,))
     older = await psycopg.AsyncConnection.connect(durable_dsn, autocommit=True)
     async with older:  # an orchestrator of the older version, which lives
         await older.execute("select pg_advisory_lock_shared(%s)", (lock_key("version", "0"),))
@@ -255,7 +248,7 @@ async def test_ended_jobs_are_purged_with_their_steps(durable_dsn: str, durable_
     async with open_pool(durable_dsn, size=2) as pool, pool.connection() as connection:
 
         async def kept() -> list[int]:
-            tables = ("jobs where id", "job_events where job", "dbos.workflow_status where workflow_uuid")
+            tables = ("jobs where id", "job_events where job")
             found = []
             for table in tables:
                 query = f"select count(*) as n from {table} = %s"  # noqa: S608 - constants
@@ -264,7 +257,7 @@ async def test_ended_jobs_are_purged_with_their_steps(durable_dsn: str, durable_
             return found
 
         assert all(await kept())
-        assert await purge_once(JobStore(pool, Seal(bytes(32))), 1) == 0
-        assert await purge_once(JobStore(pool, Seal(bytes(32))), 0) == 1
+        assert await JobStore(pool, Seal(bytes(32))).purge(1, 500) == 0
+        assert await JobStore(pool, Seal(bytes(32))).purge(0, 500) == 1
         assert not any(await kept())
     assert (await durable_studio.get(f"/v1/jobs/{job_id}")).json()["error"]["code"] == "job_not_found"

@@ -13,9 +13,9 @@ from prometheus_client import Counter, Histogram
 from core.db.errors import AWAY_CODES
 from core.errors import ContentPolicy, Overloaded, SoundstageError, Unavailable, internal
 from orchestrator.access.payments import Step, paying
-from orchestrator.jobs.events import Kept, Teller, Told
+from orchestrator.jobs.events import EventNumber, EventWriter, NewEvent
 from orchestrator.jobs.plain import plain, where
-from orchestrator.jobs.values import End, Taken
+from orchestrator.jobs.values import Claim, End
 from orchestrator.operate.tracing import Tracing
 from orchestrator.pipelines.flow import COMPLETED, STARTED, current_step, of_memory, step_key, within
 from orchestrator.policy.decide import CHECK_FAILED
@@ -38,14 +38,14 @@ UNREAD_SECONDS = 20.0  # how long a step waits for a policy that cannot be read,
 PAUSES = (0.5, 30.0)  # seconds; least and longest wait before a full pool is asked again
 
 
-def traced(tracing: Tracing | None, taken: Taken, step: str | None = None) -> AbstractContextManager[None]:
+def span(tracing: Tracing | None, claim: Claim, step: str | None = None) -> AbstractContextManager[None]:
     """A span around a run, or around one of its steps; nothing where traces are off."""
     if tracing is None:
         return nullcontext()
-    told = {"gen_ai.workflow.name": taken.pipeline, "soundstage.job": taken.id, "soundstage.way": taken.way}
-    told |= {"soundstage.step": step} if step else {}
+    fields = {"gen_ai.workflow.name": claim.pipeline, "soundstage.job": claim.id, "soundstage.way": claim.way}
+    fields |= {"soundstage.step": step} if step else {}
     operation = "invoke_workflow" if step is None else "workflow_step"
-    return tracing.work(operation, step or taken.pipeline, told, taken.caller.get("trace"))
+    return tracing.work(operation, step or claim.pipeline, fields, claim.caller.trace)
 
 
 class Turns:
@@ -65,7 +65,7 @@ class LostError(Exception):
     """The run is another process's now, or was ended: what this one still does for it is not kept."""
 
 
-class Durable:
+class DurableFlow:
     """The Flow that pipelines run on. What it promises is in orchestrator/pipelines/flow.py.
 
     A finished step is kept as the event that tells of it. The next step begins only when that is kept: the event of its
@@ -76,37 +76,37 @@ class Durable:
 
     def __init__(
         self,
-        taken: Taken,
-        teller: Teller,
+        claim: Claim,
+        writer: EventWriter,
         turns: Turns,
         held: Mapping[str, bytes],
         tracing: Tracing | None = None,
     ) -> None:
-        self.id = taken.id
-        self.again = taken.attempts > 1
+        self.id = claim.id
+        self.again = claim.attempt > 1
         self.tokens = self.image_steps = 0
-        self._taken = taken
-        self._teller = teller
+        self._claim = claim
+        self._writer = writer
         self._turns = turns
         self._held = held
         self._tracing = tracing
-        self._told: dict[str, int] = {}
-        self._last: Kept | None = None  # of the steps that were finished here
+        self._emitted: dict[str, int] = {}
+        self._last: EventNumber | None = None  # of the steps that were finished here
 
     async def step(self, name: str, do: Callable[[str], Awaitable[T]]) -> T:
         result: T
-        if name in self._taken.finished:
-            result = self._taken.finished[name]
+        if name in self._claim.finished:
+            result = self._claim.finished[name]
         else:
-            await self._tell(f"{name}/{STARTED}", STARTED, {"step": name})
-            await self._kept()
+            await self._put(f"{name}/{STARTED}", STARTED, {"step": name})
+            await self._last_is_kept()
             await self._turns.mine()
             result = await self._do(name, do)
-            self._last = await self._tell(f"{name}/{COMPLETED}", COMPLETED, {"step": name, "result": result})
+            self._last = await self._put(f"{name}/{COMPLETED}", COMPLETED, {"step": name, "result": result})
         self._count(result)
         return result
 
-    async def _kept(self) -> None:
+    async def _last_is_kept(self) -> None:
         """Return when the steps that were finished here are kept. Raises LostError where they are not."""
         if self._last is not None and await asyncio.shield(self._last) is None:
             raise LostError
@@ -114,19 +114,19 @@ class Durable:
     async def end(self, how: End) -> None:
         """Keep how it ended. Raises LostError where it had ended otherwise, or another process has it."""
         name, data = how.event
-        self._last = await self._teller.tell(Told(self.id, self._taken.attempts, "end", name, data, how.kept))
-        await self._kept()
+        self._last = await self._writer.put(NewEvent(self.id, self._claim.attempt, "end", name, data, how.record))
+        await self._last_is_kept()
 
     async def emit(self, event: str, data: Mapping[str, Any]) -> None:
         key = f"{current_step()}/{event}"
-        number = self._told[key] = self._told.get(key, 0) + 1
-        await self._tell(f"{key}/{number}", event, data)
+        number = self._emitted[key] = self._emitted.get(key, 0) + 1
+        await self._put(f"{key}/{number}", event, data)
 
     def held(self, name: str) -> bytes:
         return of_memory(self._held, name)
 
-    async def _tell(self, key: str, event: str, data: Mapping[str, Any]) -> Kept:
-        return await self._teller.tell(Told(self.id, self._taken.attempts, key, event, plain(data)))
+    async def _put(self, key: str, event: str, data: Mapping[str, Any]) -> EventNumber:
+        return await self._writer.put(NewEvent(self.id, self._claim.attempt, key, event, plain(data)))
 
     def _count(self, result: Any) -> None:
         cost = result.get("cost") if isinstance(result, dict) else None
@@ -138,8 +138,8 @@ class Durable:
         """What the step returns, as it is kept. What it raises is not kept: taken up again, the step is done again."""
         began, outcome, label = time.perf_counter(), "cancelled", name.partition(".")[0]
         try:
-            paid = paying(Step(tried_elsewhere=self._taken.attempts > 1))
-            with within(name), traced(self._tracing, self._taken, name), paid:
+            paid = paying(Step(tried_elsewhere=self._claim.attempt > 1))
+            with within(name), span(self._tracing, self._claim, name), paid:
                 result = plain(await self._patiently(do, name))
             outcome = "completed"
             return result
@@ -151,7 +151,7 @@ class Durable:
             log.error("a step failed", extra={"job": self.id, "step": name, **where(exc)})
             raise internal() from exc  # a bug of ours: the run fails by itself, not its process
         finally:
-            STEPS.labels(self._taken.pipeline, label, outcome).observe(time.perf_counter() - began)
+            STEPS.labels(self._claim.pipeline, label, outcome).observe(time.perf_counter() - began)
 
     async def _patiently(self, do: Callable[[str], Awaitable[Any]], name: str) -> Any:
         """A background job comes again where a pool is full or empty, until its deadline; with everyone, a step whose
@@ -179,9 +179,9 @@ class Durable:
                 now, lost = time.monotonic(), exc.code == "engine_unavailable"
                 first = lost and lost_at is None
                 lost_at = now if first else lost_at
-                if self._taken.way != "background" and (lost_at is None or now - lost_at > LOST_SECONDS):
+                if self._claim.way != "background" and (lost_at is None or now - lost_at > LOST_SECONDS):
                     raise
                 self.again = self.again or lost
-                RETRIES.labels(self._taken.pipeline, name.partition(".")[0], "lost" if lost else "full").inc()
+                RETRIES.labels(self._claim.pipeline, name.partition(".")[0], "lost" if lost else "full").inc()
                 least, longest = PAUSES
                 await asyncio.sleep(0 if first else min(longest, max(least, exc.retry_after or 0)))

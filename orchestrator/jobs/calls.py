@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 from fastapi import Request
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DBAPIError
 from starlette.responses import Response
 
 from core.db.errors import DATABASE_AWAY
@@ -21,11 +20,11 @@ from core.http import idempotency
 from core.http.disconnect import ClientDisconnected, until_disconnect
 from orchestrator.access.keys import Key
 from orchestrator.jobs import store
-from orchestrator.jobs.events import Hub
-from orchestrator.jobs.plain import as_error, kept_error, plain
-from orchestrator.jobs.runs import Runs
+from orchestrator.jobs.executor import Executor
+from orchestrator.jobs.followers import Followers
+from orchestrator.jobs.plain import error_of, error_record, plain
 from orchestrator.jobs.store import JobStore
-from orchestrator.jobs.values import End, Wanted, Way
+from orchestrator.jobs.values import AT_ONCE, End, RunRequest, Way, pool_of
 from orchestrator.jobs.webhooks import refuse_private
 from orchestrator.operate.blobs import Blobs
 from orchestrator.pipelines.base import Asked
@@ -39,16 +38,16 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 10.0
 
 
-class JobDesk:
-    """Takes what callers ask of pipelines. `places`: how many background jobs of a pipeline's pool may be at work now.
+class PipelineCalls:
+    """Takes what callers ask of pipelines. `places`: how many background jobs of a pool may be at work now.
     `pipeline_seconds` is the longest that somebody waits, `job_seconds` the longest that a background job queues and
     runs, `stream_grace` how many seconds a stream's run goes on when nobody follows it any more."""
 
     def __init__(
         self,
-        runs: Runs,
+        executor: Executor,
         jobs: JobStore,
-        hub: Hub,
+        followers: Followers,
         blobs: Blobs,
         places: Callable[[str], int],
         *,
@@ -56,47 +55,47 @@ class JobDesk:
         job_seconds: float,
         stream_grace: float,
     ) -> None:
-        self._runs = runs
+        self._executor = executor
         self._jobs = jobs
-        self._hub = hub
+        self._followers = followers
         self._blobs = blobs
         self._places = places
         self._pipeline_seconds = pipeline_seconds
         self._job_seconds = job_seconds
         self._stream_grace = stream_grace
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._farewells: set[asyncio.Task[None]] = set()
 
     async def answer(
         self, http: Request, name: str, asked: Asked, caller: Caller, held: Mapping[str, bytes] | None = None
     ) -> Response:
         """A run of the pipeline `name`, in the way that the body asks for. `held` stays in this process's memory."""
-        wanted = self._wanted(http, name, asked, caller)
-        await refuse_private(wanted.webhook)
-        if wanted.way == "background" and not held:
-            job_id = await self._runs.enqueue(wanted, self._places(name))
+        request = self._request(http, name, asked, caller)
+        await refuse_private(request.webhook)
+        if request.way == "background" and not held:
+            job_id = await self._executor.enqueue(request, self._places(request.pool))
         else:
-            job_id = await self._runs.begin(wanted, held or {})
-        return await self._told(http, wanted, job_id)
+            job_id = await self._executor.begin(request, held or {})
+        return await self._response(http, request, job_id)
 
     async def again(self, http: Request, name: str, asked: Asked, caller: Caller) -> Response | None:
         """The answer of the run that the request's Idempotency-Key names; None where it names none. Raises Conflict
         where it was used for another request."""
-        wanted = self._wanted(http, name, asked, caller)
-        job_id = await self._jobs.first(wanted) if wanted.idempotency_key is not None else None
-        return None if job_id is None else await self._told(http, wanted, job_id)
+        request = self._request(http, name, asked, caller)
+        job_id = await self._jobs.first(request) if request.idempotency_key is not None else None
+        return None if job_id is None else await self._response(http, request, job_id)
 
     async def knows(self, key: Key, idempotency_key: str) -> bool:
         """Whether it names a run of this key."""
         return await self._jobs.knows(key.id, idempotency_key)
 
-    async def _told(self, http: Request, wanted: Wanted, job_id: str) -> Response:
-        if wanted.way == "background":
-            return await self._accepted(http, job_id, wanted.caller)
-        if wanted.way == "stream":
-            return self._events(http, await self._row(job_id, wanted), last_seen(http) or 0)
-        return await self._waited(http, job_id, wanted)
+    async def _response(self, http: Request, request: RunRequest, job_id: str) -> Response:
+        if request.way == "background":
+            return await self._accept(http, job_id, request.caller)
+        if request.way == "stream":
+            return self._events(http, await self._row(job_id, request), last_seen(http) or 0)
+        return await self._wait(http, job_id, request)
 
-    def _wanted(self, http: Request, name: str, asked: Asked, caller: Caller) -> Wanted:
+    def _request(self, http: Request, name: str, asked: Asked, caller: Caller) -> RunRequest:
         if asked.stream and asked.background:
             raise InvalidRequest("Ask for `stream` or `background`, not both.", param="background", code="both_ways")
         if asked.webhook is not None and not asked.background:
@@ -104,12 +103,13 @@ class JobDesk:
         way: Way = "stream" if asked.stream else "background" if asked.background else "wait"
         longest = self._job_seconds if way == "background" else self._pipeline_seconds
         seconds = min(longest, caller.until - asyncio.get_running_loop().time())
-        return Wanted(
+        return RunRequest(
             pipeline=name,
             caller=caller,
             request=plain(asked.model_dump(mode="json")),
             request_sha256=_sha256([name, plain(asked.identity())]),
             way=way,
+            pool=pool_of(self._executor.pipelines[name]) if way == "background" else AT_ONCE,
             seconds=max(0.0, seconds),
             priority=asked.priority or caller.priority,
             idempotency_key=idempotency.checked(http.headers.get(idempotency.HEADER)),
@@ -118,37 +118,39 @@ class JobDesk:
 
     # -- the three ways -------------------------------------------------------------------------------------------
 
-    async def _accepted(self, http: Request, job_id: str, caller: Caller) -> Response:
+    async def _accept(self, http: Request, job_id: str, caller: Caller) -> Response:
         row = await self._jobs.one(job_id, caller.key.id)
         where = {"location": f"/v1/jobs/{job_id}", **_named(job_id)}
         return JSONResponse(await self.shown(http, row), 202, headers=where)
 
-    async def _waited(self, http: Request, job_id: str, wanted: Wanted) -> Response:
+    async def _wait(self, http: Request, job_id: str, request: RunRequest) -> Response:
         """The answer, or its error. Who leaves ends the run, unless a key lets them come back for it."""
         try:
             with until_disconnect(http.receive):
-                how = await self._runs.ended_here(job_id) or await self._ended(job_id, wanted.caller.key.id)
+                how = await self._executor.ended_here(job_id) or await self._end_elsewhere(
+                    job_id, request.caller.key.id
+                )
         except ClientDisconnected:
-            if wanted.idempotency_key is None:
-                await self._runs.cancel(job_id, _caller_left())
+            if request.idempotency_key is None:
+                await self._executor.cancel(job_id, _caller_left())
             raise
         if how.error is not None:
-            raise how.cause or as_error(how.error)
-        answer = await self._showing(http, wanted.request).of(how.answer)
+            raise how.cause or error_of(how.error)
+        answer = await self._showing(http, request.request).of(how.answer)
         return Response(msgspec.json.encode(answer), headers=_named(job_id), media_type="application/json")
 
-    async def _row(self, job_id: str, wanted: Wanted) -> Mapping[str, Any]:
+    async def _row(self, job_id: str, request: RunRequest) -> Mapping[str, Any]:
         """What a stream needs of a job; nothing has to be asked of one that is at work here."""
-        way = self._runs.way(job_id)
+        way = self._executor.way(job_id)
         if way is None:
-            return await self._jobs.one(job_id, wanted.caller.key.id)
-        return {"id": job_id, "way": way, "request": wanted.request, "ended_at": None, "events": 0}
+            return await self._jobs.one(job_id, request.caller.key.id)
+        return {"id": job_id, "way": way, "request": request.request, "ended_at": None, "events": 0}
 
-    async def _ended(self, job_id: str, key_id: str) -> End:
+    async def _end_elsewhere(self, job_id: str, key_id: str) -> End:
         """How a run ended that is carried out elsewhere, or was long ago."""
         row = await self._jobs.one(job_id, key_id)
         if row["ended_at"] is None:
-            async for _ in self._hub.follow(job_id, row["events"], HEARTBEAT_SECONDS):
+            async for _ in self._followers.follow(job_id, row["events"], HEARTBEAT_SECONDS):
                 pass
             row = await self._jobs.one(job_id, key_id)
         return End(row["state"], row["answer"], row["error"])
@@ -156,38 +158,38 @@ class JobDesk:
     async def stream(self, http: Request, row: Mapping[str, Any], after: int) -> Response:
         """A run's events after that number, as server-sent events up to the last one."""
         if row["way"] == "stream" and row["ended_at"] is None:
-            await self._jobs.followed(row["id"], 1)
+            await self._jobs.count_follower(row["id"], 1)
         return self._events(http, row, after)
 
     def _events(self, http: Request, row: Mapping[str, Any], after: int) -> Response:
         """The same for one who counts as a follower already."""
         over = row["ended_at"] is not None and after >= row["events"]
-        events = nothing() if over else self._hub.follow(row["id"], after, HEARTBEAT_SECONDS)
+        events = nothing() if over else self._followers.follow(row["id"], after, HEARTBEAT_SECONDS)
         left = partial(self._left, row["id"]) if row["way"] == "stream" else lambda: None
         answer = Events(seen(events), self._showing(http, row["request"]), left)
         answer.headers.update(_named(row["id"]))
         return answer
 
     def _left(self, job_id: str) -> None:
-        task = asyncio.create_task(self._deserted(job_id))
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        task = asyncio.create_task(self._end_deserted(job_id))
+        self._farewells.add(task)
+        task.add_done_callback(self._farewells.discard)
 
-    async def _deserted(self, job_id: str) -> None:
+    async def _end_deserted(self, job_id: str) -> None:
         """A follower of a stream left. Where none comes back, on any orchestrator, the run ends."""
         try:
-            await self._jobs.followed(job_id, -1)
+            await self._jobs.count_follower(job_id, -1)
             await asyncio.sleep(self._stream_grace)
-            if await self._jobs.deserted(job_id):
-                await self._runs.cancel(job_id, _caller_left())
-        except (*DATABASE_AWAY, Unavailable, DBAPIError) as exc:
+            if await self._jobs.is_deserted(job_id):
+                await self._executor.cancel(job_id, _caller_left())
+        except (*DATABASE_AWAY, Unavailable) as exc:
             log.warning("a stream that was left goes on", extra={"job": job_id, "reason": exc})
 
     async def close(self) -> None:
         """Nobody left: it is this process that goes, and others take up what runs."""
-        for task in self._leaving:
+        for task in self._farewells:
             task.cancel()
-        await asyncio.gather(*self._leaving, return_exceptions=True)
+        await asyncio.gather(*self._farewells, return_exceptions=True)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -211,7 +213,7 @@ class JobDesk:
 
 
 def _caller_left() -> End:
-    return End("cancelled", None, kept_error(Conflict("The caller left.", code="caller_left")))
+    return End("cancelled", None, error_record(Conflict("The caller left.", code="caller_left")))
 
 
 async def nothing() -> AsyncGenerator[Event | None, None]:
