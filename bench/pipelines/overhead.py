@@ -2,161 +2,201 @@
 
 A 1:1 run of three steps, in the three ways, with engines that answer at once; at 1, 8 and 32 runs at once. For a stream
 the first event's time, too. The same steps asked of the engines without a studio are taken off. Beside the wall's time
-stands the orchestrator's own CPU time for a run, which says more on a machine that does other work. On a shared host a
-core may be half as fast from one moment to the next, so each is measured in rounds: the quietest is shown, with the p50
-of all and the milliseconds that an empty loop took before each. What three empty steps on the durable engine (DBOS)
-take, on the same database in the same run, is what runs would pay if they were such.
+stands the orchestrator's own CPU time for a run, which says more on a machine that does other work; each is measured in
+rounds, of which the quietest is shown. `engine_alone` is the durable engine without a gateway: waited runs of three
+steps that sleep for 50 ms, and what it takes when nothing is asked, both by its own CPU time.
 """
 
 import asyncio
-import json
 import os
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
-import psutil  # type: ignore[import-untyped,unused-ignore]
-from dbos import DBOS, DBOSPortableJSONSerializer
+from pydantic import BaseModel
 
-from bench.pipelines.studio import ASKED, PATH, Bench, headers, studio
-from orchestrator.jobs.runs import sqlalchemy_url
+from bench.harness import quantile, save
+from bench.pipelines.studio import PATHS, Studio, studio
+from core.db.embedded import embedded_postgres
+from core.db.migrate import migrate
+from core.db.pool import open_pool
+from core.watchers import Watchers
+from orchestrator.access.keys import Keys, create_key
+from orchestrator.jobs.part import Jobs
+from orchestrator.jobs.values import AT_ONCE, RunRequest
+from orchestrator.operate.seal import Seal
+from orchestrator.pipelines.base import Pipeline
+from orchestrator.pipelines.base import Studio as Parts
+from orchestrator.runs.caller import Caller
+from orchestrator.settings import OrchestratorSettings
+from orchestrator.workers.registry import WorkerPool
 
-AT_ONCE = (1, 8, 32)
+AT_A_TIME = (1, 8, 32)
 ROUNDS = 5
 WAYS = ("wait", "stream", "background")
-FILE = Path(__file__).parent.parent / "results" / "pipelines-overhead.json"
+PATH = PATHS["chat1to1"]
+BODY = {"message": "a red apple on a table", "seed": 1, "partial_images": 0}
+STEP_SECONDS, IDLE_SECONDS = 0.05, 10.0
 
 
 async def main(runs: int) -> None:
+    found: dict[str, Any] = {"cores": os.cpu_count(), "load": os.getloadavg(), "runs_of_each": runs}
+    found["engine_alone"] = await _alone(runs)
+    print(found, flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        async with studio(Path(folder), images=1) as bench, aiohttp.ClientSession() as http:
-            bare = await _bare(bench, http)
-            found: dict[str, Any] = {"cores": os.cpu_count(), "load": os.getloadavg(), "runs_of_each": runs}
+        async with studio(Path(folder)) as running:
+            found["idle_cpu_ms_a_second"] = await _idle(running)
+            bare = await _bare(running)
             found["engines_alone_ms"] = round(bare * 1000, 1)
-            found["three_steps_of_dbos"] = await _dbos(bench.dsn)
-            print(found, flush=True)
             for way in WAYS:
-                await _measured(bench, http, way, 1, 5, bare)  # warm
-                for at_once in AT_ONCE:
-                    found[f"{way}_at_{at_once}"] = await _in_rounds(bench, http, way, at_once, runs, bare)
+                await _measured(running, way, 1, 5, bare)  # warm
+                for at_once in AT_A_TIME:
+                    rounds = [await _measured(running, way, at_once, runs // ROUNDS, bare) for _ in range(ROUNDS)]
+                    best = min(rounds, key=lambda one: one["p50_ms"])
+                    found[f"{way}_at_{at_once}"] = {**best, "p50_ms_of_rounds": [one["p50_ms"] for one in rounds]}
                     print(way, at_once, found[f"{way}_at_{at_once}"], flush=True)
-            found["load_after"] = os.getloadavg()
-    FILE.write_text(json.dumps(found, indent=2) + "\n")
+    found["load_after"] = os.getloadavg()
+    save("pipelines-overhead", found)
 
 
-async def _bare(bench: Bench, http: aiohttp.ClientSession) -> float:
+# -- the durable engine alone -----------------------------------------------------------------------------------------
+
+
+class _Body(BaseModel):
+    """Nothing is asked."""
+
+
+async def _three(studio: Any, flow: Any, request: Any, caller: Any) -> dict[str, str]:
+    async def step(key: str) -> dict[str, str]:
+        await asyncio.sleep(STEP_SECONDS)
+        return {"key": key}
+
+    for name in ("expand", "generate", "caption"):
+        await flow.step(name, step)
+    return {"done": "yes"}
+
+
+@asynccontextmanager
+async def _engine(folder: Path) -> AsyncIterator[tuple[Jobs, Caller]]:
+    async with embedded_postgres(folder / "postgres") as dsn:
+        await migrate(dsn)
+        async with open_pool(dsn) as pool, Watchers() as watchers:
+            secret = await create_key(pool, "bench", ["pipelines"])
+            key = await Keys(pool).authenticate([(b"authorization", b"Bearer " + secret.encode())])
+            caller = Caller(key, "req", PATH, None)
+            settings = OrchestratorSettings.load(data_dir=folder)
+            three = cast("Pipeline", _Three())
+            jobs = Jobs(
+                settings,
+                dsn,
+                pool,
+                cast("Parts", _Three()),
+                {"three": three},
+                cast("WorkerPool", None),
+                Seal(bytes(32)),
+            )
+            async with jobs:
+                for name, work in jobs.watchers.items():
+                    watchers.start(name, work())
+                yield jobs, caller
+                await watchers.stop()
+
+
+class _Three:
+    """As much of a pipeline, and of a studio's parts, as the engine looks at."""
+
+    name, role, asked, run, blobs = "three", None, _Body, staticmethod(_three), None
+
+
+async def _alone(runs: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        async with _engine(Path(folder)) as (jobs, caller):
+            before = time.process_time()
+            await asyncio.sleep(IDLE_SECONDS)
+            found["idle_cpu_ms_a_second"] = round((time.process_time() - before) / IDLE_SECONDS * 1000, 1)
+            request = RunRequest("three", caller, {}, "0" * 64, "wait", AT_ONCE, 60.0)
+
+            async def one() -> float:
+                began = time.perf_counter()
+                how = await jobs.executor.ended_here(await jobs.executor.begin(request, {}))
+                assert (how and how.state) == "completed", how
+                return (time.perf_counter() - began - 3 * STEP_SECONDS) * 1000
+
+            for at_once in AT_A_TIME:
+                best: dict[str, float] = {}
+                for _ in range(ROUNDS):
+                    before, each = time.process_time(), max(1, runs // at_once // ROUNDS)
+                    took = [ms for _ in range(each) for ms in await asyncio.gather(*(one() for _ in range(at_once)))]
+                    cpu = (time.process_time() - before) / len(took) * 1000
+                    now = {"p50_ms": _ms(took, 0.5), "p95_ms": _ms(took, 0.95), "cpu_ms_a_run": round(cpu, 2)}
+                    best = min(best or now, now, key=lambda one: one["p50_ms"])
+                found[f"wait_at_{at_once}"] = best
+    return found
+
+
+# -- a studio ---------------------------------------------------------------------------------------------------------
+
+
+async def _idle(studio: Studio) -> float:
+    """Milliseconds of CPU that an orchestrator takes in a second in which nothing is asked; of all that it does."""
+    before = studio.cpu_seconds()
+    await asyncio.sleep(IDLE_SECONDS)
+    return round((studio.cpu_seconds() - before) / IDLE_SECONDS * 1000, 1)
+
+
+async def _bare(studio: Studio) -> float:
     """Seconds that the three requests take by themselves, at the median."""
-    chat = {"model": "small", "messages": [{"role": "user", "content": "x"}]}
+    chat = (studio.engines["chat"].url + "/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]})
+    draw = (studio.engines["image-0"].url + "/v1/images/generations", {"prompt": "x", "seed": 1})
 
     async def three() -> float:
         began = time.perf_counter()
-        for path, body in (
-            ("/v1/chat/completions", chat),
-            ("/0/v1/images/generations", ASKED),
-            ("/v1/chat/completions", chat),
-        ):
-            async with http.post(bench.engines + path, json=body) as answer:
+        for url, body in (chat, draw, chat):
+            async with studio.http.post(url, json=body) as answer:
                 await answer.read()
         return time.perf_counter() - began
 
     return statistics.median([await three() for _ in range(30)])
 
 
-async def _dbos(dsn: str, rounds: int = 40) -> dict[str, float]:
-    """A workflow of three steps that do nothing, one at a time, in this process."""
-    url = sqlalchemy_url(dsn)
-    await asyncio.to_thread(DBOS.migrate, url, schema="bench")
-    DBOS(
-        config={
-            **{"name": "bench", "system_database_url": url, "dbos_system_schema": "bench", "run_migrations": False},
-            **{"executor_id": "bench", "application_version": "1", "serializer": DBOSPortableJSONSerializer()},
-            **{"log_level": "ERROR", "enable_otlp": False},
-        }
-    )
-
-    async def nothing(name: str) -> dict[str, str]:
-        return {"step": name}
-
-    @DBOS.workflow(name="three")
-    async def three() -> None:
-        for name in ("expand", "generate", "caption"):
-            await DBOS.run_step_async({"name": name}, nothing, name)
-
-    async def one() -> float:
-        began = time.perf_counter()
-        await three()
-        return (time.perf_counter() - began) * 1000
-
-    DBOS.launch()
-    try:
-        for _ in range(5):
-            await one()
-        before = time.process_time()
-        took = [await one() for _ in range(rounds)]
-        cpu = (time.process_time() - before) / rounds * 1000
-    finally:
-        await asyncio.to_thread(DBOS.destroy)
-    return {"p50_ms": _at(took, 0.5), "p95_ms": _at(took, 0.95), "cpu_ms": round(cpu, 1)}
-
-
-async def _in_rounds(
-    bench: Bench, http: aiohttp.ClientSession, way: str, at_once: int, runs: int, bare: float
-) -> dict[str, Any]:
-    """The quietest of the rounds, and what the others were like."""
-    rounds, loops = [], []
-    for _ in range(ROUNDS):
-        loops.append(_empty_loop_ms())
-        rounds.append(await _measured(bench, http, way, at_once, max(1, runs // ROUNDS), bare))
-    best = min(rounds, key=lambda one: one["p50_ms"])
-    return {**best, "p50_ms_of_rounds": [one["p50_ms"] for one in rounds], "empty_loop_ms": loops}
-
-
-def _empty_loop_ms() -> float:
-    began = time.perf_counter()
-    for _ in range(1_000_000):
-        pass
-    return round((time.perf_counter() - began) * 1000, 1)
-
-
-async def _measured(
-    bench: Bench, http: aiohttp.ClientSession, way: str, at_once: int, runs: int, bare: float
-) -> dict[str, float]:
-    one = bench.orchestrators[0]
-    assert one.process is not None
+async def _measured(studio: Studio, way: str, at_once: int, runs: int, bare: float) -> dict[str, float]:
     left, took, first = list(range(max(runs, at_once * 4))), [], []
-    began, many = _cpu_seconds(one.process.pid), len(left)
+    before, many = studio.cpu_seconds(), len(left)
 
     async def client() -> None:
         while left:
             left.pop()
-            seconds, event = await _one(http, one.url, one.key, way)
+            seconds, event = await _one(studio, way)
             took.append((seconds - bare) * 1000)
             first.append(event * 1000)
 
     await asyncio.gather(*(client() for _ in range(at_once)))
-    cpu = (_cpu_seconds(one.process.pid) - began) / many * 1000
-    found = {"p50_ms": _at(took, 0.5), "p95_ms": _at(took, 0.95), "orchestrator_cpu_ms": round(cpu, 1)}
-    return found | ({"first_event_p50_ms": _at(first, 0.5)} if way == "stream" else {})
+    cpu = (studio.cpu_seconds() - before) / many * 1000
+    found = {"p50_ms": _ms(took, 0.5), "p95_ms": _ms(took, 0.95), "orchestrator_cpu_ms": round(cpu, 1)}
+    return found | ({"first_event_p50_ms": _ms(first, 0.5)} if way == "stream" else {})
 
 
-async def _one(http: aiohttp.ClientSession, url: str, key: str, way: str) -> tuple[float, float]:
+async def _one(studio: Studio, way: str) -> tuple[float, float]:
     """Seconds to the end, and to the first event."""
-    body = ASKED | ({} if way == "wait" else {way: True})
+    body, url = BODY | ({} if way == "wait" else {way: True}), studio.orchestrators[0].url
     began, first = time.perf_counter(), 0.0
-    async with http.post(url + PATH, json=body, headers=headers(key)) as answer:
+    async with studio.http.post(url + PATH, json=body, headers=studio.headers) as answer:
         job = answer.headers["x-job-id"]
         assert answer.status in (200, 202), await answer.text()
-        if way != "stream":
-            await answer.read()
-        else:
+        if way == "stream":
             first = await _followed(answer, began)
+        else:
+            await answer.read()
     if way == "background":
-        events = {**headers(key), "accept": "text/event-stream"}
-        async with http.get(f"{url}/v1/jobs/{job}/events", headers=events) as answer:
+        events = {**studio.headers, "accept": "text/event-stream"}
+        async with studio.http.get(f"{url}/v1/jobs/{job}/events", headers=events) as answer:
             await _followed(answer, began)
     return time.perf_counter() - began, first
 
@@ -171,13 +211,8 @@ async def _followed(answer: aiohttp.ClientResponse, began: float) -> float:
     return first
 
 
-def _cpu_seconds(pid: int) -> float:
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)
-
-
-def _at(values: list[float], share: float) -> float:
-    return round(sorted(values)[min(len(values) - 1, int(len(values) * share))], 1)
+def _ms(values: list[float], share: float) -> float:
+    return round(quantile(values, share), 1)
 
 
 if __name__ == "__main__":

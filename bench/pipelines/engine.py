@@ -1,10 +1,11 @@
 """A stand-in engine in a process of its own, which may be killed: what it was asked for is kept in a file.
 
-    python -m bench.pipelines.mortal KIND PORT LOG
+    PORT=… python -m bench.pipelines.engine KIND TICK LOG
 
-KIND is chat, image or selfie. It computes nothing: a request takes some ticks, which stand for tokens or denoising
-steps. What comes again with its key goes through the workers' own code (llm/repeats.py, image/repeats.py). LOG gets a
-line for each request that is begun, finished or ended before its time: `EVENT KEY SECONDS`. GET /state tells what runs.
+KIND is chat, image or selfie. It computes nothing: a request takes some ticks of TICK seconds, which stand for tokens
+or denoising steps. What comes again with its key goes through the workers' own code (llm/repeats.py, image/repeats.py).
+LOG gets a line for each request that is begun, finished or ended before its time: `EVENT KEY SECONDS`. GET /state tells
+how many run.
 """
 
 import asyncio
@@ -32,7 +33,6 @@ from image.repeats import Repeats as ImageRepeats
 from image.request import ImageRequest, Pixels, RequestId
 from llm.repeats import Repeats
 
-TICK_SECONDS = 0.05
 CAPTION = "Here is the quiet picture that you asked me for, made just for you."
 EXPANDED = {"intent": "an apple", "prompt": "a red apple on a table, soft light", "safety": "safe"}
 BOUNDS = Bounds(most=1024, bytes=64 << 20, seconds=600)
@@ -48,11 +48,12 @@ def picture(prompt: str, seed: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + hashlib.sha256(f"{seed} {prompt}".encode()).digest() * 64
 
 
-class Mortal:
+class Engine:
     """The requests that run, and the file of all there were."""
 
-    def __init__(self, kind: str, log: str) -> None:
+    def __init__(self, kind: str, tick: float, log: str) -> None:
         self.kind = kind
+        self._tick = tick
         self.running = 0
         self._log = os.open(log, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
         self._chat, self._image = Repeats(BOUNDS), ImageRepeats(BOUNDS)
@@ -66,13 +67,17 @@ class Mortal:
         self._note("begun", key)
         came_to = "ended"
         try:
-            for _ in range(ticks):
-                await asyncio.sleep(TICK_SECONDS)
+            if self._tick:
+                await self._sleep(ticks)
             yield
             came_to = "finished"
         finally:
             self._note(came_to, key)
             self.running -= 1
+
+    async def _sleep(self, ticks: int) -> None:
+        for _ in range(ticks):
+            await asyncio.sleep(self._tick)
 
     # -- HTTP -----------------------------------------------------------------------------------------------------
 
@@ -150,7 +155,7 @@ class Mortal:
         async with self._work(key, half):
             for index in range(previews):
                 generation.deliver(Partial(index, Pixels(64, 64, picture("preview", asked.seed))))
-            await asyncio.sleep(half * TICK_SECONDS)
+            await self._sleep(half if self._tick else 0)
         generation.deliver(Finished(Pixels(64, 64, picture(asked.prompt, asked.seed)), "", 1, 1))
 
     async def _streamed(self, image: SharedImage, send: Send) -> None:
@@ -178,5 +183,6 @@ async def _send(send: Send, value: Any, status: int = 200) -> None:
 
 
 if __name__ == "__main__":
-    kind, port, log = sys.argv[1:]
-    uvicorn.run(Mortal(kind, log), host="127.0.0.1", port=int(port), log_level="error", lifespan="off")
+    kind, tick, log = sys.argv[1:]
+    port = int(os.environ["PORT"])
+    uvicorn.run(Engine(kind, float(tick), log), host="127.0.0.1", port=port, log_level="error", lifespan="off")
