@@ -1,15 +1,14 @@
 """Runs of pipelines, called: durable where the settings say so, else as long as somebody waits."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.keys import read_or_make
 from core.part import Part
+from core.repeat import every
 from orchestrator.access.part import Access
 from orchestrator.jobs import routes
 from orchestrator.jobs.calls import PipelineCalls
@@ -100,13 +99,11 @@ class Jobs:
 
     async def _purge(self) -> None:
         """Let go of runs that ended longer ago than is kept, now and then."""
-        while True:
-            try:
-                while purged := await self.store.purge(self._settings.jobs_days, PURGED_AT_ONCE):
-                    log.info("old jobs purged", extra={"jobs": purged})
-            except DATABASE_AWAY as exc:
-                log.warning("old jobs not purged; trying again", extra={"reason": exc})
-            await asyncio.sleep(PURGE_SECONDS)
+        await every(PURGE_SECONDS, self._purge_once, failing="old jobs are not purged")
+
+    async def _purge_once(self) -> None:
+        while purged := await self.store.purge(self._settings.jobs_days, PURGED_AT_ONCE):
+            log.info("old jobs purged", extra={"jobs": purged})
 
 
 @dataclass(kw_only=True)

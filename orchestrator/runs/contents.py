@@ -1,14 +1,10 @@
 """Contents of runs: kept only where a tenant opted in, sealed with AES-256-GCM, for a stated time, erasable."""
 
-import asyncio
-import logging
 from typing import Any
 
-from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool, patiently
+from core.repeat import every
 from orchestrator.operate.seal import Seal
-
-log = logging.getLogger(__name__)
 
 PURGE_SECONDS = 600.0
 
@@ -53,10 +49,8 @@ class Vault:
 
     async def purge(self) -> None:
         """Erase what is past its time, now and then; until cancelled."""
-        while True:
-            try:
-                async with patiently(self._pool) as connection:
-                    await connection.execute("delete from run_contents where expires_at <= now()")
-            except DATABASE_AWAY as exc:
-                log.warning("contents not purged; trying again", extra={"reason": exc})
-            await asyncio.sleep(PURGE_SECONDS)
+        await every(PURGE_SECONDS, self._erase_expired, failing="contents are not purged")
+
+    async def _erase_expired(self) -> None:
+        async with patiently(self._pool) as connection:
+            await connection.execute("delete from run_contents where expires_at <= now()")

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from core.db.errors import DATABASE_AWAY, is_refusal
 from core.db.pool import Pool, patiently
 from core.errors import Unavailable
 from core.ids import new_id
+from core.repeat import every
 from core.usage import Source, Usage
 from orchestrator.runs.contents import Vault
 
@@ -185,12 +187,8 @@ class RunLog:
 
     async def purge(self, days: int) -> None:
         """Let go of records older than `days`, now and then, until cancelled; 0: they are kept for ever."""
-        while days:
-            try:
-                await self.purge_once(days)
-            except DATABASE_AWAY as exc:
-                log.warning("runs not purged; trying again", extra={"reason": exc})
-            await asyncio.sleep(PURGE_SECONDS)
+        if days:
+            await every(PURGE_SECONDS, partial(self.purge_once, days), failing="runs are not purged")
 
     async def purge_once(self, days: int, batch: int = PURGE_BATCH) -> int:
         """How many records were let go, with their contents, in transactions of at most `batch`; the audit chain says
