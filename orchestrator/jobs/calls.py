@@ -27,10 +27,10 @@ from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.values import AT_ONCE, End, RunRequest, Way, pool_of
 from orchestrator.jobs.webhooks import refuse_private
 from orchestrator.operate.blobs import Blobs
-from orchestrator.pipelines.base import Asked
+from orchestrator.pipelines.base import DrawingRequest
 from orchestrator.pipelines.calls import Events
 from orchestrator.pipelines.flow import Event
-from orchestrator.pipelines.showing import Shown
+from orchestrator.pipelines.picture_format import PictureFormat
 from orchestrator.runs.caller import Caller
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class PipelineCalls:
         self._farewells: set[asyncio.Task[None]] = set()
 
     async def answer(
-        self, http: Request, name: str, asked: Asked, caller: Caller, held: Mapping[str, bytes] | None = None
+        self, http: Request, name: str, asked: DrawingRequest, caller: Caller, held: Mapping[str, bytes] | None = None
     ) -> Response:
         """A run of the pipeline `name`, in the way that the body asks for. `held` stays in this process's memory."""
         request = self._request(http, name, asked, caller)
@@ -77,7 +77,7 @@ class PipelineCalls:
             job_id = await self._executor.begin(request, held or {})
         return await self._response(http, request, job_id)
 
-    async def again(self, http: Request, name: str, asked: Asked, caller: Caller) -> Response | None:
+    async def again(self, http: Request, name: str, asked: DrawingRequest, caller: Caller) -> Response | None:
         """The answer of the run that the request's Idempotency-Key names; None where it names none. Raises Conflict
         where it was used for another request."""
         request = self._request(http, name, asked, caller)
@@ -95,7 +95,7 @@ class PipelineCalls:
             return self._events(http, await self._row(job_id, request), last_seen(http) or 0)
         return await self._wait(http, job_id, request)
 
-    def _request(self, http: Request, name: str, asked: Asked, caller: Caller) -> RunRequest:
+    def _request(self, http: Request, name: str, asked: DrawingRequest, caller: Caller) -> RunRequest:
         if asked.stream and asked.background:
             raise InvalidRequest("Ask for `stream` or `background`, not both.", param="background", code="both_ways")
         if asked.webhook is not None and not asked.background:
@@ -136,7 +136,7 @@ class PipelineCalls:
             raise
         if how.error is not None:
             raise how.cause or error_of(how.error)
-        answer = await self._showing(http, request.request).of(how.answer)
+        answer = await self._pictures(http, request.request).apply(how.answer)
         return Response(msgspec.json.encode(answer), headers=_named(job_id), media_type="application/json")
 
     async def _row(self, job_id: str, request: RunRequest) -> Mapping[str, Any]:
@@ -166,7 +166,7 @@ class PipelineCalls:
         over = row["ended_at"] is not None and after >= row["events"]
         events = nothing() if over else self._followers.follow(row["id"], after, HEARTBEAT_SECONDS)
         left = partial(self._left, row["id"]) if row["way"] == "stream" else lambda: None
-        answer = Events(seen(events), self._showing(http, row["request"]), left)
+        answer = Events(seen(events), self._pictures(http, row["request"]), left)
         answer.headers.update(_named(row["id"]))
         return answer
 
@@ -193,21 +193,21 @@ class PipelineCalls:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    def _showing(self, http: Request, asked: Mapping[str, Any]) -> Shown:
-        return Shown(self._blobs, str(http.base_url), as_url=asked.get("response_format") == "url")
+    def _pictures(self, http: Request, asked: Mapping[str, Any]) -> PictureFormat:
+        return PictureFormat(self._blobs, str(http.base_url), as_url=asked.get("response_format") == "url")
 
     async def shown(self, http: Request, row: Mapping[str, Any]) -> dict[str, Any]:
         """A job as the API gives it: with its pictures, or with their names alone where their time is over."""
         found = store.shown(row)
         if found.get("result") is not None:
             with contextlib.suppress(NotFound):
-                found["result"] = await self._showing(http, row["request"]).of(found["result"])
+                found["result"] = await self._pictures(http, row["request"]).apply(found["result"])
         return found
 
     async def page(self, http: Request, row: Mapping[str, Any], after: int) -> dict[str, Any]:
         """The events after that number, as many as are read at once."""
-        found, showing = await self._jobs.events(row["id"], after), self._showing(http, row["request"])
-        data = [{"type": e["name"], "sequence_number": e["number"], **await showing.of(e["data"])} for e in found]
+        found, pictures = await self._jobs.events(row["id"], after), self._pictures(http, row["request"])
+        data = [{"type": e["name"], "sequence_number": e["number"], **await pictures.apply(e["data"])} for e in found]
         last = found[-1]["number"] if found else after
         return {"object": "list", "data": data, "has_more": last < row["events"], "last": last, "state": row["state"]}
 

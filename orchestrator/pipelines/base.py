@@ -12,7 +12,7 @@ from core.errors import InvalidRequest
 from core.settings import SettingsError
 from orchestrator.engines.client import Engines
 from orchestrator.operate.blobs import Blobs
-from orchestrator.pipelines.flow import Called, Flow
+from orchestrator.pipelines.flow import CallOptions, Flow
 from orchestrator.pipelines.likenesses import Likenesses
 from orchestrator.recipes.recipe import RecipeRunner
 from orchestrator.runs.caller import Caller
@@ -36,7 +36,7 @@ class Studio:
     default_size: str
 
 
-class Asked(Called):
+class DrawingRequest(CallOptions):
     """What the body of every pipeline that draws has beside its own fields."""
 
     size: str | None = Field(None, pattern=SIZE, description="WIDTHxHEIGHT in pixels.")
@@ -50,7 +50,7 @@ class Asked(Called):
     )
 
     @model_validator(mode="after")
-    def _followed(self) -> "Asked":
+    def _followed(self) -> "DrawingRequest":
         if self.partial_images and not (self.stream or self.background):
             raise InvalidRequest("partial_images needs stream: true.", param="partial_images", code="needs_stream")
         return self
@@ -69,7 +69,7 @@ class Turn(BaseModel):
     content: str = Field(max_length=8000)
 
 
-class Drawn(BaseModel):
+class DrawingAnswer(BaseModel):
     """What every pipeline that draws answers. A picture is base64, or a link, under `image_url`, where that was asked
     for; `images` holds all of them where there are several."""
 
@@ -105,7 +105,7 @@ class Pipeline:
     about: str
     path: str
     role: str | None
-    asked: type[Asked]
+    asked: type[DrawingRequest]
     answer: type[BaseModel]
     run: Callable[[Studio, Flow, Any, Caller], Awaitable[Plain]]
     singles: tuple[StepRoute, ...] = ()

@@ -14,8 +14,8 @@ from core.errors import InvalidRequest, SoundstageError, UpstreamTimeout
 from core.http.disconnect import ClientDisconnected, until_disconnect
 from orchestrator.access.keys import Key
 from orchestrator.pipelines import flow
-from orchestrator.pipelines.base import Asked, Pipeline, Plain, Studio
-from orchestrator.pipelines.showing import Shown
+from orchestrator.pipelines.base import DrawingRequest, Pipeline, Plain, Studio
+from orchestrator.pipelines.picture_format import PictureFormat
 from orchestrator.runs.caller import Caller
 from orchestrator.runs.record import new_run_id
 
@@ -29,11 +29,11 @@ class RunService(Protocol):
     """Where every route brings its runs."""
 
     async def answer(
-        self, http: Request, name: str, asked: Asked, caller: Caller, held: Mapping[str, bytes] | None = None
+        self, http: Request, name: str, asked: DrawingRequest, caller: Caller, held: Mapping[str, bytes] | None = None
     ) -> Response:
         """A run of the pipeline `name`, in the way that the body asks for."""
 
-    async def again(self, http: Request, name: str, asked: Asked, caller: Caller) -> Response | None:
+    async def again(self, http: Request, name: str, asked: DrawingRequest, caller: Caller) -> Response | None:
         """The answer of the run that the request's Idempotency-Key names; None where it names none. Raises Conflict
         where it was used for another request."""
 
@@ -48,7 +48,7 @@ class MemoryRuns:
         self._studio, self._pipelines, self._longest = studio, pipelines, longest
 
     async def answer(
-        self, http: Request, name: str, asked: Asked, caller: Caller, held: Mapping[str, bytes] | None = None
+        self, http: Request, name: str, asked: DrawingRequest, caller: Caller, held: Mapping[str, bytes] | None = None
     ) -> Response:
         """The answer, or its events. The run ends when the caller leaves, or after the longest time it may take."""
         if asked.background:
@@ -58,19 +58,19 @@ class MemoryRuns:
         def work() -> Awaitable[Plain]:
             return self._run(self._pipelines[name], run, asked, caller)
 
-        shown = Shown(self._studio.blobs, str(http.base_url), as_url=asked.response_format == "url")
+        pictures = PictureFormat(self._studio.blobs, str(http.base_url), as_url=asked.response_format == "url")
         if asked.stream:
-            return Events(_events(run, work), shown)
+            return Events(_events(run, work), pictures)
         with until_disconnect(http.receive):
-            return Response(msgspec.json.encode(await shown.of(await work())), media_type="application/json")
+            return Response(msgspec.json.encode(await pictures.apply(await work())), media_type="application/json")
 
-    async def again(self, http: Request, name: str, asked: Asked, caller: Caller) -> None:
+    async def again(self, http: Request, name: str, asked: DrawingRequest, caller: Caller) -> None:
         """Nothing is kept."""
 
     async def knows(self, key: Key, idempotency_key: str) -> bool:
         return False
 
-    async def _run(self, pipeline: Pipeline, run: flow.MemoryFlow, asked: Asked, caller: Caller) -> Plain:
+    async def _run(self, pipeline: Pipeline, run: flow.MemoryFlow, asked: DrawingRequest, caller: Caller) -> Plain:
         try:
             async with asyncio.timeout(self._longest):
                 return await pipeline.run(self._studio, run, asked, caller)
@@ -126,12 +126,15 @@ class Events(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncGenerator[flow.Event | None, None], shown: Shown, left: Callable[[], object] = lambda: None
+        self,
+        events: AsyncGenerator[flow.Event | None, None],
+        pictures: PictureFormat,
+        left: Callable[[], object] = lambda: None,
     ) -> None:
         """`left` is called where the client goes before the end."""
         super().__init__(headers=SSE)
         del self.headers["content-length"]
-        self._events, self._shown, self._left = events, shown, left
+        self._events, self._pictures, self._left = events, pictures, left
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._events):
@@ -147,5 +150,5 @@ class Events(Response):
             await send({"type": "http.response.body", "body": b""})
 
     async def _frame(self, event: flow.Event) -> bytes:
-        data = {"type": event.name, "sequence_number": event.number, **await self._shown.of(dict(event.data))}
+        data = {"type": event.name, "sequence_number": event.number, **await self._pictures.apply(dict(event.data))}
         return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.number, event.name.encode(), msgspec.json.encode(data))

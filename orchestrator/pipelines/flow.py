@@ -14,7 +14,7 @@ What a pipeline must keep to, so that a run can be taken up again by another pro
 - What a step cost stands in its result as `cost`: `{"tokens": n, "image_steps": n}`; the run's record adds it up.
 
 A route calls a run by `await service.answer(request, NAME, body, caller, held={…})` (calls.py): it reads the three ways
-to call from `body`, a `Called`, and from the headers, and gives the Response.
+to call from `body`, a `CallOptions`, and from the headers, and gives the Response.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -59,7 +59,7 @@ class Flow(Protocol):
         """Whether the run is taken up by another process where this one dies: an engine then works on for a while."""
 
 
-class Called(BaseModel):
+class CallOptions(BaseModel):
     """How a run is called: the fields that the body of every pipeline has beside its own."""
 
     model_config = ConfigDict(extra="forbid")
@@ -71,7 +71,7 @@ class Called(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What two requests with one Idempotency-Key must have in common: not how they are called."""
-        return self.model_dump(mode="json", exclude=set(Called.model_fields))
+        return self.model_dump(mode="json", exclude=set(CallOptions.model_fields))
 
 
 def step_key(run: str, step: str) -> str:

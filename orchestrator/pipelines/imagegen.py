@@ -8,7 +8,7 @@ from pydantic import Field
 from core.control_tokens import COMMON
 from core.errors import InvalidRequest
 from orchestrator.pipelines import steps
-from orchestrator.pipelines.base import Asked, Drawn, Plain, Studio
+from orchestrator.pipelines.base import DrawingAnswer, DrawingRequest, Plain, Studio
 from orchestrator.pipelines.flow import Flow
 from orchestrator.policy.decide import GENERAL
 from orchestrator.runs.caller import Caller
@@ -18,13 +18,13 @@ _MARKUP = re.compile(r"<[^<>]{0,200}>|https?://\S+")
 _SPACE = re.compile(r"\s+")
 
 
-class Request(Asked):
+class Request(DrawingRequest):
     """The body of POST /v1/imagegen."""
 
     prompt: str = Field(min_length=1, max_length=4000)
 
 
-class Answer(Drawn):
+class Answer(DrawingAnswer):
     """The picture, and the prompt as it was drawn."""
 
 

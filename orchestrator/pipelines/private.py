@@ -6,20 +6,20 @@ What is hard is refused; what is soft gets the policy's constraints appended, vi
 from pydantic import Field
 
 from orchestrator.pipelines import steps
-from orchestrator.pipelines.base import Asked, Drawn, Plain, Studio
+from orchestrator.pipelines.base import DrawingAnswer, DrawingRequest, Plain, Studio
 from orchestrator.pipelines.flow import Flow
 from orchestrator.runs.caller import Caller
 
 NAME, PATH, ROLE = "private", "/v1/chat/private/imagegen", "chat1to1"
 
 
-class Request(Asked):
+class Request(DrawingRequest):
     """The body of POST /v1/chat/private/imagegen."""
 
     prompt: str = Field(min_length=1, max_length=4000)
 
 
-class Answer(Drawn):
+class Answer(DrawingAnswer):
     """The picture, and the prompt as it was drawn."""
 
 

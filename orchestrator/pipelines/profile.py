@@ -14,7 +14,7 @@ from core.usage import stated
 from orchestrator.gateway import selfies
 from orchestrator.gateway.selfies import Question, Seen, Selfie
 from orchestrator.pipelines import steps
-from orchestrator.pipelines.base import Asked, Drawn, Plain, StepRecord, Studio, record_of, release
+from orchestrator.pipelines.base import DrawingAnswer, DrawingRequest, Plain, StepRecord, Studio, record_of, release
 from orchestrator.pipelines.drawing import SourceImage
 from orchestrator.pipelines.flow import Flow
 from orchestrator.policy.floor import Subject
@@ -30,7 +30,7 @@ REAL = Subject(real=True)
 NOTHING = frozenset(("unknown", "none", ""))
 
 
-class Options(Asked):
+class Options(DrawingRequest):
     """The fields of POST /v1/profile/create beside the picture."""
 
     consent: bool = Field(False, description="The person in the picture agrees that it is used for this.")
@@ -83,7 +83,7 @@ class Request(Options):
         return ProfileCall(**sent | {"strength": self.strength_sent, "selfie": self.known.sha256}).identity()
 
 
-class Answer(Drawn):
+class Answer(DrawingAnswer):
     """The avatar, what was read from the selfie, and the prompt that was made of it."""
 
     features: dict[str, Any]

@@ -12,7 +12,7 @@ from core.http.disconnect import until_disconnect
 from orchestrator.access.dependencies import check_pictures, metered
 from orchestrator.access.keys import Key, Keys
 from orchestrator.access.quotas import Quotas
-from orchestrator.pipelines.base import Asked, Pipeline, Plain, StepRoute, Studio
+from orchestrator.pipelines.base import DrawingRequest, Pipeline, Plain, StepRoute, Studio
 from orchestrator.pipelines.calls import RunService
 from orchestrator.runs.caller import caller_of
 
@@ -38,7 +38,7 @@ def _add(api: APIRouter, path: str, answer: Any, route: Callable[..., Any], abou
 
 
 def _whole(pipeline: Pipeline, service: RunService, key_type: Any) -> Callable[..., Awaitable[Response]]:
-    async def route(body: Asked, request: Request, key: Key) -> Response:
+    async def route(body: DrawingRequest, request: Request, key: Key) -> Response:
         await check_pictures(request, body.n)
         return await service.answer(request, pipeline.name, body, caller_of(request.scope, key))
 

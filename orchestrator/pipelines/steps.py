@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 from orchestrator.pipelines import drawing, expansion
-from orchestrator.pipelines.base import Asked, Plain, StepRecord, Studio, record_of, release
+from orchestrator.pipelines.base import DrawingRequest, Plain, StepRecord, Studio, record_of, release
 from orchestrator.pipelines.flow import Flow
 from orchestrator.policy.floor import Subject
 from orchestrator.runs.caller import Caller
@@ -109,7 +109,7 @@ async def generate(
     flow: Flow,
     key: str,
     prompt: str,
-    asked: Asked,
+    asked: DrawingRequest,
     caller: Caller,
     *,
     role: str | None,
@@ -197,7 +197,7 @@ def _like(run: Run, like: StepRecord) -> Run:
 
 
 def drawn_answer(pictures: DrawResult, *words_of: StepRecord) -> Plain:
-    """What every pipeline that draws answers (base.Drawn); `words_of` are its other steps, those before it first."""
+    """What every pipeline that draws answers (base.DrawingAnswer). `words_of`: its other steps, the first first."""
     images = pictures["images"]
     return {
         "image_base64": images[0]["image_base64"],

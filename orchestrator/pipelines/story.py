@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.pipelines import captions, steps
-from orchestrator.pipelines.base import Asked, Drawn, Plain, StepRoute, Studio, release
+from orchestrator.pipelines.base import DrawingAnswer, DrawingRequest, Plain, StepRoute, Studio, release
 from orchestrator.pipelines.flow import Flow
 from orchestrator.policy import texts
 from orchestrator.runs.caller import Caller
@@ -31,11 +31,11 @@ class Message(BaseModel):
         return []
 
 
-class Request(Asked, Message):
+class Request(DrawingRequest, Message):
     """The body of shorts and scenes."""
 
 
-class Answer(Drawn):
+class Answer(DrawingAnswer):
     """The picture, its caption, the prompt that the expansion made, and the message in at most 25 words."""
 
     caption: str

@@ -14,7 +14,7 @@ from orchestrator.operate.blobs import Blobs, Retention
 from orchestrator.pipelines import PIPELINES
 from orchestrator.pipelines.calls import Events
 from orchestrator.pipelines.flow import Event
-from orchestrator.pipelines.showing import Shown
+from orchestrator.pipelines.picture_format import PictureFormat
 from tests.fakes.drawing_worker import PREVIEW, SEED, picture
 from tests.fakes.scripted_worker import CAPTION, expansion
 from tests.fakes.studio import Studio
@@ -223,7 +223,7 @@ async def test_a_sign_of_life_is_nothing_to_the_official_client() -> None:
         return {}
 
     kept = Blobs(MemoryStore(), b"key", Retention(60, 60, 1))
-    await Events(happens(), Shown(kept, "http://studio"))({"type": "http"}, receive, send)
+    await Events(happens(), PictureFormat(kept, "http://studio"))({"type": "http"}, receive, send)
     assert sent.count(b": ") > 2
     found = [(one.event, one.json()["a"]) for one in SSEDecoder().iter_bytes(iter([bytes(sent)]))]
     assert found == [("first", 1), ("second", 2)]

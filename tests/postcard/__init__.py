@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from orchestrator.pipelines import steps
-from orchestrator.pipelines.base import Asked, Drawn, Plain, Studio
+from orchestrator.pipelines.base import DrawingAnswer, DrawingRequest, Plain, Studio
 from orchestrator.pipelines.flow import Flow
 from orchestrator.runs.caller import Caller
 
@@ -13,13 +13,13 @@ NAME, PATH, ROLE = "postcard", "/v1/postcards", "scenes"
 RECIPES = Path(__file__).with_name("recipes")
 
 
-class Request(Asked):
+class Request(DrawingRequest):
     """The body of POST /v1/postcards."""
 
     place: str = Field(min_length=1, max_length=200)
 
 
-class Answer(Drawn):
+class Answer(DrawingAnswer):
     """The picture, and the prompt that the expansion made."""
 
 

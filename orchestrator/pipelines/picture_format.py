@@ -11,7 +11,7 @@ B64 = re.compile(r"(?:^|_)(?:base64|b64_json)$")
 
 
 @dataclass(frozen=True)
-class Shown:
+class PictureFormat:
     """`base`: the address that links begin with. A link stands under `image_url` or `url` where the picture stood under
     `image_base64` or `b64_json`."""
 
@@ -19,19 +19,19 @@ class Shown:
     base: str
     as_url: bool = False
 
-    async def of(self, value: Any) -> Any:
+    async def apply(self, value: Any) -> Any:
         """The same JSON with a picture for each reference. Raises NotFound where one is not kept any more."""
         if isinstance(value, dict):
-            return {self._name(name, inner): await self._shown(inner) for name, inner in value.items()}
-        return await self._shown(value)
+            return {self._name(name, inner): await self._inner(inner) for name, inner in value.items()}
+        return await self._inner(value)
 
-    async def _shown(self, value: Any) -> Any:
+    async def _inner(self, value: Any) -> Any:
         if is_reference(value):
             return await self._picture(value)
         if isinstance(value, dict):
-            return await self.of(value)
+            return await self.apply(value)
         if isinstance(value, list):
-            return [await self._shown(inner) for inner in value]
+            return [await self._inner(inner) for inner in value]
         return value
 
     async def _picture(self, reference: Reference) -> str:
