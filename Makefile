@@ -6,7 +6,7 @@ JOBS ?= 4
 # The tests of a file stay together, for what they share (tests/conftest.py). Bytecode is kept, whatever this shell says:
 # hundreds of processes are started.
 TESTS := env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest --dist loadgroup
-SOURCES := core llm image vision prompts orchestrator training compose bench tests
+SOURCES := core placement llm image vision prompts orchestrator training compose bench tests
 
 .PHONY: help up test check install format lint types imports house unit e2e lock docs clean
 

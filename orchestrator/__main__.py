@@ -1,8 +1,9 @@
 """The orchestrator: the one service that callers see. It checks keys, applies policy, renders prompts, picks workers
 and records what was run; its state is in Postgres (DATABASE_URL, else an embedded one in DATA_DIR).
 
-`doctor` looks at this machine; `backup` and `restore` move the whole studio; `keys`, `aliases`, `workers` and `jobs`
-ask an orchestrator that runs, with an admin key. `COMMAND --help` tells more.
+`doctor` looks at this machine; `plan` says which model runs on which card; `backup` and `restore` move the whole
+studio; `keys`, `aliases`, `workers` and `jobs` ask an orchestrator that runs, with an admin key.
+`COMMAND --help` tells more.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from core.http.serving import bind, serve_on
 from core.settings import SettingsError
 from orchestrator.access import cli as keys_cli
 from orchestrator.jobs import cli as jobs_cli
-from orchestrator.operate import backup, doctor
+from orchestrator.operate import backup, doctor, plan
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.workers import cli as workers_cli
 
@@ -34,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     workers_cli.add_commands(verbs)
     jobs_cli.add_commands(verbs)
     doctor.add_command(verbs)
+    plan.add_command(verbs)
     backup.add_commands(verbs)
     return whole
 
@@ -42,6 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     if given.command == "doctor":
         sys.exit(doctor.run(given))
+    if given.command == "plan":
+        sys.exit(plan.run(given))
     if given.command == "openapi":
         print(asyncio.run(openapi()))
         return
