@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = ("core", "llm", "image", "vision", "prompts", "orchestrator", "compose")
-APART = ("training", "bench")
+APART = ("placement", "training", "bench")
 
 # Names that say nothing alone: what was asked, by whom? `docs/architecture.md` has the words that are used.
 _VAGUE = """
@@ -34,6 +34,7 @@ class Limit(NamedTuple):
 
 LIMITS = {
     "product lines": Limit(29_000, 37_700),
+    "placement lines": Limit(800, 800),
     "training lines": Limit(1_800, 1_800),
     "bench lines": Limit(4_000, 4_500),
     "median file, lines": Limit(120, 120),
