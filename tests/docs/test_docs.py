@@ -9,7 +9,21 @@ from compose import settings_doc
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FOLDERS = ("core", "llm", "image", "vision", "prompts", "orchestrator", "compose", "tests", "docs", "bench", "training")
+FOLDERS = (
+    "core",
+    "placement",
+    "training",
+    "llm",
+    "image",
+    "vision",
+    "prompts",
+    "orchestrator",
+    "compose",
+    "tests",
+    "docs",
+    "bench",
+    "training",
+)
 PATH = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`")
 LINK = re.compile(r"\]\(((?!http)[^)#]+)\)")
 
