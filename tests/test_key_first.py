@@ -16,7 +16,7 @@ from llm.app import RELAYED
 from llm.app import create_app as chat_app
 from llm.settings import ChatWorkerSettings
 from orchestrator.app import create_app as orchestrator_app
-from orchestrator.gateway import exchange
+from orchestrator.gateway.paths import PATHS
 from orchestrator.settings import OrchestratorSettings
 from vision.app import create_app as vision_app
 from vision.settings import VisionSettings
@@ -30,7 +30,7 @@ PUBLIC = {
     "image": OPERATING | {"GET /health", "GET /v1/images/files/x"},
     "vision": OPERATING | {"GET /health"},
 }
-RAW = {"orchestrator": tuple(exchange.PATHS), "chat": RELAYED, "image": (), "vision": ()}
+RAW = {"orchestrator": tuple(PATHS), "chat": RELAYED, "image": (), "vision": ()}
 
 
 def orchestrator(folder: Path) -> Shell:

@@ -1,12 +1,9 @@
 """What of an engine's work is paid: all that it did, once, however often the same work is asked for."""
 
-import asyncio
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-
-from core.errors import UpstreamTimeout
 
 
 @dataclass
@@ -32,10 +29,14 @@ def paying(step: Step) -> Iterator[None]:
 
 
 @dataclass
-class Answer:
-    """An engine's answer; `repeated`: it gave what it had made before, under the same key."""
+class EngineWork:
+    """What an engine did for one call. `repeated`: it gave what it had made before, under the same key. Of pictures:
+    how many were `asked` for, whether a worker has `begun` them, how many `came`."""
 
     repeated: bool = False
+    asked: int = 0
+    begun: bool = False
+    came: int = 0
 
     @property
     def paid(self) -> bool:
@@ -43,19 +44,9 @@ class Answer:
         step = _step.get()
         return self.repeated and step is not None and step.tried_elsewhere
 
-
-@dataclass
-class PictureCount(Answer):
-    """The pictures of one call: how many were asked for, whether a worker began them, how many came."""
-
-    asked: int = 1
-    begun: bool = False
-    came: int = 0
-
-    def settle(self, error: BaseException | None = None) -> int:
-        """How many are paid now; called once. A worker draws the pictures of a call together: where nobody waits any
-        more, all of them were begun."""
-        gone = isinstance(error, asyncio.CancelledError | UpstreamTimeout)
+    def pictures(self, *, gone: bool) -> int:
+        """How many are paid now; called once. A worker draws the pictures of a call together: where nobody waits for
+        them any more (`gone`), all of them were begun."""
         drawn = self.asked if gone and self.begun else min(self.came, self.asked)
         step = _step.get()
         if step is None:

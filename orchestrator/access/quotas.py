@@ -8,19 +8,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from starlette.types import Message, Send
 
 from core.db.pool import Pool
 from core.errors import Unavailable
-from core.usage import Usage
 from orchestrator.access.keys import Key
 from orchestrator.access.limits import Limits, Measure, Needs, Quota, RateLimited, TooManyAtOnce
-from orchestrator.access.payments import PictureCount
 from orchestrator.access.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -62,17 +58,6 @@ class Quotas:
             await entry.reach(needs)
             undo.pop_all()
         return entry
-
-    @contextlib.asynccontextmanager
-    async def aside(self, key: Key, needs: Needs, used: Callable[[], int]) -> AsyncIterator[None]:
-        """Hold so much for the block, which is a part of a request that was let in; then `used` says how many tokens it
-        took. Raises what `enter` does."""
-        entry = Entry(self, key)
-        try:
-            await entry.reach(needs)
-            yield
-        finally:
-            entry.leave(Needs(0, used()))
 
     async def _admit(self, entry: "Entry", owner: str, whose: str, limits: Limits) -> None:
         if limits.concurrent is None:
@@ -125,21 +110,6 @@ class Quotas:
             raise _unread() from exc
         assert row is not None
         return row
-
-    @contextlib.asynccontextmanager
-    async def pictures(self, key: Key, asked: int) -> AsyncIterator[PictureCount]:
-        """So many pictures for the block, which counts those that are drawn. Raises what `enter` does."""
-        count = PictureCount(asked=asked)
-        entry = Entry(self, key)
-        error: BaseException | None = None
-        try:
-            await entry.reach(Needs(0, 0, asked))
-            yield count
-        except BaseException as exc:
-            error = exc
-            raise
-        finally:
-            entry.leave(Needs(0, 0, count.settle(error)))
 
     def saw(self, key: Key) -> None:
         """It was used; written down with the others every few seconds."""
@@ -194,8 +164,6 @@ class Entry:
         self._key = key
         self._taken: dict[tuple[str, Quota], tuple[_Held, float, int]] = {}  # with the period's end, and how much
         self.running: list[str] = []
-        self.usage: Usage | None = None
-        """What the engine that was asked took, once that is known."""
         self._left = False
 
     async def reach(self, needs: Needs) -> None:
@@ -242,23 +210,6 @@ class Entry:
         for left, quota, held in tightest.values():
             found += quota.headers(left, held.until - now)
         return found
-
-
-class Metered:
-    """`send` that adds the limits' headers, and says at the end what the request took."""
-
-    def __init__(self, send: Send, entry: Entry) -> None:
-        self._send = send
-        self._entry = entry
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], *self._entry.headers()]
-        await self._send(message)
-
-    def used(self, needs: Needs) -> Needs:
-        """Tokens as the engine stated them, or as estimated of its work, whatever came of it."""
-        return Needs(needs.requests, self._entry.usage.total if self._entry.usage else 0)
 
 
 def _owners(key: Key) -> list[tuple[str, str, Limits]]:

@@ -1,4 +1,4 @@
-"""What an engine's answer says: its text and its prompt's token ids, in the shapes of chat and of responses."""
+"""What an engine's answer says: its text, its prompt's token ids and its usage, in the shapes of chat and responses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,14 +7,16 @@ from typing import Any
 import msgspec
 
 from core.untrusted import decoded
+from core.usage import Usage, stated
 
 
 @dataclass
-class Found:
-    """What is read of an answer, or of one event of its stream: its text, and the prompt's token ids."""
+class AnswerParts:
+    """What is read of an answer, or of one event of its stream: its text, the prompt's token ids, and what it took."""
 
     text: str | None = None
     token_ids: list[int] | None = None
+    usage: Usage | None = None
 
 
 class _Delta(msgspec.Struct):
@@ -30,6 +32,7 @@ class _Choice(msgspec.Struct):
 class _Completion(msgspec.Struct):
     choices: list[_Choice] = []
     prompt_token_ids: list[int] | None = None
+    usage: msgspec.Raw = msgspec.Raw()
 
 
 class _Text(msgspec.Struct):
@@ -49,6 +52,7 @@ class _Raw(msgspec.Struct):
 class _Response(msgspec.Struct):
     output: list[_Item] = []
     input_messages: list[_Raw] | None = None
+    usage: msgspec.Raw = msgspec.Raw()
 
 
 class _ResponseEvent(msgspec.Struct):
@@ -57,25 +61,30 @@ class _ResponseEvent(msgspec.Struct):
     response: _Response | None = None
 
 
-def _of_completion(data: bytes) -> Found:
+def _of_completion(data: bytes) -> AnswerParts:
     """Of its first choice. Raises Upstream, like its brothers below."""
     answer = decoded(data, _Completion)
     first = next((choice for choice in answer.choices if choice.index == 0), _Choice())
-    said = first.message or first.delta
-    return Found(said.content if said else None, answer.prompt_token_ids)
+    message = first.message or first.delta
+    return AnswerParts(message.content if message else None, answer.prompt_token_ids, _usage(answer.usage))
 
 
-def _of_response(data: bytes) -> Found:
+def _of_response(data: bytes) -> AnswerParts:
     """All its output texts together, as the SDK's `output_text` gives them."""
     answer = decoded(data, _Response)
     parts = [part for item in answer.output if item.type == "message" for part in item.content or ()]
-    return Found("".join(part.text for part in parts if part.type == "output_text"), _tokens(answer))
+    text = "".join(part.text for part in parts if part.type == "output_text")
+    return AnswerParts(text, _tokens(answer), _usage(answer.usage))
 
 
-def _of_response_event(data: bytes) -> Found:
+def _of_response_event(data: bytes) -> AnswerParts:
     event = decoded(data, _ResponseEvent)
-    said = event.delta if event.type == "response.output_text.delta" and isinstance(event.delta, str) else None
-    return Found(said, _tokens(event.response) if event.response else None)
+    text = event.delta if event.type == "response.output_text.delta" and isinstance(event.delta, str) else None
+    return AnswerParts(text, _tokens(event.response) if event.response else None)
+
+
+def _usage(raw: msgspec.Raw) -> Usage | None:
+    return stated(bytes(raw)) if bytes(raw) else None
 
 
 def _tokens(response: _Response) -> list[int] | None:
@@ -88,8 +97,8 @@ def _tokens(response: _Response) -> list[int] | None:
 class Reader:
     """How one API's answers are read. `added` are the fields that only the proof asked for."""
 
-    whole: Callable[[bytes], Found]
-    event: Callable[[bytes], Found]
+    whole: Callable[[bytes], AnswerParts]
+    event: Callable[[bytes], AnswerParts]
     added: tuple[str, ...]
 
     def bare(self, body: bytes) -> bytes:

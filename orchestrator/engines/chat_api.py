@@ -31,7 +31,6 @@ class Dialect:
     """`own` are the fields of a body that a recipe decides, or that are not the engine's; `ids` asks for token ids."""
 
     ability: Ability
-    path: str
     own: frozenset[str]
     history: Callable[[Mapping[str, Any]], list[Message]]
     sampling: Callable[[Mapping[str, Any]], Fields]
@@ -52,9 +51,11 @@ class Dialect:
     async def whole(
         self, client: AsyncOpenAI, model: str, messages: list[Message], fields: Mapping[str, Any]
     ) -> httpx2.Response:
-        """The same for an answer that is wanted whole, by the client's own way of sending a body as it is."""
-        body = {"model": model, **self._body(messages, fields)}
-        return await client.post(self.path, body=body, cast_to=httpx2.Response)
+        """The same for an answer that is wanted whole."""
+        async with self.call(client, model, messages, fields) as response:
+            await response.read()
+            answer: httpx2.Response = response.http_response
+            return answer
 
     def _body(self, messages: list[Message], fields: Mapping[str, Any]) -> Fields:
         return {**fields, **self.ids, self.messages: messages}
@@ -121,7 +122,6 @@ def _for_responses(sampling: Mapping[str, Any]) -> Fields:
 
 CHAT = Dialect(
     ability="chat",
-    path="/chat/completions",
     own=frozenset({"model", "messages", "prompt", "chat_template"}),
     history=_turns,
     sampling=dict,
@@ -131,7 +131,6 @@ CHAT = Dialect(
 )
 RESPONSES = Dialect(
     ability="responses",
-    path="/responses",
     own=frozenset({"model", "input", "instructions", "prompt", "chat_template", "previous_input_messages"}),
     history=_items,
     sampling=_for_responses,

@@ -86,7 +86,7 @@ class Engines:
     def aside(self, tell: Callable[[], Awaitable[object]]) -> None:
         """Tell an engine something that nobody waits for; one that is not reached is told again, a few times."""
 
-        async def told() -> None:
+        async def tell_until_reached() -> None:
             for _ in range(ASIDE_TRIES):
                 with contextlib.suppress(openai.APIConnectionError, httpx2.HTTPError, TimeoutError):
                     async with asyncio.timeout(ASIDE_SECONDS):
@@ -95,7 +95,7 @@ class Engines:
                         return
                 await asyncio.sleep(ASIDE_PAUSE_SECONDS)
 
-        task = asyncio.create_task(told())
+        task = asyncio.create_task(tell_until_reached())
         self._aside.add(task)
         task.add_done_callback(self._aside.discard)
 
@@ -145,12 +145,12 @@ class Engines:
         members = [worker for worker in pool.members if worker.usable(now)] if pool else []
 
         async def has(worker: Worker) -> bool:
-            url = str(worker.url.joinpath("v1/images/find"))
-            sent = {**headers, "authorization": f"Bearer {worker.key or NO_KEY}"}
             try:
-                answer = await self._http.post(url, headers=sent, timeout=ASIDE_SECONDS)
-                return answer.is_success and untrusted.decoded(answer.content, _Holding).found is not None
-            except (httpx2.HTTPError, Upstream):
+                answer = await self._client(worker).post(
+                    "/images/find", cast_to=httpx2.Response, options={"headers": headers, "timeout": ASIDE_SECONDS}
+                )
+                return untrusted.decoded(answer.content, _Holding).found is not None
+            except (openai.OpenAIError, httpx2.HTTPError, Upstream):
                 return False  # it is away, or no worker of ours
 
         found = await asyncio.gather(*(has(worker) for worker in members)) if len(members) > 1 else ()

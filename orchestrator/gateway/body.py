@@ -23,7 +23,7 @@ class StoredPrompt(msgspec.Struct):
     variables: dict[str, Any] = {}
 
 
-class _Sent(msgspec.Struct):
+class _PromptFields(msgspec.Struct):
     """The same as SDKs send it: what is not given may be null."""
 
     id: str
@@ -74,7 +74,7 @@ class Peek(msgspec.Struct):
 
 _REFUSED = re.compile(r"at `\$\.([ek][cv]_transfer_params)`$").search
 _peek = msgspec.json.Decoder(Peek).decode
-_stored = msgspec.json.Decoder(_Sent).decode
+_stored = msgspec.json.Decoder(_PromptFields).decode
 
 
 def peek(body: bytes) -> Peek:

@@ -42,21 +42,21 @@ def read(body: bytes, tokens: Tokens = COMMON, *, responses: bool = False, compl
 def _read(whole: dict[str, Any], tokens: Tokens, responses: bool, completion: bool) -> BodyTexts:
     ids = _token_ids(whole.get("prompt")) if completion else ()
     found = texts.of_body({**whole, "prompt": None} if ids else whole)
-    said = BodyTexts(found.strings, found.pictured, found.unread, ids=ids)
+    read_texts = BodyTexts(found.strings, found.pictured, found.unread, ids=ids)
     prompt = whole.get("prompt")
     if isinstance(prompt, str):
-        said.prompt = prompt
+        read_texts.prompt = prompt
     elif completion and not ids and not _are_texts(prompt):
-        said.unread = "prompt"
+        read_texts.unread = "prompt"
     for name in _TURNS.intersection(whole):
         no_forged_turn(tokens.find(whole[name]), name)
     if responses and "input" in whole:
         messages = responses_messages(whole["input"], whole.get("instructions"))
         no_forged_turn(tokens.find(messages), "input")
-        said.messages_sha256 = messages_sha256(messages)
+        read_texts.messages_sha256 = messages_sha256(messages)
     elif "messages" in whole:
-        said.messages_sha256 = messages_sha256(whole["messages"])
-    return said
+        read_texts.messages_sha256 = messages_sha256(whole["messages"])
+    return read_texts
 
 
 def _are_texts(prompt: Any) -> bool:

@@ -32,7 +32,7 @@ _LIMITS: dict[Ability, tuple[str, ...]] = {
 """Where each path's engine reads how long an answer may be: the first that is not null. It ignores the others."""
 
 
-class _Asked(msgspec.Struct):
+class _Fields(msgspec.Struct):
     """Anything may stand there: what is wrong is the worker's to refuse."""
 
     prompt: msgspec.Raw = msgspec.Raw()
@@ -43,14 +43,14 @@ class _Asked(msgspec.Struct):
     best_of: Any = None
 
 
-_asked = msgspec.json.Decoder(_Asked).decode
+_fields = msgspec.json.Decoder(_Fields).decode
 _any = msgspec.json.Decoder().decode
 
 
 def estimate(ability: Ability, body: bytes) -> float:
     """Of a JSON body; of another (a form), by its bytes."""
     try:
-        asked = _asked(body)
+        asked = _fields(body)
     except NOT_JSON:
         return max(1.0, len(body) / BYTES_PER_TOKEN)
     answered = _count(ability, asked) * (_limit(ability, asked) or DEFAULT_OUTPUT_TOKENS)
@@ -70,7 +70,7 @@ def most(ability: Ability, body: bytes, context: int | None) -> Needs:
     may fill the model's `context`, in tokens."""
     if ability == "faces":
         return Needs()  # a picture's bytes are no tokens
-    asked = decoded(body, _Asked)
+    asked = decoded(body, _Fields)
     if ability not in _LIMITS:
         return Needs(tokens=len(body))
     prompt = len(body) if not context else context if b"image_url" in body else min(len(body), context)
@@ -79,7 +79,7 @@ def most(ability: Ability, body: bytes, context: int | None) -> Needs:
 
 def longest(ability: Ability, body: bytes, context: int | None) -> int:
     """How many tokens its answers may have together."""
-    return _longest(ability, _asked(body), context)
+    return _longest(ability, _fields(body), context)
 
 
 def photo(texts: int, answer: object) -> Needs:
@@ -110,18 +110,18 @@ def whole(value: object) -> int | None:
     return found if found > 0 else None
 
 
-def _limit(ability: Ability, asked: _Asked) -> int | None:
+def _limit(ability: Ability, asked: _Fields) -> int | None:
     """How long the answer may be, where that is said."""
     given = (getattr(asked, name) for name in _LIMITS.get(ability, ()))
     return whole(next((value for value in given if value is not None), None))
 
 
-def _longest(ability: Ability, asked: _Asked, context: int | None) -> int:
+def _longest(ability: Ability, asked: _Fields, context: int | None) -> int:
     limit = _limit(ability, asked) or context or DEFAULT_OUTPUT_TOKENS
     return min(_count(ability, asked) * (min(limit, context) if context else limit), LARGEST)
 
 
-def _count(ability: Ability, asked: _Asked) -> int:
+def _count(ability: Ability, asked: _Fields) -> int:
     """How many answers an engine works on."""
     if ability == "responses":
         return 1  # it reads no `n`

@@ -1,4 +1,4 @@
-"""A form on its way to an image worker: read for its texts, passed on as it came.
+"""A form on its way to an image or a selfie worker: read for its texts, passed on as it came.
 
 What is judged must be what the worker reads, so whatever two readers could understand differently is refused: a text
 given twice, a text that is a file, a file that is a text, another charset, an encoded part.
@@ -17,6 +17,8 @@ MAX_PARTS = 96
 MAX_TEXT = 256 << 10  # bytes of one text
 FILES = frozenset(("image", "image[]", "mask", "input_reference"))
 """What may be a file: it holds a picture. Whatever else comes is a text."""
+JSON_FIELDS = frozenset(("messages", "schema", "sampling"))
+"""Fields of a selfie's form whose text is JSON."""
 UTF8 = frozenset((b"utf-8", b"utf8", b"us-ascii"))
 CHARSET = "_charset_"
 """A field by which a form may name the charset of its texts."""
@@ -35,7 +37,11 @@ class FormBody(Body):
 
     @property
     def read(self) -> bytes:
-        return msgspec.json.encode({name: text.value for name, text in self._texts.items()})
+        return msgspec.json.encode(self.texts)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        return {name: text.value for name, text in self._texts.items()}
 
     def pictures(self) -> PicturesAsked:
         counted = {name: self._texts[name].value for name in PicturesAsked.model_fields if name in self._texts}
@@ -49,8 +55,7 @@ class FormBody(Body):
         head, _, _ = parts[at].partition(b"\r\n\r\n")
         parts[at] = head + b"\r\n\r\n" + value.encode()
         changed = _read((b"\r\n--" + self._boundary).join(parts)[2:], self._boundary)
-        wanted = {each: text.value for each, text in self._texts.items()} | {name: value}
-        if {each: text.value for each, text in changed._texts.items()} != wanted:
+        if changed.texts != self.texts | {name: value}:
             raise InvalidRequest("The form's boundary stands in its texts.", code="invalid_multipart")
         return changed
 
@@ -62,20 +67,41 @@ class _Text(msgspec.Struct):
     part: int
 
 
-def read(content_type: bytes, sent: bytes) -> FormBody:
-    """A form for an image worker. Raises InvalidRequest naming what cannot be taken."""
+class SelfieForm(FormBody):
+    """One about a selfie: a model will see its messages and, beside them, what else is said."""
+
+    __slots__ = ()
+
+    @property
+    def read(self) -> bytes:
+        """Raises InvalidRequest where a field that must be JSON is none."""
+        fields = {name: _json(name, text) if name in JSON_FIELDS else text for name, text in self.texts.items()}
+        messages = {"messages": fields.pop("messages")} if "messages" in fields else {}
+        return msgspec.json.encode(messages | ({"documents": list(fields.values())} if fields else {}))
+
+
+def _json(name: str, text: str) -> msgspec.Raw:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise InvalidRequest(f"{name}: not valid JSON.", param=name, code="json_invalid") from exc
+    return msgspec.Raw(text.encode())
+
+
+def read(content_type: bytes, sent: bytes, kind: type[FormBody] = FormBody) -> FormBody:
+    """A form for a worker. Raises InvalidRequest naming what cannot be taken."""
     boundary = boundary_of(content_type)
     _, options = parse_options_header(content_type)
     if options.get(b"charset", b"utf-8").lower() not in UTF8:
         raise InvalidRequest("A form's texts are UTF-8.", code="invalid_content_type")
-    return _read(sent, boundary)
+    return _read(sent, boundary, kind)
 
 
-def _read(sent: bytes, boundary: bytes) -> FormBody:
+def _read(sent: bytes, boundary: bytes, kind: type[FormBody] = FormBody) -> FormBody:
     parts = _Texts(boundary)
     parts.feed(sent)
     parts.finish()
-    return FormBody(sent, boundary, parts.texts)
+    return kind(sent, boundary, parts.texts)
 
 
 class _Texts(Parts):

@@ -124,8 +124,8 @@ def _decoded(body: bytes) -> Any:
 
 def _addresses(whole: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
     """(what holds it, under which name, the address), wherever a message may name one, or an image's request."""
-    said = [whole.get("messages"), whole.get("input")]
-    for holder, key in [*_named(said, KEYS), *((whole, key) for key in KEYS & whole.keys())]:
+    holding = [whole.get("messages"), whole.get("input")]
+    for holder, key in [*_named(holding, KEYS), *((whole, key) for key in KEYS & whole.keys())]:
         value = holder[key]
         if isinstance(value, str):
             yield holder, key, value

@@ -8,6 +8,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from orchestrator.gateway.paths import Path
+
 JSON, FORM = "application/json", "multipart/form-data"
 _TEXT, _WHOLE, _FILE = {"type": "string"}, {"type": "integer"}, {"type": "string", "format": "binary"}
 _NUMBER, _YES_NO = {"type": "number"}, {"type": "boolean"}
@@ -43,14 +45,14 @@ BODIES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
 """Of each path: how its body is written, its fields, and those that must be there."""
 
 
-def publish(api: FastAPI, paths: Mapping[str, tuple[str, str]]) -> None:
-    """Add the relay's paths, each with its (ability, scope), to what the application says of itself."""
+def publish(api: FastAPI, paths: Mapping[str, Path]) -> None:
+    """Add the relay's paths, to what the application says of itself."""
     generated = api.openapi
 
     def whole() -> dict[str, Any]:
         described = generated()
-        for path, (ability, scope) in paths.items():
-            described["paths"].setdefault(path, {"post": _operation(path, ability, scope)})
+        for name, path in paths.items():
+            described["paths"].setdefault(name, {"post": _operation(name, path.ability, path.scope)})
         return described
 
     api.openapi = whole  # type: ignore[method-assign]  # what FastAPI's documentation tells to do

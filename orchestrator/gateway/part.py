@@ -7,9 +7,10 @@ from starlette.types import ASGIApp
 
 from orchestrator.access.part import Access
 from orchestrator.engines.client import Engines
-from orchestrator.gateway.exchange import PATHS, Gateway, Recipes
+from orchestrator.gateway.exchange import Gateway, Recipes
 from orchestrator.gateway.media import Media
 from orchestrator.gateway.openapi import publish
+from orchestrator.gateway.paths import PATHS
 from orchestrator.operate.part import Operate
 from orchestrator.runs.part import Runs
 from orchestrator.settings import OrchestratorSettings
@@ -29,14 +30,13 @@ def routes(
     """The relay's paths, which are published in the OpenAPI of `api`."""
     publish(api, PATHS)
     relayed = Gateway(
-        access.keys,
-        access.quotas,
-        workers.pool,
-        workers.relay,
-        engines,
-        recipes,
-        runs.judge,
-        Media(settings.media_domains),
+        keys=access.keys,
+        workers=workers.pool,
+        relay=workers.relay,
+        engines=engines,
+        recipes=recipes,
+        judge=runs.judge,
+        media=Media(settings.media_domains),
         prove_tokens=settings.prove_tokens,
         limits=settings.timeouts_of_routes(),
         tracing=operate.tracing,

@@ -2,27 +2,22 @@
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 
 import httpx2
 import msgspec
-from starlette.types import Scope
 
 from core import untrusted
-from core.errors import InvalidRequest
-from core.http.form import Field, read_form
 from orchestrator.access.limits import Needs
 from orchestrator.engines.client import Engines
 from orchestrator.gateway import costs
 from orchestrator.gateway.body import Peek
+from orchestrator.runs.call import WORKER_HEADER
 from orchestrator.runs.caller import Caller
-from orchestrator.runs.judge import WORKER_HEADER
 from orchestrator.runs.record import Run
 from prompts.render import Message
 
 FORM_SECONDS = 60.0
-QUESTIONS = {name: Field(256 << 10) for name in ("messages", "schema", "sampling", "repair", "portrait")}
 
 
 class Selfie:
@@ -52,7 +47,7 @@ class Feature(msgspec.Struct):
     source: str = ""
 
 
-class Seen(msgspec.Struct):
+class SelfieAnswer(msgspec.Struct):
     """A selfie worker's answer. `face` and `warnings` are passed on as they are."""
 
     features: dict[str, Feature]
@@ -95,7 +90,7 @@ def photo_needs(found: Peek) -> Needs:
 
 async def analyze(
     engines: Engines, selfie: Selfie, question: Question, caller: Caller, run: Run, *, portrait: bool
-) -> Seen:
+) -> SelfieAnswer:
     """Asks a selfie worker, which `run` notes. Its refusals of a picture are raised as they are."""
     form = {
         "messages": msgspec.json.encode(question.messages).decode(),
@@ -113,42 +108,7 @@ async def analyze(
             options={"headers": {"content-type": "multipart/form-data"}},
             cast_to=httpx2.Response,
         )
-    seen = untrusted.decoded(answer.content, Seen)
+    seen = untrusted.decoded(answer.content, SelfieAnswer)
     untrusted.storable_json(answer.content)
     seen.messages_sha256 = answer.headers.get(WORKER_HEADER)
     return seen
-
-
-async def peek_form(scope: Scope, body: bytes) -> Peek:
-    """What the gateway reads of a form on its way to a selfie worker: the texts that a model will see."""
-    kind = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
-    fields = {"image": Field(len(body), file=True, required=True), **QUESTIONS}
-    form = await read_form(kind, _whole(body), fields, FORM_SECONDS)
-    found = Peek()
-    if "messages" in form:
-        found.messages = _json("messages", form)
-    others = [_json(name, form) for name in ("schema", "sampling") if name in form]
-    if "repair" in form:
-        others.append(msgspec.Raw(msgspec.json.encode(form["repair"].decode("utf-8", "replace"))))
-    if others:
-        found.documents = msgspec.Raw(msgspec.json.encode(others))
-    return found
-
-
-def selfie_texts(found: Peek) -> bytes:
-    """The same as a body of JSON."""
-    given = {name: raw for name, raw in (("messages", found.messages), ("documents", found.documents)) if bytes(raw)}
-    return msgspec.json.encode(given)
-
-
-def _json(name: str, form: Mapping[str, bytearray]) -> msgspec.Raw:
-    """A field that is JSON, as it is. Raises InvalidRequest."""
-    try:
-        msgspec.json.decode(form[name])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidRequest(f"{name}: not valid JSON.", param=name, code="json_invalid") from exc
-    return msgspec.Raw(bytes(form[name]))
-
-
-async def _whole(body: bytes) -> AsyncIterator[bytes]:
-    yield body

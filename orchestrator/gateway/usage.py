@@ -12,7 +12,8 @@ from core.errors import UpstreamTimeout
 from core.http.relay import AnswerFilter
 from core.usage import BYTES_PER_TOKEN, Usage, UsageReader
 from core.wire.workers import Ability
-from orchestrator.gateway.usage_stream import UsageStream, Wanted
+from orchestrator.gateway.pictures import PictureEvents
+from orchestrator.gateway.usage_stream import UsageRequest, UsageStream
 
 if TYPE_CHECKING:
     from orchestrator.operate.tracing import Span
@@ -62,20 +63,22 @@ def _counts(ability: Ability) -> _Counts:
     )
 
 
-class Reading(AnswerFilter):
-    """An answer of a worker as it passes: what it took is read, and what its caller did not ask for taken out."""
+class AnswerMeter(AnswerFilter):
+    """Reads what an answer of a worker took as it passes, and takes out what its caller did not ask for."""
 
     __slots__ = (
         "_asked_at",
-        "_cuts",
         "_deltas",
         "_events",
         "_fingerprint",
+        "_pictures",
+        "_pictures_asked",
         "_reader",
         "_sent",
         "_size",
         "_wanted",
         "ability",
+        "cuts",
         "streams",
     )
 
@@ -83,15 +86,17 @@ class Reading(AnswerFilter):
         self,
         ability: Ability,
         sent: int,
-        wanted: Wanted | None = None,
+        wanted: UsageRequest | None = None,
         *,
         cuts: bool = False,
         fingerprint: bytes | None = None,
+        pictures: int = 0,
     ) -> None:
         """`sent`: the bytes of the request; `wanted`: what the caller of a stream asked for itself; `cuts`: the engine
-        was asked for more; `fingerprint`: the engine's, where it is known."""
+        was asked for more; `fingerprint`: the engine's, where it is known; `pictures`: how many are to be counted."""
         super().__init__()
-        self.ability, self._sent, self._wanted, self._cuts = ability, sent, wanted, cuts
+        self.ability, self._sent, self._wanted, self.cuts = ability, sent, wanted, cuts
+        self._pictures_asked, self._pictures = pictures, PictureEvents()
         self._fingerprint = fingerprint
         self._asked_at = time.monotonic()
         self._events: UsageStream | None = None
@@ -100,15 +105,15 @@ class Reading(AnswerFilter):
         self.streams = False
 
     def begins(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        said = dict(headers)
-        self.streams = said.get(b"content-type", b"").startswith(b"text/event-stream")
-        if said.get(b"content-encoding", b"identity") != b"identity":
+        named = dict(headers)
+        self.streams = named.get(b"content-type", b"").startswith(b"text/event-stream")
+        if named.get(b"content-encoding", b"identity") != b"identity":
             return headers  # nothing of it can be read
         if self.streams and self.ability in STREAMS:
             self._events = UsageStream(
-                self._wanted or Wanted(final=True, each=True), cuts=self._cuts, fingerprint=self._fingerprint
+                self._wanted or UsageRequest(final=True, each=True), cuts=self.cuts, fingerprint=self._fingerprint
             )
-            return [pair for pair in headers if pair[0] != b"content-length"] if self._cuts else headers
+            return [pair for pair in headers if pair[0] != b"content-length"] if self.cuts else headers
         self._reader = UsageReader(2 if self.streams and self.ability == "responses" else 1)
         return headers
 
@@ -125,10 +130,22 @@ class Reading(AnswerFilter):
             self._reader.feed(chunk)
             if self.streams:
                 self._deltas += chunk.count(_EACH_DELTA)
+        if self._pictures_asked and self.streams:
+            self._pictures.feed(chunk)
         return chunk
 
     def rest(self) -> bytes:
         return b"" if self._events is None else self._events.rest()
+
+    def pictures(self, *, broken: bool) -> int:
+        """How many are paid of an answer that has passed: all that were asked for where it is whole; of a stream that
+        the worker broke, or that tells of an error, those that came."""
+        if self.status == UpstreamTimeout.status:
+            return self._pictures_asked
+        if not 200 <= self.status < 400:
+            return 0
+        cut = self.streams and (broken or self._pictures.failed)
+        return self._pictures.completed if cut else self._pictures_asked
 
     def usage(self, error: BaseException | None = None, unseen: Callable[[float], int] = lambda _: 0) -> Usage | None:
         """What the answer took: as the engine states it, else estimated. None: nothing that counts. `unseen`: tokens

@@ -29,7 +29,7 @@ _AFTER_CHOICES = b'],"usage":{'
 _LINES = re.compile(rb"[^\n]*\n").findall
 
 
-class Wanted(NamedTuple):
+class UsageRequest(NamedTuple):
     """What a caller asked for itself, and how many answers to each of how many prompts."""
 
     final: bool
@@ -57,7 +57,7 @@ _event = msgspec.json.Decoder(_Event).decode
 _any = msgspec.json.Decoder().decode
 
 
-def wanted_by(stream: Any, options: Any, answers: int = 1, prompts: int = 1) -> Wanted | None:
+def usage_request(stream: Any, options: Any, answers: int = 1, prompts: int = 1) -> UsageRequest | None:
     """What the caller of a stream asked for. None: it is no stream, or one that an engine refuses."""
     if not _yes(stream) or not (options is None or isinstance(options, dict)):
         return None
@@ -65,22 +65,22 @@ def wanted_by(stream: Any, options: Any, answers: int = 1, prompts: int = 1) -> 
     final, each = _yes(options.get("include_usage")), _yes(options.get("continuous_usage_stats"))
     if final is None or each is None:
         return None
-    return Wanted(final, final and each, answers, prompts)
+    return UsageRequest(final, final and each, answers, prompts)
 
 
-def wanted_of(found: Peek, answers: int = 1, prompts: int = 1) -> Wanted | None:
-    return wanted_by(_value(found.stream), _value(found.stream_options), answers, prompts)
+def requested_usage(found: Peek, answers: int = 1, prompts: int = 1) -> UsageRequest | None:
+    return usage_request(_value(found.stream), _value(found.stream_options), answers, prompts)
 
 
-def with_ask(body: bytes, found: Peek) -> bytes:
+def with_usage_request(body: bytes, found: Peek) -> bytes:
     """The same body, asking for all usage; nothing else of it is touched."""
-    asked = msgspec.json.encode(asking(_value(found.stream_options)))
+    asked = msgspec.json.encode(with_usage(_value(found.stream_options)))
     if not bytes(found.stream_options):
         return with_member(body, "stream_options", asked)
     return with_value(body, "stream_options", asked)
 
 
-def asking(options: Any) -> dict[str, Any]:
+def with_usage(options: Any) -> dict[str, Any]:
     return {**(options or {}), **_ASK}
 
 
@@ -100,7 +100,7 @@ class UsageStream:
     """Reads the usage of a stream and, where `cuts`, takes out what was not `wanted`. `fingerprint`: the engine's, as
     its last stream had it; several answers at once do not wait for one another where it is known."""
 
-    def __init__(self, wanted: Wanted, *, cuts: bool, fingerprint: bytes | None = None) -> None:
+    def __init__(self, wanted: UsageRequest, *, cuts: bool, fingerprint: bytes | None = None) -> None:
         self.fingerprint = fingerprint
         self.events = 0
         """Those that state no usage."""

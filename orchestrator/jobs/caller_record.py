@@ -14,7 +14,7 @@ def own_caller(caller: Caller, seconds: float) -> Caller:
     """The caller without the request that they came with: a run has a deadline of its own, in so many seconds."""
     key = replace(caller.key, expires_at=None, aliases={})
     until = asyncio.get_running_loop().time() + seconds
-    return replace(caller, key=key, until=until, prove_tokens=False, entry=None, notes=None)
+    return replace(caller, key=key, until=until, prove_tokens=False, notes=None)
 
 
 def caller_record(caller: Caller) -> dict[str, Any]:

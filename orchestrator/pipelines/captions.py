@@ -59,22 +59,22 @@ async def caption_anyway(
 
 async def _fallback(studio: Studio, caller: Caller, asked: int, tokens: int) -> CaptionResult:
     """Raises SoundstageError where the database holds none that is fit."""
-    messages, _, run = await studio.recipes.rendered(FALLBACK, {}, caller)
-    studio.recipes.judge.settle(run, 200)
+    async with studio.recipes.judge.call(caller) as call:
+        messages, _ = await studio.recipes.rendered(call, FALLBACK, {})
     text = messages[-1]["content"].strip()
     if not await _is_caption(studio, text, caller):
         raise SoundstageError(f"The recipe `{FALLBACK}` holds no caption that is fit.", code="no_caption")
     cost = Cost(tokens=tokens, image_steps=0)
-    return CaptionResult(**record_of(run), caption=text, source="fallback", asked=asked, cost=cost)
+    return CaptionResult(**record_of(call.run), caption=text, source="fallback", asked=asked, cost=cost)
 
 
 async def _is_caption(studio: Studio, text: str, caller: Caller) -> bool:
     """Whether it has ten to fifteen words and is fit for everyone: allowed at tier 0 without any softening."""
     if len(text.split()) not in CAPTION_WORDS or len(words(text)) not in CAPTION_WORDS or "\n" in text:
         return False
-    judge = studio.recipes.judge
     try:
-        found = await judge.admit(judge.begin(caller), caller, [text], "image", recipe_tier=0)
+        async with studio.recipes.judge.call(caller, recorded=False) as look:
+            found = await look.judge([text], "image", recipe_tier=0)
     except ContentPolicy:
         return False
     return found.action == "allow"

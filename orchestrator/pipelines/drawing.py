@@ -22,7 +22,7 @@ from core import untrusted
 from core.errors import Conflict, Upstream
 from core.http.idempotency import REPEATED
 from core.wire.workers import Ability
-from orchestrator.access.payments import PictureCount
+from orchestrator.access.payments import EngineWork
 from orchestrator.operate.blobs import MAX_BYTES, Reference
 from orchestrator.pipelines.base import Studio
 from orchestrator.pipelines.flow import STOPPING, Flow
@@ -130,7 +130,7 @@ class DrawingCall:
     order: Order
     caller: Caller
     role: str | None
-    count: PictureCount
+    work: EngineWork
 
     async def draw(self) -> Drawing:
         """Raises Upstream where no picture comes, and what the worker refuses."""
@@ -148,10 +148,10 @@ class DrawingCall:
         holder = await engines.holder(order.ability, self.role, self._headers()) if self.flow.again else None
         engine = engines.engine(None, order.ability, caller.request_id, self.role, prefer=holder, **caller.place)
         async with engine as (client, model, worker):
-            self.count.begun = True
+            self.work.begun = True
             with self._cancelled_at_worker(client):
                 pictures = await self._pictures(client, model)
-        self.count.came = len(pictures)
+        self.work.came = len(pictures)
         if len(pictures) < order.n:
             raise Upstream("The image engine answered without an image.", code="no_image")
         images = [{"image_base64": await self.studio.blobs.put(one.file, PNG), "seed": one.seed} for one in pictures]
@@ -196,7 +196,7 @@ class DrawingCall:
             extra["strength"] = order.source.strength
             picture = ("portrait.jpg", order.source.picture, "image/jpeg")
             raw = await images.edit(image=picture, **fields, extra_body=extra, extra_headers=self._headers())
-        self.count.repeated = REPEATED in raw.headers
+        self.work.repeated = REPEATED in raw.headers
         return raw.parse() if order.previews else raw
 
     async def _from_stream(self, events: AsyncIterator[Any]) -> list[_Picture]:
@@ -206,7 +206,7 @@ class DrawingCall:
             at = min(_whole(event.image_index), self.order.n - 1)
             if event.type.endswith(".completed"):
                 found[at] = _picture(event.b64_json, event.seed, event.steps)
-                self.count.came = len(found)
+                self.work.came = len(found)
             elif event.type.endswith(".partial_image"):
                 preview: Reference = await self.studio.blobs.put(_decoded(event.b64_json or ""), PNG)
                 number = _whole(event.partial_image_index)

@@ -12,12 +12,13 @@ from pydantic import BaseModel, Field
 from core.errors import InvalidRequest, Upstream
 from core.usage import stated
 from orchestrator.gateway import selfies
-from orchestrator.gateway.selfies import Question, Seen, Selfie
+from orchestrator.gateway.selfies import Question, Selfie, SelfieAnswer
 from orchestrator.pipelines import steps
 from orchestrator.pipelines.base import DrawingAnswer, DrawingRequest, Plain, StepRecord, Studio, record_of, release
 from orchestrator.pipelines.drawing import SourceImage
 from orchestrator.pipelines.flow import Flow
 from orchestrator.policy.floor import Subject
+from orchestrator.runs.call import Call
 from orchestrator.runs.caller import Caller
 from orchestrator.runs.record import Run
 
@@ -123,32 +124,35 @@ async def prepare(
     return request, {PORTRAIT: base64.b64decode(seen.portrait or "")} if portrait else {}
 
 
-async def look(studio: Studio, selfie: Selfie, caller: Caller, *, portrait: bool) -> tuple[Seen, Run | None]:
+async def look(studio: Studio, selfie: Selfie, caller: Caller, *, portrait: bool) -> tuple[SelfieAnswer, Run | None]:
     """Analyze, and describe where the worker has a vision model; then its run, proved and recorded, else None."""
-    messages, release, run = await studio.recipes.rendered(DESCRIBE, {}, caller, subject=REAL)
-    repair, _, _ = await studio.recipes.rendered(REPAIR, {}, caller, subject=REAL)
+    async with studio.recipes.judge.call(caller) as call:
+        question = await _question(studio, call)
+        await call.limit(question.needs)
+        seen = await selfies.analyze(studio.engines, selfie, question, caller, call.run, portrait=portrait)
+        call.run.took(stated(bytes(seen.usage)))
+        if seen.vision_model is None:
+            call.recorded = False  # nobody was asked the question
+            return seen, None
+        call.run.model, call.run.sampling = seen.vision_model, question.sampling
+        call.compare(seen.messages_sha256)
+    return seen, call.run
+
+
+async def _question(studio: Studio, call: Call) -> Question:
+    """What a vision model is asked, judged. Raises Upstream where the release holds no schema."""
+    messages, release = await studio.recipes.rendered(call, DESCRIBE, {}, subject=REAL)
+    async with studio.recipes.judge.call(call.caller, recorded=False) as beside:
+        repair, _ = await studio.recipes.rendered(beside, REPAIR, {}, subject=REAL)
     sampling = dict(release.sampling)
     try:
         schema = sampling.pop("response_format")["json_schema"]["schema"]
     except (KeyError, TypeError) as exc:
         raise Upstream(f"The release {release.name} holds no schema.", code="no_schema") from exc
-    question = Question(messages, schema, sampling, repair[-1]["content"])
-    async with studio.recipes.judge.within_limits(run, caller, question.needs):
-        seen = await selfies.analyze(studio.engines, selfie, question, caller, run, portrait=portrait)
-        run.took(stated(bytes(seen.usage)))
-    if seen.vision_model is None:
-        return seen, None
-    run.model, run.sampling = seen.vision_model, sampling
-    status = 502
-    try:
-        studio.recipes.judge.compare(run, seen.messages_sha256)
-        status = 200
-    finally:
-        studio.recipes.judge.settle(run, status)
-    return seen, run
+    return Question(messages, schema, sampling, repair[-1]["content"])
 
 
-def spoken_features(seen: Seen) -> list[dict[str, str]]:
+def spoken_features(seen: SelfieAnswer) -> list[dict[str, str]]:
     """The features that say something, as names and values for a recipe."""
     said = {name: str(one.value) for name, one in seen.features.items() if not isinstance(one.value, bool)}
     said |= {name: "yes" for name, one in seen.features.items() if one.value is True}

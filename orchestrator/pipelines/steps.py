@@ -1,15 +1,15 @@
 """The steps that pipelines are made of. Each gives plain JSON, and is judged by itself: what one let in, the next may
 not draw."""
 
-import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from orchestrator.pipelines import drawing, expansion
 from orchestrator.pipelines.base import DrawingRequest, Plain, StepRecord, Studio, record_of, release
 from orchestrator.pipelines.flow import Flow
 from orchestrator.policy.floor import Subject
+from orchestrator.runs.call import Call
 from orchestrator.runs.caller import Caller
 from orchestrator.runs.record import Run
 
@@ -69,20 +69,18 @@ async def expand(
     recipe = await _recipe_of_model(studio, recipe, role, caller)
     text, run = await studio.recipes.text(recipe, variables, caller, surface="image", also=also, key=key)
     found = expansion.read(text, message, structured="response_format" in (run.sampling or {}))
-    judge = studio.recipes.judge
-    look = _like(judge.begin(caller), record_of(run))
-    if found.safety == "unsafe":
-        judge.refuse(look, UNSAFE, [message, text])
-    await judge.admit(
-        look,
-        caller,
-        [message, found.message, found.prompt],
-        "image",
-        recipe_tier=run.release_tier,
-        policy_version=run.policy_version,
-        subject=subject,
-        last=last,
-    )
+    async with studio.recipes.judge.call(caller, recorded=False) as look:
+        _like(look.run, record_of(run))
+        if found.safety == "unsafe":
+            look.refuse(UNSAFE, [message, text])
+        await look.judge(
+            [message, found.message, found.prompt],
+            "image",
+            recipe_tier=run.release_tier,
+            policy_version=run.policy_version,
+            subject=subject,
+            last=last,
+        )
     return ExpandResult(
         **record_of(run),
         prompt=found.prompt[:LONGEST_PROMPT],
@@ -121,9 +119,10 @@ async def generate(
 ) -> DrawResult:
     """Pictures of `prompt` by the pool `role`, previews told as they come. The prompt is judged with what the caller
     `said`, under `tier` at most, by the policy of the release that made it (`like`) too. Raises Refused."""
-    limits = studio.recipes.judge.pictures_within_limits(caller, asked.n)
-    look = judged(studio, prompt, caller, said=said, like=like, tier=tier, subject=subject)
-    async with look as (run, allowed), limits as count:
+    async with studio.recipes.judge.call(caller) as call:
+        run = call.run
+        allowed = await _allowed(call, prompt, said=said, like=like, tier=tier, subject=subject)
+        await call.limit_pictures(asked.n)
         order = drawing.Order(
             prompt=allowed,
             size=asked.size or studio.default_size,
@@ -135,8 +134,7 @@ async def generate(
             release=release(like) if like else "",
             source=source,
         )
-        call = drawing.DrawingCall(studio, flow, order=order, caller=caller, role=role, count=count)
-        drawn = await call.draw()
+        drawn = await drawing.DrawingCall(studio, flow, order=order, caller=caller, role=role, work=call.work).draw()
         run.model, run.worker, run.seed = drawn.model, drawn.worker, drawn.images[0]["seed"]
     return DrawResult(
         **record_of(run),
@@ -150,47 +148,25 @@ async def generate(
     )
 
 
-@contextlib.asynccontextmanager
-async def judged(
-    studio: Studio,
-    prompt: str,
-    caller: Caller,
-    *,
-    said: str,
-    like: StepRecord | None,
-    tier: int | None = None,
-    subject: Subject = NOBODY,
-) -> AsyncIterator[tuple[Run, str]]:
-    """A run for one image step: the prompt judged together with what the caller said, since a model can put in what
-    the caller left out. Yields the run and the prompt as it may be sent, constraints appended. Raises Refused."""
-    judge = studio.recipes.judge
-    run = judge.begin(caller)
+async def _allowed(
+    call: Call, prompt: str, *, said: str, like: StepRecord | None, tier: int | None, subject: Subject
+) -> str:
+    """The prompt as it may be sent, constraints appended: judged together with what the caller said, since a model can
+    put in what the caller left out. Raises Refused."""
+    run = call.run
     if like is not None:
         _like(run, like)
-    decision = await judge.admit(
-        run,
-        caller,
-        [said, prompt],
-        "image",
-        recipe_tier=tier,
-        policy_version=like["policy_version"] if like is not None else None,
-        subject=subject,
-    )
+    version = like["policy_version"] if like is not None else None
+    decision = await call.judge([said, prompt], "image", recipe_tier=tier, policy_version=version, subject=subject)
     if decision.constraints:
         run.constraints_added = decision.constraints
         prompt = f"{prompt} {decision.constraints}"
     run.output_sha256 = hashlib.sha256(prompt.encode()).hexdigest()
-    status = 502
-    try:
-        yield run, prompt
-        status = 200
-    finally:
-        judge.settle(run, status)
+    return prompt
 
 
-def _like(run: Run, like: StepRecord) -> Run:
+def _like(run: Run, like: StepRecord) -> None:
     run.recipe, run.version, run.release_sha256 = like["recipe"], like["version"], like["release_sha256"]
-    return run
 
 
 # -- the answer -------------------------------------------------------------------------------------------------------

@@ -5,10 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx2
 import msgspec
 
-from core.errors import SoundstageError
 from core.json.canonical import messages_sha256
 from core.usage import estimated, read_whole
 from core.wire.workers import Ability
@@ -16,8 +14,9 @@ from orchestrator.engines.client import Engines
 from orchestrator.gateway import costs
 from orchestrator.policy import texts
 from orchestrator.policy.texts import no_forged_turn
+from orchestrator.runs.call import WORKER_HEADER
 from orchestrator.runs.caller import Caller
-from orchestrator.runs.judge import WORKER_HEADER, Judge
+from orchestrator.runs.judge import Judge
 from orchestrator.runs.record import Run
 
 NOTHING: Mapping[str, Any] = {}
@@ -42,8 +41,7 @@ class MessageRunner:
         """The engine's answer to these messages, as it came, and the run. `noted` is recorded, and not sent."""
         no_forged_turn(self.engines.control_tokens(model).find(list(messages)), "messages")
         body = {"messages": list(messages), **fields}
-        digest = messages_sha256(list(messages))
-        return await self._ask("chat", "/chat/completions", model, body, digest, caller, noted)
+        return await self._ask("chat", model, body, caller, digest=messages_sha256(list(messages)), noted=noted)
 
     async def complete(
         self,
@@ -56,43 +54,39 @@ class MessageRunner:
         noted: Mapping[str, Any] = NOTHING,
     ) -> tuple[bytes, Run]:
         """A base model's answer to a text; no chat template. `digest` is what the run keeps of the messages."""
-        body = {"prompt": prompt, **fields}
-        return await self._ask("completions", "/completions", model, body, digest, caller, noted)
+        return await self._ask("completions", model, {"prompt": prompt, **fields}, caller, digest=digest, noted=noted)
 
     async def _ask(
         self,
         ability: Ability,
-        path: str,
         model: str,
         body: dict[str, Any],
-        digest: str | None,
         caller: Caller,
+        *,
+        digest: str | None,
         noted: Mapping[str, Any],
     ) -> tuple[bytes, Run]:
-        run = self.judge.begin(caller)
-        run.model, run.messages_sha256 = model, digest
-        found = texts.of_body(body)
-        if found.unread is not None:
-            self.judge.refuse_unchecked(run, found.unread)
-        await self.judge.admit(run, caller, found.strings, "text", subject=found.subject)
-        run.sampling = {name: value for name, value in body.items() if name not in ("messages", "prompt")} | dict(noted)
-        status = 502
-        try:
-            limits = self.judge.within_limits(
-                run, caller, lambda: costs.most(ability, msgspec.json.encode(body), self.engines.context(model))
-            )
+        encoded = msgspec.json.encode(body)
+        async with self.judge.call(caller) as call:
+            run = call.run
+            run.model, run.messages_sha256 = model, digest
+            run.sampling = {name: value for name, value in body.items() if name not in ("messages", "prompt")}
+            run.sampling |= noted
+            found = texts.of_body(body)
+            if found.unread is not None:
+                call.refuse_unchecked(found.unread)
+            await call.judge(found.strings, "text", subject=found.subject)
+            await call.limit(lambda: costs.most(ability, encoded, self.engines.context(model)))
             engine = self.engines.engine(model, ability, caller.request_id, **caller.place)
-            async with limits, engine as (client, name, worker):
+            async with engine as (client, name, worker):
                 run.worker = worker
-                sent = {"model": name, **body}
-                answer = await client.post(path, body=sent, cast_to=httpx2.Response)
-                run.took(read_whole(answer.content) or estimated(msgspec.json.encode(body), answer.content))
+                answer = await (
+                    client.chat.completions.with_raw_response.create(model=name, messages=[], extra_body=body)
+                    if ability == "chat"
+                    else client.completions.with_raw_response.create(model=name, prompt="", extra_body=body)
+                )
+                run.took(read_whole(answer.content) or estimated(encoded, answer.content))
             if ability == "chat":
-                self.judge.compare(run, answer.headers.get(WORKER_HEADER))
-            run.answer_sha256, status = hashlib.sha256(answer.content).hexdigest(), 200
-        except SoundstageError as exc:
-            status = exc.status
-            raise
-        finally:
-            self.judge.settle(run, status)
+                call.compare(answer.headers.get(WORKER_HEADER))
+            run.answer_sha256 = hashlib.sha256(answer.content).hexdigest()
         return answer.content, run

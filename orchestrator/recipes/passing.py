@@ -10,27 +10,27 @@ from starlette.types import Send
 from core.errors import Upstream
 from core.http.relay import error_event
 from core.json.canonical import sha256
-from orchestrator.engines.answer import Found, Reader
-from orchestrator.gateway.usage import Reading
+from orchestrator.engines.answer import AnswerParts, Reader
+from orchestrator.gateway.usage import AnswerMeter
 from orchestrator.runs.record import Run
 
 PASSED_HEADERS = frozenset({"content-type", "content-encoding"})
 
 
 async def pass_on(
-    response: httpx2.Response, run: Run, send: Send, reader: Reader, passage: Reading, *, ids_wanted: bool
+    response: httpx2.Response, run: Run, send: Send, reader: Reader, meter: AnswerMeter, *, ids_wanted: bool
 ) -> str:
-    """Send the engine's answer on, as `passage` lets it; its text, and its hashes in `run`."""
+    """Send the engine's answer on, as `meter` lets it; its text, and its hashes in `run`."""
     stream = response.headers.get("content-type", "").startswith("text/event-stream")
     headers = [(k.encode(), v.encode()) for k, v in response.headers.items() if k in PASSED_HEADERS]
-    passage.status = response.status_code
-    headers = passage.begins(headers)
+    meter.status = response.status_code
+    headers = meter.begins(headers)
     start = {"type": "http.response.start", "status": response.status_code, "headers": headers}
     if stream:
         await send(start)
-        return await _stream(response, run, send, _Events(reader, whole=ids_wanted), passage)
+        return await _stream(response, run, send, _Events(reader, whole=ids_wanted), meter)
     body = await response.aread()
-    passage.passes(body)
+    meter.passes(body)
     text = proved(run, reader.whole(body))
     if not ids_wanted:
         body = reader.bare(body)
@@ -40,7 +40,7 @@ async def pass_on(
     return text
 
 
-def proved(run: Run, answer: Found) -> str:
+def proved(run: Run, answer: AnswerParts) -> str:
     """The text of an answer; its hashes go into `run`."""
     text = answer.text or ""
     if answer.token_ids is not None:
@@ -49,18 +49,18 @@ def proved(run: Run, answer: Found) -> str:
     return text
 
 
-async def _stream(response: httpx2.Response, run: Run, send: Send, events: "_Events", passage: Reading) -> str:
+async def _stream(response: httpx2.Response, run: Run, send: Send, events: "_Events", meter: AnswerMeter) -> str:
     """The engine's events as they come; an engine that breaks off leaves an error event."""
     try:
         async for chunk in response.aiter_raw():
-            if lines := events.feed(passage.passes(chunk)):
+            if lines := events.feed(meter.passes(chunk)):
                 await send({"type": "http.response.body", "body": lines, "more_body": True})
-        if lines := events.feed(passage.rest()) + events.rest:
+        if lines := events.feed(meter.rest()) + events.rest:
             await send({"type": "http.response.body", "body": lines, "more_body": True})
     except httpx2.HTTPError as exc:
         late = isinstance(exc, httpx2.TimeoutException)
         await send({"type": "http.response.body", "body": error_event(late), "more_body": True})
-    text = proved(run, Found("".join(events.text), events.token_ids))
+    text = proved(run, AnswerParts("".join(events.text), events.token_ids))
     await send({"type": "http.response.body", "body": proof_comment(run), "more_body": False})
     return text
 

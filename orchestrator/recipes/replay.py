@@ -71,7 +71,7 @@ def router(
             run = msgspec.convert({k: v for k, v in row.items() if v is not None}, Run)
             fields = unrecorded(run.sampling or {}, given.fields)
             async with one_request(request, quotas, key):
-                output, again = await recipes.replay(then, messages, fields, run, caller_of(request.scope, key))
+                output, again = await recipes.replay(then, messages, fields, run, given, caller_of(request.scope, key))
             same = again.output_sha256 == row["output_sha256"]
             found["called"] = {"run": again.id, "output": output, "same_output": same, "proof": again.proof}
         return found

@@ -10,7 +10,6 @@ from starlette.types import Scope
 from core.errors import InvalidRequest
 from core.trace_context import traceparent
 from orchestrator.access.keys import Key
-from orchestrator.access.quotas import Entry
 from orchestrator.policy import decide as policy
 
 TIMEOUT_HEADER = b"x-request-timeout"
@@ -31,7 +30,6 @@ class Caller:
     prove_tokens: bool = False
     until: float = math.inf  # when the caller has no more use for an answer, on the event loop's clock
     trace: str | None = None  # the `traceparent` that workers are told
-    entry: Entry | None = None  # of a relayed request under limits: its answer settles what it took
     priority: int = 0  # among its tenant's who wait: the higher goes first
     notes: Scope | None = None  # what is written down of the request, for its line in the log
 

@@ -204,8 +204,8 @@ class RunLog:
                     statement = f"delete from {table} where {column} in {_OLD}"  # noqa: S608 - constants only
                     found = (await connection.execute(statement.encode(), (days, batch))).rowcount
                 if found:
-                    said = f'{{"records": {found}, "older_than_days": {days}}}'
-                    await connection.execute(_PURGED, (said,))
+                    detail = f'{{"records": {found}, "older_than_days": {days}}}'
+                    await connection.execute(_PURGED, (detail,))
             gone += found
             if found < batch:
                 return gone

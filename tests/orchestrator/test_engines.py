@@ -147,10 +147,11 @@ class Stream(httpx.AsyncByteStream):
             yield piece
 
 
-@pytest.mark.parametrize("speech", [CHAT, RESPONSES], ids=lambda speech: speech.path)
-async def test_a_stream_comes_as_it_was_sent(engines: Engines, httpx2_mock: respx.Router, speech: Dialect) -> None:
+@pytest.mark.parametrize("path", BODIES)
+async def test_a_stream_comes_as_it_was_sent(engines: Engines, httpx2_mock: respx.Router, path: str) -> None:
+    speech, _ = BODIES[path]
     pieces = b'data: {"choices":[]}\n\n', b"data: [DONE]\n\n"
-    httpx2_mock.post(f"{URL}/v1{speech.path}").respond(stream=Stream(*pieces), content_type="text/event-stream")
+    httpx2_mock.post(f"{URL}/v1{path}").respond(stream=Stream(*pieces), content_type="text/event-stream")
     assert await stream(engines, speech) == ['data: {"choices":[]}', "", "data: [DONE]", ""]
 
 

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from core.http.body import read_body
 from core.http.shell import send_json
-from orchestrator.gateway import exchange
+from orchestrator.gateway.paths import PATHS
 from tests.fakes.studio import CHAT_ABILITIES, WORKER_KEY, Studio, studio_over
 from tests.orchestrator.fuzzing import NOBODY, Made
 
@@ -149,7 +149,7 @@ def recipes() -> Iterator[Made]:
 def relayed() -> Iterator[Made]:
     """The relay's paths, whose bodies are published loosely; also with a recipe."""
     recipe = {"prompt": {"id": "caption", "version": "production", "variables": {"prompt": "x"}}}
-    for path in exchange.PATHS:
+    for path in PATHS:
         for body in (RELAYED, {**RELAYED, **recipe}):
             for sent in (b'{"model": "\xff\xfe"}', b"\xff", *_exchanged(body)):
                 yield Made(f"post {path}", "POST", path, {"content-type": "application/json"}, sent)

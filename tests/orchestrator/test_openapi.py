@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.gateway import exchange
+from orchestrator.gateway.paths import PATHS
 from tests.fakes.studio import WORKER_KEY, Studio, studio_over
 from tests.orchestrator.fuzzing import made, provoked
 
@@ -20,8 +20,8 @@ EXAMPLES = 2 if os.environ.get("HYPOTHESIS_PROFILE", "repeatable") == "repeatabl
 
 async def test_the_relays_paths_are_published(studio: Studio) -> None:
     described = (await studio.http.get("/openapi.json")).json()
-    assert set(exchange.PATHS) <= set(described["paths"])
-    assert all("post" in described["paths"][path] for path in exchange.PATHS)
+    assert set(PATHS) <= set(described["paths"])
+    assert all("post" in described["paths"][path] for path in PATHS)
 
 
 async def test_no_input_makes_a_5xx(migrated_dsn: str, tmp_path: Path) -> None:
@@ -35,5 +35,5 @@ async def test_no_input_makes_a_5xx(migrated_dsn: str, tmp_path: Path) -> None:
         found = await provoked(studio.http, studio.key, [each for each in asked if not each.path.startswith("/readyz")])
         found += await provoked(studio.http, WORKER_KEY, [each for each in asked if "/v1/workers" in each.path])
     assert len(asked) >= 2 * len(described["paths"])
-    assert {each.operation for each in asked} >= {f"POST {path}" for path in exchange.PATHS}
+    assert {each.operation for each in asked} >= {f"POST {path}" for path in PATHS}
     assert found == []

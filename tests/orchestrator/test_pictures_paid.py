@@ -12,9 +12,8 @@ from fastapi import Request
 from fastapi.responses import Response
 from psycopg.types.json import Json, Jsonb
 
-from core.errors import Unavailable, UpstreamTimeout
 from core.http.idempotency import REPEATED
-from orchestrator.access.payments import Answer, PictureCount, Step, paying
+from orchestrator.access.payments import EngineWork, Step, paying
 from tests.fakes.client import connected, request
 from tests.fakes.drawing_worker import DrawingWorker, picture
 from tests.fakes.studio import Studio, studio_over
@@ -406,22 +405,22 @@ async def test_a_run_that_is_taken_over_pays_each_step_once(
 # -- the steps of a run, as its process tries them --------------------------------------------------------------------
 
 
-def settled(*, repeated: bool = False, came: int = 0, error: BaseException | None = None) -> int:
-    return PictureCount(repeated=repeated, asked=4, begun=True, came=came).settle(error)
+def settled(*, repeated: bool = False, came: int = 0, gone: bool = False) -> int:
+    return EngineWork(repeated=repeated, asked=4, begun=True, came=came).pictures(gone=gone)
 
 
 def test_what_is_drawn_for_several_tries_is_paid_once() -> None:
     with paying(Step(tried_elsewhere=False)):
-        assert settled(came=2, error=Unavailable("gone")) == 2
+        assert settled(came=2) == 2
         assert settled(came=4, repeated=True) == 2
         assert settled(came=4, repeated=True) == 0
         assert settled(came=4) == 4, "drawn anew"
     with paying(Step(tried_elsewhere=False)):
-        assert settled(error=Unavailable("gone")) == 0
+        assert settled() == 0
         assert settled(came=4, repeated=True) == 4, "the first try paid nothing"
     with paying(Step(tried_elsewhere=True)):
         assert settled(came=4, repeated=True) == 0
         assert settled(came=4) == 4
-        assert (Answer(repeated=True).paid, Answer().paid) == (True, False)
+        assert (EngineWork(repeated=True).paid, EngineWork().paid) == (True, False)
     assert settled(came=4, repeated=True) == 4, "no run's step"
-    assert settled(error=UpstreamTimeout("late")) == 4
+    assert settled(gone=True) == 4

@@ -12,9 +12,10 @@ from orchestrator.access.keys import Key
 from orchestrator.operate.epoch import Epoch
 from orchestrator.operate.seal import Seal, contents_key
 from orchestrator.policy.store import Policies, PolicyUnavailableError, first_policy, put_in_force, save_policy
+from orchestrator.runs.call import Refused
 from orchestrator.runs.caller import Caller
 from orchestrator.runs.contents import Vault
-from orchestrator.runs.judge import Judge, Refused
+from orchestrator.runs.judge import Judge
 from orchestrator.runs.record import RunLog
 
 KEY = Key("k", "default", frozenset({"chat"}), 1, None)
@@ -58,12 +59,14 @@ async def test_policies_that_cannot_be_read_refuse_everything(migrated_dsn: str,
         judge = Judge(policies, log, epoch, refuse_mismatch=True, stale_seconds=60)
         caller = Caller(KEY, "r", "/v1/chat/completions", "s")
         await pool.close()
-        assert (await judge.admit(judge.begin(caller), caller, ["hello"], "text")).action == "allow"
+        async with judge.call(caller) as call:
+            assert (await call.judge(["hello"], "text")).action == "allow"
         old = Judge(policies, log, epoch, refuse_mismatch=True, stale_seconds=0)  # known, but not for how long
         policies_gone = Judge(Policies(pool), log, epoch, refuse_mismatch=True, stale_seconds=60)
         for failing in (old, policies_gone):
             with pytest.raises(Refused) as raised:
-                await failing.admit(failing.begin(caller), caller, ["hello"], "text")
+                async with failing.call(caller) as call:
+                    await call.judge(["hello"], "text")
             assert raised.value.code == "check_failed"
 
 

@@ -13,10 +13,9 @@ import pytest
 
 from core.db.pool import Pool, open_pool
 from core.errors import Unavailable
-from core.usage import Usage
 from orchestrator.access.keys import Key
 from orchestrator.access.limits import Limits, Needs, Quota, RateLimited, TooManyAtOnce
-from orchestrator.access.quotas import Metered, Quotas
+from orchestrator.access.quotas import Entry, Quotas
 from tests.fakes.cable import cable
 from tests.fakes.client import connected, request
 from tests.fakes.studio import Studio, studio_over
@@ -87,11 +86,12 @@ async def test_a_part_of_a_request_takes_what_it_may_need_and_gives_the_rest_bac
     beside = key_of(budget_tokens=100, budget_days=DAYS)
     whole = await quotas.enter(key, Needs())
     for used in (30, 40):
-        async with quotas.aside(key, Needs(0, 60), lambda used=used: used):  # type: ignore[misc]
-            assert not await entered(quotas, beside, Needs(tokens=60)), "it is taken meanwhile"
+        part = Entry(quotas, key)
+        await part.reach(Needs(0, 60))
+        assert not await entered(quotas, beside, Needs(tokens=60)), "it is taken meanwhile"
+        part.leave(Needs(0, used))
     with pytest.raises(RateLimited):
-        async with quotas.aside(key, Needs(0, 31), lambda: 0):
-            raise AssertionError("30 are left")
+        await Entry(quotas, key).reach(Needs(0, 31))
     await whole.reach(Needs(0, 20))
     await whole.reach(Needs(0, 30))
     with pytest.raises(RateLimited):
@@ -157,21 +157,6 @@ async def test_without_the_database_what_is_held_is_given_out_and_then_it_is_sai
         with pytest.raises(Unavailable) as caught:
             await quotas.enter(key, Needs())
         assert caught.value.code == "database_unavailable"
-
-
-async def test_a_request_has_used_what_the_engine_took_whatever_came_of_it(pool: Pool) -> None:
-    passed: list[Any] = []
-
-    async def send(message: Any) -> None:
-        passed.append(message)
-
-    entry = await Quotas(pool).enter(key_of(requests_per_minute=5), Needs())
-    metered = Metered(send, entry)
-    assert metered.used(Needs(tokens=500)) == Needs(1, 0)
-    entry.usage = Usage(5, 7, "estimate")
-    assert metered.used(Needs(tokens=500)) == Needs(1, 12)
-    await metered({"type": "http.response.start", "status": 504, "headers": []})
-    assert (b"x-ratelimit-limit-requests", b"5") in passed[0]["headers"]
 
 
 # -- by HTTP ----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 
 from core.usage import Usage, UsageReader
 from orchestrator.gateway.body import peek
-from orchestrator.gateway.usage_stream import UsageStream, Wanted, wanted_of, with_ask
+from orchestrator.gateway.usage_stream import UsageRequest, UsageStream, requested_usage, with_usage_request
 
 USAGE = {"prompt_tokens": 5, "total_tokens": 12, "completion_tokens": 7}
 TOLD = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
@@ -136,7 +136,7 @@ def stream(*, asked: bool, each: bool, answers: int = 1, chat: bool = True, ids:
     return [*found, DONE]
 
 
-CALLERS = {"nothing": Wanted(False, False), "the sum": Wanted(True, False), "all": Wanted(True, True)}
+CALLERS = {"nothing": UsageRequest(False, False), "the sum": UsageRequest(True, False), "all": UsageRequest(True, True)}
 
 
 @pytest.mark.parametrize("size", [1, 3, 50, 333, 1 << 20])
@@ -145,7 +145,7 @@ CALLERS = {"nothing": Wanted(False, False), "the sum": Wanted(True, False), "all
 @pytest.mark.parametrize("answers", [1, 3])
 @pytest.mark.parametrize("wanted", CALLERS.values(), ids=CALLERS.keys())
 def test_a_caller_gets_the_bytes_it_would_have_had(
-    wanted: Wanted, answers: int, chat: bool, ids: bool, size: int
+    wanted: UsageRequest, answers: int, chat: bool, ids: bool, size: int
 ) -> None:
     passing = UsageStream(wanted._replace(answers=answers), cuts=True)
     engine = b"".join(stream(asked=True, each=True, answers=answers, chat=chat, ids=ids))
@@ -156,7 +156,7 @@ def test_a_caller_gets_the_bytes_it_would_have_had(
 
 def test_events_of_one_answer_pass_at_once() -> None:
     """Only the one that ends it waits, for the event right after it."""
-    passing = UsageStream(Wanted(False, False), cuts=True)
+    passing = UsageStream(UsageRequest(False, False), cuts=True)
     *events, last, usage, done = stream(asked=True, each=True)
     assert all(passing.feed(each) for each in events)
     assert passing.feed(last) == b""
@@ -165,7 +165,7 @@ def test_events_of_one_answer_pass_at_once() -> None:
 
 
 def test_several_answers_do_not_wait_for_one_another_once_the_fingerprint_is_known() -> None:
-    passing = UsageStream(Wanted(False, False, 2), cuts=True, fingerprint=packed(FP))
+    passing = UsageStream(UsageRequest(False, False, 2), cuts=True, fingerprint=packed(FP))
     *events, usage, done = stream(asked=True, each=True, answers=2)
     assert all(passing.feed(each) for each in events)
     assert passing.feed(usage) == b""
@@ -175,7 +175,7 @@ def test_several_answers_do_not_wait_for_one_another_once_the_fingerprint_is_kno
 @pytest.mark.parametrize("size", [1, 100, 1 << 20])
 @pytest.mark.parametrize(("answers", "counted"), [(1, Usage(5, 2)), (3, Usage(5, 6))])
 def test_a_stream_that_is_cut_short_is_counted_to_the_token(answers: int, counted: Usage, size: int) -> None:
-    passing = UsageStream(Wanted(False, False, answers), cuts=True)
+    passing = UsageStream(UsageRequest(False, False, answers), cuts=True)
     for piece in pieces(b"".join(stream(asked=True, each=True, answers=answers)[: 3 * answers]), size):
         passing.feed(piece)
     assert passing.found() == counted
@@ -186,14 +186,14 @@ def test_more_than_an_engine_can_have_made_counts_for_nothing(digits: int) -> No
     usage = b'"usage":{"prompt_tokens":5,"total_tokens":%b,"completion_tokens":%b}' % ((b"9" * digits,) * 2)
     sent = b'data: {"choices":[{"index":0,"delta":{}}],%b}\n\ndata: [DONE]\n\n' % usage
     for size in (1, 100, len(sent)):
-        passing = UsageStream(Wanted(False, False), cuts=True)
+        passing = UsageStream(UsageRequest(False, False), cuts=True)
         passed = b"".join([passing.feed(piece) for piece in pieces(sent, size)]) + passing.rest()
         assert b'"choices"' in passed
         assert passing.found() in (None, Usage(5, 0))
 
 
 def test_prompts_are_each_counted_once() -> None:
-    passing = UsageStream(Wanted(False, False, 2, 2), cuts=True)
+    passing = UsageStream(UsageRequest(False, False, 2, 2), cuts=True)
     for index, prompt in ((0, 5), (1, 5), (2, 8)):
         usage = {"prompt_tokens": prompt, "total_tokens": prompt + 3, "completion_tokens": 3}
         passing.feed(event({"choices": [{"index": index, "text": "a", "finish_reason": None}], "usage": usage}))
@@ -223,12 +223,12 @@ OTHERS: dict[str, tuple[bytes, bytes]] = {
 @pytest.mark.parametrize(("sent", "wanted"), OTHERS.values(), ids=OTHERS.keys())
 def test_other_engines_write_it_otherwise(sent: bytes, wanted: bytes) -> None:
     for size in (1, 1000):
-        passing = UsageStream(Wanted(False, False), cuts=True)
+        passing = UsageStream(UsageRequest(False, False), cuts=True)
         assert b"".join([passing.feed(piece) for piece in pieces(sent, size)]) + passing.rest() == wanted
 
 
 def test_a_line_without_end_passes_and_is_not_kept() -> None:
-    passing = UsageStream(Wanted(False, False), cuts=True)
+    passing = UsageStream(UsageRequest(False, False), cuts=True)
     sent = [b'data: {"a": "', *[b"x" * (1 << 20)] * 20]
     passed = [passing.feed(piece) for piece in sent]
     assert b"".join(passed) == b"".join(sent)
@@ -238,18 +238,22 @@ def test_a_line_without_end_passes_and_is_not_kept() -> None:
 # -- what is asked of the engine --------------------------------------------------------------------------------------
 
 ALL = {"include_usage": True, "continuous_usage_stats": True}
-ASKED: dict[str, tuple[dict[str, Any], Wanted | None, dict[str, Any] | None]] = {
+ASKED: dict[str, tuple[dict[str, Any], UsageRequest | None, dict[str, Any] | None]] = {
     "no stream": ({"m": 1}, None, None),
-    "a stream": ({"stream": True}, Wanted(False, False), ALL),
-    "as a text": ({"stream": "true"}, Wanted(False, False), ALL),
-    "null options": ({"stream": True, "stream_options": None}, Wanted(False, False), ALL),
-    "the sum": ({"stream": 1, "stream_options": {"include_usage": 1, "x": 2}}, Wanted(True, False), {**ALL, "x": 2}),
+    "a stream": ({"stream": True}, UsageRequest(False, False), ALL),
+    "as a text": ({"stream": "true"}, UsageRequest(False, False), ALL),
+    "null options": ({"stream": True, "stream_options": None}, UsageRequest(False, False), ALL),
+    "the sum": (
+        {"stream": 1, "stream_options": {"include_usage": 1, "x": 2}},
+        UsageRequest(True, False),
+        {**ALL, "x": 2},
+    ),
     "each without the sum": (
         {"stream": True, "stream_options": {"continuous_usage_stats": True}},
-        Wanted(False, False),
+        UsageRequest(False, False),
         ALL,
     ),
-    "all": ({"stream": True, "stream_options": ALL}, Wanted(True, True), ALL),
+    "all": ({"stream": True, "stream_options": ALL}, UsageRequest(True, True), ALL),
     "what an engine refuses": ({"stream": True, "stream_options": {"include_usage": "maybe"}}, None, None),
     "no object": ({"stream": True, "stream_options": [1]}, None, None),
     "a stream that is none": ({"stream": "perhaps"}, None, None),
@@ -257,16 +261,18 @@ ASKED: dict[str, tuple[dict[str, Any], Wanted | None, dict[str, Any] | None]] = 
 
 
 @pytest.mark.parametrize(("body", "wanted", "options"), ASKED.values(), ids=ASKED.keys())
-def test_what_an_engine_is_asked(body: dict[str, Any], wanted: Wanted | None, options: dict[str, Any] | None) -> None:
+def test_what_an_engine_is_asked(
+    body: dict[str, Any], wanted: UsageRequest | None, options: dict[str, Any] | None
+) -> None:
     sent = b' {"a": "\\u00e9", ' + packed(body)[1:]
     found = peek(sent)
-    assert wanted_of(found) == wanted
+    assert requested_usage(found) == wanted
     if wanted is not None:
-        asked = with_ask(sent, found)
+        asked = with_usage_request(sent, found)
         assert json.loads(asked) == {**json.loads(sent), "stream_options": options}
         assert b'"a": "\\u00e9", ' in asked, "the rest is as it was"
 
 
 def test_of_a_field_that_is_given_twice_both_ask() -> None:
     sent = b'{"stream":true,"stream_options":{"include_usage":true},"stream_options":null}'
-    assert with_ask(sent, peek(sent)).count(b"continuous_usage_stats") == 2
+    assert with_usage_request(sent, peek(sent)).count(b"continuous_usage_stats") == 2

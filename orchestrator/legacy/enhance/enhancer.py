@@ -120,16 +120,15 @@ class Enhancer:
     async def _judge(self, task: PromptTask, caller: Caller, made: str | None = None) -> str:
         """What was asked for, and with it what was made of it, which is recorded; the constraints that belong to it.
         Raises Refused."""
-        judge = self._recipes.judge
-        run = judge.begin(caller)
         texts = [task.prompt, task.context or "", task.system_prompt or "", made or ""]
-        decision = await judge.admit(
-            run, caller, list(filter(None, texts)), task.surface, recipe_tier=task.job.tier, last=made is not None
-        )
-        if made is not None:  # from the cache and in an emergency there is no other record
-            run.constraints_added = decision.constraints or None
-            run.output_sha256 = hashlib.sha256(made.encode("utf-8", "surrogatepass")).hexdigest()
-            judge.settle(run, 200)
+        # From the cache and in an emergency there is no other record.
+        async with self._recipes.judge.call(caller, recorded=made is not None) as call:
+            decision = await call.judge(
+                list(filter(None, texts)), task.surface, recipe_tier=task.job.tier, last=made is not None
+            )
+            if made is not None:
+                call.run.constraints_added = decision.constraints or None
+                call.run.output_sha256 = hashlib.sha256(made.encode("utf-8", "surrogatepass")).hexdigest()
         return decision.constraints
 
     async def _key(self, task: PromptTask, caller: Caller) -> str | None:
