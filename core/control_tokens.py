@@ -52,7 +52,7 @@ class Tokens:
                     break
             else:
                 return None
-        text = _encodable(text)
+        text = encodable(text)
         for start in range(0, len(text), _AT_ONCE) if self._announced else ():
             for first, end in self._spans(text[start : start + _AT_ONCE + MAX_LENGTH]):
                 return text[start + first : start + end]
@@ -60,7 +60,7 @@ class Tokens:
         return found.group() if found else None
 
     def find_all(self, text: str) -> list[str]:
-        text = _encodable(text)
+        text = encodable(text)
         common = _COMMON.finditer(text) if self.common else ()
         found = [text[start:end] for start, end in self._spans(text)] + [match.group() for match in common]
         return list(dict.fromkeys(found))
@@ -72,7 +72,7 @@ class Tokens:
 
     def _set_apart(self, text: str) -> str:
         """The text with every token set apart: those that were announced, then the common ones."""
-        text = _replaced(_encodable(text), self._spans)
+        text = _replaced(encodable(text), self._spans)
         return _replaced(text, lambda whole: (m.span() for m in _COMMON.finditer(whole))) if self.common else text
 
     def find(self, value: Any) -> str | None:
@@ -114,7 +114,7 @@ def _replaced(text: str, spans: Callable[[str], Iterable[tuple[int, int]]]) -> s
     return "".join((*pieces, text[end:]))
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """The text without lone surrogates, which no engine takes; as long as it was."""
     try:
         text.encode()

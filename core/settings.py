@@ -46,7 +46,9 @@ class Settings(BaseSettings):
     log_level: str = Field("info", pattern="^(?i:debug|info|warning|error)$", description="Least level logged.")
     log_format: str = Field("json", pattern="^(json|text)$", description="json lines, or text for a person.")
     max_requests: int = Field(2048, ge=1, description="Requests answered at once; one more is a 429.")
-    max_body_bytes: int = Field(32 << 20, ge=1024, description="Largest request body accepted, in bytes.")
+    max_body_bytes: int = Field(
+        32 << 20, ge=1024, description="Largest request body accepted, in bytes; relayed JSON: 16 MiB."
+    )
     max_bodies_bytes: int = Field(
         256 << 20,
         ge=1024,

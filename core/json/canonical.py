@@ -17,7 +17,35 @@ _sorted = msgspec.json.Encoder(order="sorted").encode
 
 def sha256(value: Any) -> str:
     """Of any JSON value. Raises rfc8785.CanonicalizationError for what JSON cannot carry (NaN, integers over 2^53)."""
-    return hashlib.sha256(rfc8785.dumps(value)).hexdigest()
+    pieces: list[bytes] = []
+    try:
+        _add_pieces(value, pieces)
+    except UnicodeEncodeError as exc:
+        raise rfc8785.CanonicalizationError("half a surrogate pair") from exc
+    return hashlib.sha256(b"".join(pieces)).hexdigest()
+
+
+def _add_pieces(value: Any, pieces: list[bytes]) -> None:
+    """What rfc8785.dumps gives, which takes six times as long for a picture and holds all threads meanwhile: texts are
+    msgspec's, numbers its own."""
+    if isinstance(value, str):
+        pieces.append(msgspec.json.encode(value))
+    elif isinstance(value, Mapping):
+        opening = b"{"
+        for name in sorted(value, key=lambda name: name.encode("utf-16be")):
+            pieces += opening, msgspec.json.encode(name), b":"
+            _add_pieces(value[name], pieces)
+            opening = b","
+        pieces.append(b"}" if value else b"{}")
+    elif isinstance(value, list | tuple):
+        opening = b"["
+        for inner in value:
+            pieces.append(opening)
+            _add_pieces(inner, pieces)
+            opening = b","
+        pieces.append(b"]" if value else b"[]")
+    else:
+        pieces.append(rfc8785.dumps(value))
 
 
 def sha256_of_fields(fields: Mapping[str, Any], param: str = "") -> str:

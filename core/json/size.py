@@ -10,11 +10,13 @@ import re
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from core.errors import InvalidRequest
+from core.errors import InvalidRequest, PayloadTooLarge
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+MAX_BYTES = 16 << 20
+"""Of a JSON body that is relayed: what reads it holds all threads for up to 2 ms a MiB (bench/holds.py)."""
 MAX_VALUES = 150_000
 """Of a body that is relayed. A prompt of token ids has one for each; texts and pictures are one, however long."""
 CONTROL_VALUES = 15_000
@@ -28,11 +30,13 @@ _ESCAPE = re.compile(rb"\\.", re.DOTALL).sub
 
 
 async def is_heavy(body: bytes) -> bool:
-    """Whether to read it off the loop. Raises InvalidRequest where it holds more than MAX_VALUES values, and where it
-    is no UTF-8: a parser looks only at the fields that it is asked for, and an engine at the others."""
+    """Whether to read it off the loop. Raises PayloadTooLarge over MAX_BYTES, InvalidRequest over MAX_VALUES or for
+    what is no UTF-8: a parser looks only at the fields that it is asked for, and an engine at the others."""
     if len(body) <= HEAVY_VALUES:
         _add_text(_decoder(), body, whole=True)
         return False
+    if len(body) > MAX_BYTES:
+        raise PayloadTooLarge(f"A JSON body has at most {MAX_BYTES} bytes.", code="body_too_large")
     most, decoder = 0, _decoder()
     for at in range(0, len(body), SLICE):
         most += _marks(body, at, at + SLICE)

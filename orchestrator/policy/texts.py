@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+import re2
+
+from core.control_tokens import encodable
 from core.errors import InvalidRequest
 from core.json.text import too_deep
 from orchestrator.policy.floor import Subject
@@ -63,8 +66,11 @@ _OF_OWN_NAMES = _names("properties variables")
 """Of a schema, and of a recipe: what is directly below has names of its own, which stand for no pictures."""
 
 _MEDIA = re.compile(r"data:\s*(?:image|video|audio)/", re.IGNORECASE)
+_MEDIA_ANYWHERE = re2.compile(r"(?i)data:[\s\x{0b}\x{1c}-\x{1f}\x{85}\pZ]*(?:image|video|audio)/").search
 _MEDIA_HEAD = re.compile(r"\s*data:(?:image|video|audio)/[\w.+-]+(?:;[\w.+=-]+)*,", re.IGNORECASE)
 _MEDIA_DATA = re.compile(r"[A-Za-z0-9+/=_-]*")
+LONGEST_QUOTED = 256 << 10
+"""Characters of a data: address with %-escapes: 16 MiB of them take seconds to read."""
 _SLICE = 1 << 20  # characters that one call of a pattern looks at: meanwhile nothing else runs, on no thread
 _DATA = re.compile(r"\s*data:([^,]*),", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{256,}={0,2}")
@@ -135,7 +141,9 @@ def _is_name(name: str, value: Any) -> bool:
 
 def shows_somebody(text: str) -> bool:
     """Whether a text holds a picture, film or recording as a data: address."""
-    return "data:" in text.lower() and _MEDIA.search(text) is not None
+    if text.isascii() and "data:" not in text.lower():
+        return False
+    return _MEDIA_ANYWHERE(encodable(text)) is not None
 
 
 def _see(found: Texts, value: Any, name: str, depth: int, read: bool) -> None:
@@ -202,7 +210,11 @@ def _see_file(found: Texts, text: str, name: str) -> bool:
         found.pictured = True
         return True
     if given := _DATA.match(text):
-        content = _content(given[1], text[given.end() :])
+        quoted = text[given.end() :]
+        if len(quoted) > LONGEST_QUOTED and "%" in quoted:
+            found.unread = found.unread or name
+            return False
+        content = _content(given[1], quoted)
         if content is not None:
             found.strings.append(content)
         elif not _MEDIA.match(text.lstrip()):
