@@ -109,6 +109,7 @@ async def _until_ready(service: Service, show: Show) -> None:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
             while not await _answers(session, service.ready_url):
                 assert service.kept is not None
+                assert service.command.log_path is not None
                 if service.kept.restarts >= MOST_EARLY_EXITS or time.monotonic() > deadline:
                     raise StartError(f"The {service.title} did not start:\n{_tail(service.command.log_path)}")
                 await asyncio.sleep(POLL_SECONDS)

@@ -3,18 +3,16 @@
 One ASGI application: `Shell` → raw routes by exact path (the hot ones) → the FastAPI application.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from core import metrics
 from core.errors import BY_STATUS, InvalidRequest, SoundstageError, internal
 from core.http.access_log import AccessLog
 from core.http.body_budget import BodyBudget
@@ -128,8 +126,7 @@ def _add_operating(api: FastAPI, shell: Shell, ready: Callable[[], Awaitable[Rea
 
     @api.get("/metrics", tags=["operating"])
     async def exported() -> Response:
-        metrics.TASKS.set(len(asyncio.all_tasks()))
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await shell.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 def error_response(exc: SoundstageError) -> Response:

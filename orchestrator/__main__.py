@@ -9,23 +9,31 @@ studio; `keys`, `aliases`, `workers` and `jobs` ask an orchestrator that runs, w
 import argparse
 import asyncio
 import contextlib
-import socket
+import os
 import sys
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from core import commands, core_files, logs
 from core.db.embedded import DatabaseError, embedded_postgres
 from core.db.migrate import MigrationError
+from core.http.exposition import Place, socket_of
+from core.http.processes import Processes, reserved
 from core.http.serving import bind, serve_on
+from core.process.child import Command
 from core.settings import SettingsError
 from orchestrator.access import cli as keys_cli
 from orchestrator.jobs import cli as jobs_cli
 from orchestrator.operate import backup, doctor, plan
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.workers import cli as workers_cli
+
+PLACE = "SOUNDSTAGE_PLACE"
+"""Where one of several processes learns its place: FOLDER:PLACE:COUNT."""
+END_SECONDS = 30.0  # for what a process ends after its requests
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,26 +68,54 @@ def main(arguments: list[str] | None = None) -> None:
         return
     core_files.none_left()
     logs.configure(settings.log_level, settings.log_format)
-    sock = bind(settings.host, settings.port)
     try:
-        status = _run(serve(settings, sock))
+        status = _run(serve_all(settings) if settings.processes > 1 else serve(settings))
     except (DatabaseError, MigrationError, SettingsError) as exc:
         sys.exit(str(exc))
     sys.exit(status)
 
 
-async def serve(settings: OrchestratorSettings, sock: socket.socket) -> int:
-    """With DATABASE_URL on that database, else on an embedded one that lives as long as this process. Returns the exit
-    status."""
+async def serve(settings: OrchestratorSettings) -> int:
+    """One orchestrator, alone or at its place among several. Returns the exit status."""
+    named = os.environ.get(PLACE)
+    sock = bind(settings.host, settings.port, shared=named is not None)
     from orchestrator.app import create_app  # loads everything; the other commands need little of it
     from orchestrator.operate import tracing
 
-    async with contextlib.AsyncExitStack() as stack:
-        if settings.database_url is not None:
-            dsn = settings.database_url.get_secret_value()
-        else:
-            dsn = await stack.enter_async_context(embedded_postgres(settings.data_dir.resolve() / "postgres"))
-        return await serve_on(create_app(settings, dsn, tracing.from_environment()), sock, settings)
+    async with _database(settings) as dsn:
+        app = create_app(settings, dsn, tracing.from_environment())
+        if named is None:
+            return await serve_on(app, sock, settings)
+        folder, at, count = named.rsplit(":", 2)
+        place = Place(Path(folder), int(at), int(count))
+        app.exposition = place.exposition
+        with contextlib.closing(place):
+            return await serve_on(app, sock, settings, started=place.open)
+
+
+async def serve_all(settings: OrchestratorSettings) -> int:
+    """PROCESSES orchestrators on one port. Returns the exit status."""
+    with reserved(settings.host, settings.port) as port, tempfile.TemporaryDirectory(prefix="soundstage-") as name:
+        folder = Path(name)
+        grace = settings.stop_delay_seconds + settings.stop_seconds + settings.queue_drain_seconds + END_SECONDS
+        async with _database(settings) as dsn:
+
+            def command(place: int) -> Command:
+                own = {"PROCESSES": "1", "PORT": str(port), "DATABASE_URL": dsn, **settings.part_of(place)}
+                env = {**own, PLACE: f"{folder}:{place}:{settings.processes}"}
+                return Command("orchestrator", (sys.executable, "-m", "orchestrator"), None, env=env, grace=grace)
+
+            return await Processes(settings.processes, command, partial(socket_of, folder)).run()
+
+
+@contextlib.asynccontextmanager
+async def _database(settings: OrchestratorSettings) -> AsyncIterator[str]:
+    """DATABASE_URL, else an embedded one that lives as long as this process."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    async with embedded_postgres(settings.data_dir.resolve() / "postgres") as dsn:
+        yield dsn
 
 
 async def openapi() -> str:

@@ -2,15 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from core.http.relay import Timeouts
 from core.settings import CommaList, Settings
 from core.wire.workers import Ability, Strategy
 
 JOB_TYPES = Path(__file__).parent / "legacy" / "enhance" / "job_types.toml"
+DIVIDED = (
+    *("max_requests", "max_bodies_bytes", "queue_concurrency", "queue_max", "interface_profile_queue_max"),
+    *("interface_chat1to1_queue_max", "interface_shorts_queue_max", "interface_scenes_queue_max"),
+)
+"""What PROCESSES share."""
 _QUEUE = "The same as QUEUE_MAX, for the image workers of this pool."
 _POOL = "Static workers of the pool, besides those that register themselves."
 
@@ -28,6 +33,9 @@ class RouteLimits(BaseModel):
 
 class OrchestratorSettings(Settings):
     port: int = Field(8000, ge=0, le=65535, description="Port the orchestrator binds.")
+    processes: int = Field(
+        1, ge=1, le=256, description="Processes that serve the port, each an orchestrator with its part of the limits."
+    )
     database_url: SecretStr | None = Field(None, description="Postgres; empty: an embedded one in DATA_DIR.")
     wan_worker_api_key: SecretStr | None = Field(
         None, description="The worker key: workers register with it and are called with it."
@@ -201,6 +209,24 @@ class OrchestratorSettings(Settings):
         if unknown := sorted(set(names) - set(get_args(Ability))):
             raise ValueError(f"unknown: {', '.join(unknown)}; there are {', '.join(get_args(Ability))}")
         return names
+
+    @model_validator(mode="after")
+    def _enough_for_all_processes(self) -> Self:
+        jobs = self.queue_concurrency if self.queue_name else self.processes
+        if self.processes > min(self.max_requests, jobs, self.max_bodies_bytes // self.max_body_bytes):
+            raise ValueError(
+                "PROCESSES: each needs one of MAX_REQUESTS, one of QUEUE_CONCURRENCY and MAX_BODY_BYTES of"
+                " MAX_BODIES_BYTES"
+            )
+        return self
+
+    def part_of(self, process: int) -> dict[str, str]:
+        """What one of the processes may hold, by the settings' names: all together what is set."""
+        return {
+            name.upper(): str(whole // self.processes + (process < whole % self.processes))
+            for name in DIVIDED
+            if (whole := getattr(self, name)) is not None
+        }
 
     def timeouts(self) -> Timeouts:
         """The limits of every relayed request."""

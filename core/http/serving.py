@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from types import FrameType
 from typing import cast
 
@@ -16,6 +17,8 @@ from starlette.types import ASGIApp
 from core.http.protocol import HttpProtocol
 from core.http.shell import Shell
 from core.settings import Settings
+
+Started = Callable[[], Awaitable[None]]
 
 FAILED = 70  # the exit status where a background task has ended; EX_SOFTWARE of sysexits.h
 FAILED_GRACE_SECONDS = 3  # then, for the requests that run
@@ -33,8 +36,10 @@ class Server(uvicorn.Server):
     collection of it stops the loop for a tenth of a second, and finds nothing.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Shell, delay: float) -> None:
+    def __init__(self, config: uvicorn.Config, service: Shell, delay: float, started: Started | None = None) -> None:
+        """`started` is awaited once it listens."""
         super().__init__(config)
+        self._started = started
         self._service = service
         self._delay = delay
         self._told_at: float | None = None  # on the monotonic clock
@@ -59,6 +64,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._started is not None:
+            await self._started()
         gc.collect()
         gc.freeze()
         gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
@@ -78,17 +85,19 @@ class Server(uvicorn.Server):
         return now >= self._told_at + self._delay
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. A port that is taken ends the process with a sentence, not a traceback."""
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket. A port that is taken ends the process with a sentence, not a traceback. `shared`: others
+    listen on the port too; this one does not yet."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
     except OSError as exc:
         sock.close()
         sys.exit(f"Cannot listen on {host}:{port}: {exc.strerror}. Choose another with PORT and HOST.")
-    sock.listen(2048)
+    if not shared:
+        sock.listen(2048)
     return sock
 
 
@@ -120,13 +129,13 @@ def serve(app: Shell, settings: Settings) -> None:
         sys.exit(server.exit_status)
 
 
-async def serve_on(app: Shell, sock: socket.socket, settings: Settings) -> int:
+async def serve_on(app: Shell, sock: socket.socket, settings: Settings, started: Started | None = None) -> int:
     """The same on a loop that already runs, for a service that must start something else first. Returns the exit
     status."""
-    server = _server(app, settings)
+    server = _server(app, settings, started)
     await server.serve(sockets=[sock])
     return server.exit_status
 
 
-def _server(app: Shell, settings: Settings) -> Server:
-    return Server(server_config(app, stop_seconds=settings.stop_seconds), app, settings.stop_delay_seconds)
+def _server(app: Shell, settings: Settings, started: Started | None = None) -> Server:
+    return Server(server_config(app, stop_seconds=settings.stop_seconds), app, settings.stop_delay_seconds, started)

@@ -21,6 +21,7 @@ from core.http.access_log import AccessLog
 from core.http.body import too_large, within_bytes, within_time, within_values
 from core.http.body_budget import SMALL_BODY, BodyBudget
 from core.http.disconnect import ClientDisconnected
+from core.http.exposition import of_this_process
 from core.http.headers import refuse_contradiction
 from core.ids import new_id
 from core.json.size import CONTROL_VALUES
@@ -72,6 +73,8 @@ class Shell:
         self._running = 0
         self._access = access
         self._authorise = authorise
+        self.exposition: Callable[[], Awaitable[bytes]] = of_this_process
+        """What /metrics answers."""
         self._on_stop: list[Callable[[], object]] = []
         self.stopping = False
         self.watchers = watchers

@@ -22,13 +22,13 @@ MAX_LOG_BYTES = 16 << 20  # of a log and of the one before it, NAME.1
 
 @dataclass(frozen=True)
 class Command:
-    """What to run. `log_path` receives its standard output and error, rotated while it runs; `grace` is seconds from
-    SIGTERM to SIGKILL.
+    """What to run. `log_path` receives its standard output and error, rotated while it runs; None: they are this
+    process's own. `grace` is seconds from SIGTERM to SIGKILL.
     `until_gone`: open files that the leash keeps until the whole group has ended; the command does not get them."""
 
     name: str
     argv: tuple[str, ...]
-    log_path: Path
+    log_path: Path | None
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
     grace: float = 10.0
@@ -46,15 +46,17 @@ class Child:
 
     @classmethod
     async def start(cls, command: Command) -> "Child":
-        command.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with command.log_path.open("ab") as output:
+        log = None if command.log_path is None else command.log_path.absolute()
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.nullcontext() if log is None else log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-I",
                 "-S",
                 str(leash.__file__),
                 str(command.grace),
-                os.path.abspath(command.log_path),
+                str(log or ""),
                 str(command.log_bytes),
                 *command.argv,
                 stdin=subprocess.PIPE,
@@ -77,6 +79,11 @@ class Child:
     def running(self) -> bool:
         return self._process.returncode is None
 
+    def signal(self, number: int) -> None:
+        """The whole group gets it and is ended after the grace; a second one goes to the command alone."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
     async def wait(self) -> int:
         """The exit status; whatever the group still holds is ended first."""
         code = await self._process.wait()
@@ -87,8 +94,7 @@ class Child:
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL after the grace; returns when the group is gone."""
         if self.running:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
+            self.signal(signal.SIGTERM)
             try:
                 await asyncio.wait_for(self._process.wait(), self.command.grace + 2)
             except TimeoutError:

@@ -1,9 +1,11 @@
 """Run a command so that it cannot outlive its parent: `python leash.py GRACE_SECONDS LOG LOG_BYTES command…`.
 
 The parent holds the other end of this process's standard input. When the parent dies, however it dies, that end
-closes; the whole process group is then ended (SIGTERM, after GRACE_SECONDS SIGKILL). The same on SIGTERM and SIGINT.
+closes; the whole process group is then ended (SIGTERM, after GRACE_SECONDS SIGKILL). The same on SIGTERM and SIGINT,
+which are passed on as they came; a second one goes to the command alone.
 When the command ends by itself, what it left in the group is ended too and its exit status is passed on.
-What the command writes comes through a pipe and goes to LOG, which is rotated while it runs (core/process/log_file.py).
+What the command writes comes through a pipe and goes to LOG, which is rotated while it runs (core/process/log_file.py);
+where LOG is empty, it writes where this process does.
 Standard library only: it starts in milliseconds and holds a few megabytes.
 """
 
@@ -29,26 +31,29 @@ def main(grace: float, log: str, log_bytes: int, command: list[str]) -> int:
     group = os.getpgid(0)
     if group != os.getpid():
         sys.exit("leash: must lead its own process group")
-    told_to_stop = False
+    told = 0  # the signal that came
 
-    def stop(*_: object) -> None:
-        nonlocal told_to_stop
-        told_to_stop = True
+    def stop(number: int, _: object) -> None:
+        nonlocal told
+        told = number
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     try:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        output, errors = (subprocess.PIPE, subprocess.STDOUT) if log else (None, None)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
     except OSError as exc:
         sys.stderr.write(f"cannot start {command[0]}: {exc.strerror}\n")
         return 127
-    assert child.stdout
-    reader = threading.Thread(target=log_file.keep, args=(child.stdout.fileno(), log, log_bytes), daemon=True)
-    reader.start()
-    while child.poll() is None and not told_to_stop and not _parent_gone(POLL_SECONDS):
+    reader = None
+    if child.stdout:
+        reader = threading.Thread(target=log_file.keep, args=(child.stdout.fileno(), log, log_bytes), daemon=True)
+        reader.start()
+    while child.poll() is None and not told and not _parent_gone(POLL_SECONDS):
         pass
-    _end_group(group, child, grace)
-    reader.join(LAST_LINES_SECONDS)
+    _end_group(group, child, grace, told or signal.SIGTERM)
+    if reader:
+        reader.join(LAST_LINES_SECONDS)
     code = child.poll()
     return 143 if code is None else 128 - code if code < 0 else code
 
@@ -59,10 +64,12 @@ def _parent_gone(wait: float) -> bool:
     return bool(readable) and not os.read(0, 1024)
 
 
-def _end_group(group: int, child: "subprocess.Popen[bytes]", grace: float) -> None:
-    """SIGTERM all, after the grace SIGKILL what is left; returns when only this process is."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.killpg(group, signal.SIGTERM)
+def _end_group(group: int, child: "subprocess.Popen[bytes]", grace: float, told: int) -> None:
+    """Signal all, after the grace SIGKILL what is left; returns when only this process is."""
+    signal.signal(told, signal.SIG_IGN)
+    os.killpg(group, told)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: child.send_signal(number))
     deadline = time.monotonic() + grace
     while others := _others(group):
         if time.monotonic() >= deadline:

@@ -9,6 +9,7 @@ from typing import Any
 from prometheus_client import Gauge
 
 from core.db.errors import DATABASE_AWAY
+from core.metrics import same_everywhere
 from orchestrator.jobs.executor import Executor
 from orchestrator.jobs.queue import JobQueue
 from orchestrator.jobs.values import AT_ONCE, pool_of
@@ -20,8 +21,12 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0  # in case a notification was lost, or workers came
 PAUSE_SECONDS = 0.01  # many ends, one claim
 
-WAITING = Gauge("soundstage_jobs_waiting", "Background jobs that nobody has begun; of all orchestrators.", ["pipeline"])
-OLDEST = Gauge("soundstage_jobs_oldest_seconds", "How long the oldest of them has waited; 0: none does.", ["pipeline"])
+WAITING = same_everywhere(
+    Gauge("soundstage_jobs_waiting", "Background jobs that nobody has begun; of all orchestrators.", ["pipeline"])
+)
+OLDEST = same_everywhere(
+    Gauge("soundstage_jobs_oldest_seconds", "How long the oldest of them has waited; 0: none does.", ["pipeline"])
+)
 
 
 def places(workers: Iterable[Worker], role: str | None) -> int:

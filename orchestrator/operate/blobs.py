@@ -23,6 +23,7 @@ from prometheus_client import Gauge
 
 from core.errors import Forbidden, NotFound, PayloadTooLarge, Unavailable, Upstream
 from core.keys import read_or_make
+from core.metrics import same_everywhere
 from core.repeat import every
 from orchestrator.settings import OrchestratorSettings
 
@@ -33,7 +34,7 @@ MAX_BYTES = 64 << 20  # of one blob
 PURGE_SECONDS = 600.0
 TYPES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 SUFFIXES = {suffix: media_type for media_type, suffix in TYPES.items()}
-KEPT = Gauge("soundstage_blob_bytes", "Bytes in the blob store, as last counted and put since.")
+KEPT = same_everywhere(Gauge("soundstage_blob_bytes", "Bytes in the blob store, as last counted and put since."))
 _NAME = re.compile(r"([0-9a-f]{64})\.(png|jpg|webp)")
 
 

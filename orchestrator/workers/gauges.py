@@ -5,13 +5,16 @@ from collections.abc import Mapping, Sequence
 
 from prometheus_client import Gauge
 
+from core.metrics import same_everywhere
 from core.wire.workers import Kind
 from orchestrator.workers.worker import Worker
 
-WORKERS = Gauge("soundstage_workers", "Workers with a live lease; an ejected one may be ready.", ["kind", "state"])
-PLACES = Gauge("soundstage_worker_places", "Requests that ready workers take at once.", ["kind"])
+WORKERS = same_everywhere(
+    Gauge("soundstage_workers", "Workers with a live lease; an ejected one may be ready.", ["kind", "state"])
+)
+PLACES = same_everywhere(Gauge("soundstage_worker_places", "Requests that ready workers take at once.", ["kind"]))
 OUTSTANDING = Gauge("soundstage_worker_outstanding", "This orchestrator's requests at workers.", ["kind"])
-BREAKERS = Gauge("soundstage_worker_breakers", "Workers by their breaker's state.", ["kind", "state"])
+BREAKERS = same_everywhere(Gauge("soundstage_worker_breakers", "Workers by their breaker's state.", ["kind", "state"]))
 QUEUED = Gauge("soundstage_queue_depth", "Requests that wait for a place at a worker.", ["kind"])
 
 

@@ -62,6 +62,8 @@ class RawClient:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self.port: int = writer.get_extra_info("sockname")[1]
+        """Its own, by which the other side knows it."""
 
     async def send(self, data: bytes) -> None:
         self._writer.write(data)

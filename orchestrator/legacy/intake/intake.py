@@ -11,6 +11,7 @@ from prometheus_client import Gauge
 from core.db.pool import Pool
 from core.errors import Forbidden, Unauthenticated, Unavailable
 from core.keys import read_or_make
+from core.metrics import same_everywhere
 from orchestrator.access.keys import Keys
 from orchestrator.legacy.intake.commands import Commands, QueueAwayError, over_redis, over_upstash
 from orchestrator.legacy.intake.ledger import Ledger
@@ -22,7 +23,7 @@ from orchestrator.settings import OrchestratorSettings
 
 log = logging.getLogger(__name__)
 
-LAG = Gauge("soundstage_queue_lag", "Jobs that wait in the queue.")
+LAG = same_everywhere(Gauge("soundstage_queue_lag", "Jobs that wait in the queue."))
 RUNNING = Gauge("soundstage_queue_running", "Jobs of the queue that run here.")
 HOUR = 3600.0
 Connect = Callable[[], AbstractAsyncContextManager[Commands]]
