@@ -172,11 +172,6 @@ OPEN_NEEDS = (
     "minor,cannot,can't,young,enough,sophomore,uniform,prom ,period,coming,alpha,barely,could,can ,age,school,homeroom"
     ",class of,permit"
 )
-_CAPITALISED = (
-    "It|This|That|There|Here|Today|Tomorrow|Yesterday|What|Which|Chapter|Page|Part|Level|Room|Answer|Score|Price|Total"
-    "|Number|Question|Section|Table|Figure|Version|Volume|Season|Episode|Week|Day|Month|Year|Date|Time|Temperature"
-    "|Rating|Count|Size"
-)
 NAMED = (
     rf"\b[A-Z][a-z]{{2,15}}(?:\s+[A-Z][a-z]{{2,15}})?(?:'s|\s+(?:is|was|turns|turned|will be|looks))\s+(?:(?:only|just"
     rf"|about|still|now|barely|not even)\s+)?(?P<n>{NUMBER})(?:\s*[.,;!?)]|\s*$|\s+(?:and|but|in|with|years|when)\b)"
