@@ -227,7 +227,7 @@ class Executor:
             if claim.revoked:
                 raise Forbidden("The key of this run is not valid any more.", code="key_revoked")
             pipeline = self.pipelines[claim.pipeline]
-            request = pipeline.asked.model_validate(claim.request)
+            request = pipeline.request.model_validate(claim.request)
             with span(self._tracing, claim):
                 async with asyncio.timeout_at(claim.caller.until):
                     answer = await pipeline.run(self._studio, flow, request, claim.caller)

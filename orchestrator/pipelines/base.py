@@ -92,7 +92,7 @@ class StepRoute:
 
     path: str
     about: str
-    asked: type[BaseModel]
+    request: type[BaseModel]
     answer: type[BaseModel]
     run: Callable[[Studio, Any, Caller], Awaitable[Plain]]
 
@@ -105,7 +105,7 @@ class Pipeline:
     about: str
     path: str
     role: str | None
-    asked: type[DrawingRequest]
+    request: type[DrawingRequest]
     answer: type[BaseModel]
     run: Callable[[Studio, Flow, Any, Caller], Awaitable[Plain]]
     singles: tuple[StepRoute, ...] = ()
@@ -125,7 +125,7 @@ def of_module(module: ModuleType) -> Pipeline:
             about=(module.__doc__ or "").strip(),
             path=module.PATH,
             role=module.ROLE,
-            asked=module.Request,
+            request=module.Request,
             answer=module.Answer,
             run=module.run,
             singles=getattr(module, "SINGLE", ()),

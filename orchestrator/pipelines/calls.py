@@ -29,11 +29,11 @@ class RunService(Protocol):
     """Where every route brings its runs."""
 
     async def answer(
-        self, http: Request, name: str, asked: DrawingRequest, caller: Caller, held: Mapping[str, bytes] | None = None
+        self, http: Request, name: str, request: DrawingRequest, caller: Caller, held: Mapping[str, bytes] | None = None
     ) -> Response:
         """A run of the pipeline `name`, in the way that the body asks for."""
 
-    async def again(self, http: Request, name: str, asked: DrawingRequest, caller: Caller) -> Response | None:
+    async def again(self, http: Request, name: str, request: DrawingRequest, caller: Caller) -> Response | None:
         """The answer of the run that the request's Idempotency-Key names; None where it names none. Raises Conflict
         where it was used for another request."""
 
@@ -48,32 +48,32 @@ class MemoryRuns:
         self._studio, self._pipelines, self._longest = studio, pipelines, longest
 
     async def answer(
-        self, http: Request, name: str, asked: DrawingRequest, caller: Caller, held: Mapping[str, bytes] | None = None
+        self, http: Request, name: str, request: DrawingRequest, caller: Caller, held: Mapping[str, bytes] | None = None
     ) -> Response:
         """The answer, or its events. The run ends when the caller leaves, or after the longest time it may take."""
-        if asked.background:
+        if request.background:
             raise InvalidRequest("There are no jobs here.", param="background", code="no_jobs")
         run = _StreamedFlow(new_run_id(), held)
 
         def work() -> Awaitable[Plain]:
-            return self._run(self._pipelines[name], run, asked, caller)
+            return self._run(self._pipelines[name], run, request, caller)
 
-        pictures = PictureFormat(self._studio.blobs, str(http.base_url), as_url=asked.response_format == "url")
-        if asked.stream:
+        pictures = PictureFormat(self._studio.blobs, str(http.base_url), as_url=request.response_format == "url")
+        if request.stream:
             return Events(_events(run, work), pictures)
         with until_disconnect(http.receive):
             return Response(msgspec.json.encode(await pictures.apply(await work())), media_type="application/json")
 
-    async def again(self, http: Request, name: str, asked: DrawingRequest, caller: Caller) -> None:
+    async def again(self, http: Request, name: str, request: DrawingRequest, caller: Caller) -> None:
         """Nothing is kept."""
 
     async def knows(self, key: Key, idempotency_key: str) -> bool:
         return False
 
-    async def _run(self, pipeline: Pipeline, run: flow.MemoryFlow, asked: DrawingRequest, caller: Caller) -> Plain:
+    async def _run(self, pipeline: Pipeline, run: flow.MemoryFlow, request: DrawingRequest, caller: Caller) -> Plain:
         try:
             async with asyncio.timeout(self._longest):
-                return await pipeline.run(self._studio, run, asked, caller)
+                return await pipeline.run(self._studio, run, request, caller)
         except TimeoutError:
             why = f"The pipeline took longer than {self._longest:g} s."
             raise UpstreamTimeout(why, code="pipeline_timeout") from None

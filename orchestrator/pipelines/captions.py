@@ -26,7 +26,7 @@ class CaptionResult(StepRecord):
 
 
 async def caption(
-    studio: Studio, prompt: str, message: str | None, caller: Caller, key: str | None = None
+    studio: Studio, caller: Caller, *, prompt: str, message: str | None, key: str | None = None
 ) -> CaptionResult:
     """Ten to fifteen words about a picture, fit for everyone: checked, asked for again once, then the fallback that
     the database holds. Raises Refused, and what an engine that cannot answer makes of it."""
@@ -42,12 +42,12 @@ async def caption(
 
 
 async def caption_anyway(
-    studio: Studio, prompt: str, message: str | None, caller: Caller, key: str | None = None
+    studio: Studio, caller: Caller, *, prompt: str, message: str | None, key: str | None = None
 ) -> CaptionResult:
     """The same, where a picture waits for it: an engine that cannot answer takes nothing from the picture, and what was
     drawn above tier 0 is not told at tier 0."""
     try:
-        return await caption(studio, prompt, message, caller, key)
+        return await caption(studio, caller, prompt=prompt, message=message, key=key)
     except ContentPolicy:
         return await _fallback(studio, caller, 0, 0)
     except ENGINE_TROUBLE as exc:

@@ -76,8 +76,8 @@ class CaptionAnswer(BaseModel):
     run_id: str
 
 
-async def _caption(studio: Studio, asked: CaptionRequest, caller: Caller) -> Plain:
-    found = await captions.caption(studio, asked.prompt, asked.message, caller)
+async def _caption(studio: Studio, request: CaptionRequest, caller: Caller) -> Plain:
+    found = await captions.caption(studio, caller, prompt=request.prompt, message=request.message)
     return {
         "caption": found["caption"],
         "caption_source": found["source"],

@@ -35,7 +35,15 @@ async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> P
     pictures = await flow.step(
         "generate",
         lambda key: steps.generate(
-            studio, flow, key, prompt, request, caller, role=ROLE, said=request.prompt, tier=GENERAL
+            studio,
+            flow,
+            caller,
+            key=key,
+            prompt=prompt,
+            request=request,
+            role=ROLE,
+            original=request.prompt,
+            tier=GENERAL,
         ),
     )
     return steps.drawn_answer(pictures)

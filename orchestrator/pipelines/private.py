@@ -25,6 +25,7 @@ class Answer(DrawingAnswer):
 
 async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> Plain:
     pictures = await flow.step(
-        "generate", lambda key: steps.generate(studio, flow, key, request.prompt, request, caller, role=ROLE)
+        "generate",
+        lambda key: steps.generate(studio, flow, caller, key=key, prompt=request.prompt, request=request, role=ROLE),
     )
     return steps.drawn_answer(pictures)

@@ -179,13 +179,13 @@ async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> P
         return await steps.generate(
             studio,
             flow,
-            key,
-            words["prompt"],
-            request,
             caller,
+            key=key,
+            prompt=words["prompt"],
+            request=request,
             role=ROLE,
-            said=request.style or "",
-            like=words,
+            original=request.style or "",
+            written_by=words,
             subject=known.subject,
             source=start,
         )

@@ -42,7 +42,7 @@ def _whole(pipeline: Pipeline, service: RunService, key_type: Any) -> Callable[.
         await check_pictures(request, body.n)
         return await service.answer(request, pipeline.name, body, caller_of(request.scope, key))
 
-    route.__annotations__ |= {"body": pipeline.asked, "key": key_type}
+    route.__annotations__ |= {"body": pipeline.request, "key": key_type}
     return route
 
 
@@ -50,7 +50,7 @@ def _single(single: StepRoute, studio: Studio, key_type: Any, longest: float) ->
     async def route(body: Any, request: Request, key: Key) -> Plain:
         return await while_caller_waits(request, single.run(studio, body, caller_of(request.scope, key)), longest)
 
-    route.__annotations__ |= {"body": single.asked, "key": key_type}
+    route.__annotations__ |= {"body": single.request, "key": key_type}
     return route
 
 

@@ -52,10 +52,10 @@ class DrawResult(StepRecord):
 
 async def expand(
     studio: Studio,
-    recipe: str,
-    variables: Mapping[str, Any],
     caller: Caller,
     *,
+    recipe: str,
+    variables: Mapping[str, Any],
     role: str | None,
     key: str | None = None,
     also: Sequence[str] = (),
@@ -70,7 +70,7 @@ async def expand(
     text, run = await studio.recipes.text(recipe, variables, caller, surface="image", also=also, key=key)
     found = expansion.read(text, message, structured="response_format" in (run.sampling or {}))
     async with studio.recipes.judge.call(caller, recorded=False) as look:
-        _like(look.run, record_of(run))
+        _take_release(look.run, record_of(run))
         if found.safety == "unsafe":
             look.refuse(UNSAFE, [message, text])
         await look.judge(
@@ -105,33 +105,34 @@ async def _recipe_of_model(studio: Studio, recipe: str, role: str | None, caller
 async def generate(
     studio: Studio,
     flow: Flow,
-    key: str,
-    prompt: str,
-    asked: DrawingRequest,
     caller: Caller,
     *,
+    key: str,
+    prompt: str,
+    request: DrawingRequest,
     role: str | None,
-    said: str = "",
-    like: StepRecord | None = None,
+    original: str = "",
+    written_by: StepRecord | None = None,
     tier: int | None = None,
     subject: Subject = NOBODY,
     source: drawing.SourceImage | None = None,
 ) -> DrawResult:
-    """Pictures of `prompt` by the pool `role`, previews told as they come. The prompt is judged with what the caller
-    `said`, under `tier` at most, by the policy of the release that made it (`like`) too. Raises Refused."""
+    """Pictures of `prompt` by the pool `role`, previews told as they come. The prompt is judged with the caller's
+    `original` words, under `tier` at most, by the policy of the release that made it (`written_by`) too. Raises
+    Refused."""
     async with studio.recipes.judge.call(caller) as call:
         run = call.run
-        allowed = await _allowed(call, prompt, said=said, like=like, tier=tier, subject=subject)
-        await call.limit_pictures(asked.n)
+        allowed = await _allowed(call, prompt, original=original, written_by=written_by, tier=tier, subject=subject)
+        await call.limit_pictures(request.n)
         order = drawing.Order(
             prompt=allowed,
-            size=asked.size or studio.default_size,
-            seed=asked.seed,
-            n=asked.n,
-            previews=asked.previews,
+            size=request.size or studio.default_size,
+            seed=request.seed,
+            n=request.n,
+            previews=request.previews,
             key=key,
             run=run.id,
-            release=release(like) if like else "",
+            release=release(written_by) if written_by else "",
             source=source,
         )
         drawn = await drawing.DrawingCall(studio, flow, order=order, caller=caller, role=role, work=call.work).draw()
@@ -149,15 +150,16 @@ async def generate(
 
 
 async def _allowed(
-    call: Call, prompt: str, *, said: str, like: StepRecord | None, tier: int | None, subject: Subject
+    call: Call, prompt: str, *, original: str, written_by: StepRecord | None, tier: int | None, subject: Subject
 ) -> str:
     """The prompt as it may be sent, constraints appended: judged together with what the caller said, since a model can
     put in what the caller left out. Raises Refused."""
     run = call.run
-    if like is not None:
-        _like(run, like)
-    version = like["policy_version"] if like is not None else None
-    decision = await call.judge([said, prompt], "image", recipe_tier=tier, policy_version=version, subject=subject)
+    version = None
+    if written_by is not None:
+        _take_release(run, written_by)
+        version = written_by["policy_version"]
+    decision = await call.judge([original, prompt], "image", recipe_tier=tier, policy_version=version, subject=subject)
     if decision.constraints:
         run.constraints_added = decision.constraints
         prompt = f"{prompt} {decision.constraints}"
@@ -165,8 +167,8 @@ async def _allowed(
     return prompt
 
 
-def _like(run: Run, like: StepRecord) -> None:
-    run.recipe, run.version, run.release_sha256 = like["recipe"], like["version"], like["release_sha256"]
+def _take_release(run: Run, of: StepRecord) -> None:
+    run.recipe, run.version, run.release_sha256 = of["recipe"], of["version"], of["release_sha256"]
 
 
 # -- the answer -------------------------------------------------------------------------------------------------------

@@ -56,15 +56,21 @@ class ExpandAnswer(BaseModel):
     run_id: str
 
 
-async def tell(studio: Studio, flow: Flow, asked: Request, caller: Caller, *, recipe: str, role: str) -> Plain:
+async def tell(studio: Studio, flow: Flow, request: Request, caller: Caller, *, recipe: str, role: str) -> Plain:
     """The whole pipeline. Cancelling it ends the step that runs, wherever it runs. Raises Refused before any GPU work
     for what was asked, and again for what the expansion made of it."""
-    message = asked.message
-    subject = texts.of([*asked.variables().values(), *asked.besides()]).subject
+    subject = texts.of([*request.variables().values(), *request.besides()]).subject
     expanded = await flow.step(
         "expand",
         lambda key: steps.expand(
-            studio, recipe, asked.variables(), caller, role=role, key=key, also=asked.besides(), subject=subject
+            studio,
+            caller,
+            recipe=recipe,
+            variables=request.variables(),
+            role=role,
+            key=key,
+            also=request.besides(),
+            subject=subject,
         ),
     )
     pictures = await flow.step(
@@ -72,19 +78,22 @@ async def tell(studio: Studio, flow: Flow, asked: Request, caller: Caller, *, re
         lambda key: steps.generate(
             studio,
             flow,
-            key,
-            expanded["prompt"],
-            asked,
             caller,
+            key=key,
+            prompt=expanded["prompt"],
+            request=request,
             role=role,
-            said=message,
-            like=expanded,
+            original=request.message,
+            written_by=expanded,
             tier=expanded["release_tier"],
             subject=subject,
         ),
     )
     captioned = await flow.step(
-        "caption", lambda key: captions.caption_anyway(studio, pictures["prompt"], expanded["message"], caller, key=key)
+        "caption",
+        lambda key: captions.caption_anyway(
+            studio, caller, prompt=pictures["prompt"], message=expanded["message"], key=key
+        ),
     )
     return {
         **steps.drawn_answer(pictures, expanded, captioned),
@@ -96,12 +105,12 @@ async def tell(studio: Studio, flow: Flow, asked: Request, caller: Caller, *, re
     }
 
 
-def expand_route(path: str, asked: type[BaseModel], recipe: str, role: str) -> StepRoute:
-    """The first step as a route of its own. `asked` has variables() and besides()."""
+def expand_route(path: str, request: type[BaseModel], recipe: str, role: str) -> StepRoute:
+    """The first step as a route of its own. `request` has variables() and besides()."""
 
-    async def run(studio: Studio, asked: Any, caller: Caller) -> Plain:
-        variables, also = asked.variables(), asked.besides()
-        found = await steps.expand(studio, recipe, variables, caller, role=role, also=also, last=True)
+    async def run(studio: Studio, request: Any, caller: Caller) -> Plain:
+        variables, also = request.variables(), request.besides()
+        found = await steps.expand(studio, caller, recipe=recipe, variables=variables, role=role, also=also, last=True)
         return {
             "expanded_prompt": found["prompt"],
             "message_used": found["message"],
@@ -112,5 +121,5 @@ def expand_route(path: str, asked: type[BaseModel], recipe: str, role: str) -> S
         }
 
     return StepRoute(
-        path, "What the picture for a message would show, judged; nothing is drawn.", asked, ExpandAnswer, run
+        path, "What the picture for a message would show, judged; nothing is drawn.", request, ExpandAnswer, run
     )

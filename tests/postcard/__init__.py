@@ -27,20 +27,20 @@ async def run(studio: Studio, flow: Flow, request: Request, caller: Caller) -> P
     variables = {"message": request.place}
     words = await flow.step(
         "expand",
-        lambda key: steps.expand(studio, "postcard.expand", variables, caller, role=ROLE, key=key),
+        lambda key: steps.expand(studio, caller, recipe="postcard.expand", variables=variables, role=ROLE, key=key),
     )
     pictures = await flow.step(
         "generate",
         lambda key: steps.generate(
             studio,
             flow,
-            key,
-            words["prompt"],
-            request,
             caller,
+            key=key,
+            prompt=words["prompt"],
+            request=request,
             role=ROLE,
-            said=request.place,
-            like=words,
+            original=request.place,
+            written_by=words,
             tier=words["release_tier"],
         ),
     )
