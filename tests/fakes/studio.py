@@ -14,18 +14,16 @@ from orchestrator.app import create_app
 from orchestrator.operate.tracing import Tracing
 from orchestrator.settings import OrchestratorSettings
 from tests.fakes import fake_engine
-from tests.fakes.drawing_worker import DrawingWorker
-from tests.fakes.image_worker import ImageWorker
-from tests.fakes.proving_worker import ProvingWorker
 from tests.fakes.scripted_worker import ScriptedWorker
-from tests.fakes.selfie_worker import SelfieWorker
 from tests.fakes.serving import serving
 from tests.fakes.wait import soon
+from tests.fakes.workers import DrawingWorker, ImageWorker, ProvingWorker, SelfieWorker, StoryWorker
 
-W = TypeVar("W", bound=ImageWorker)
+W = TypeVar("W", bound=ScriptedWorker)
 WORKER_KEY = "the-worker-key"
 LEASE_SECONDS = 600.0
 CHAT_ABILITIES = ("chat", "completions", "responses", "embeddings", "tokenize")
+DRAWS = {"kind": "image", "models": [{"id": "tiny-image", "abilities": ["images", "image_edits"]}]}
 
 
 class Studio:
@@ -79,44 +77,30 @@ class Studio:
         self._stack.push_async_callback(worker.http.aclose)
         return worker
 
-    async def proving_worker(self, worker_id: str = "prover") -> ProvingWorker:
-        """A chat worker that reports hashes, started and registered."""
-        worker = ProvingWorker()
-        url = await self.serve(worker.app())
-        answer = await self.register(worker_id, url)
+    async def start(self, worker: W, worker_id: str, **announced: Any) -> W:
+        """A fake worker, started and registered."""
+        answer = await self.register(worker_id, await self.serve(worker.app()), **announced)
         assert answer.status_code == 200, answer.text
         return worker
 
-    async def scripted_worker(self, worker_id: str = "scripted") -> ScriptedWorker:
-        """A chat worker that says what it is told to, started and registered."""
-        worker = ScriptedWorker()
-        answer = await self.register(worker_id, await self.serve(worker.app()))
-        assert answer.status_code == 200, answer.text
-        return worker
+    async def proving_worker(self, worker_id: str = "prover") -> ProvingWorker:
+        """A chat worker that reports hashes."""
+        return await self.start(ProvingWorker(), worker_id)
+
+    async def scripted_worker(self, worker_id: str = "scripted") -> StoryWorker:
+        """A chat worker that expands and captions as it is told to."""
+        return await self.start(StoryWorker(), worker_id)
 
     async def image_worker(self, worker_id: str = "image-1", **announced: Any) -> ImageWorker:
-        """A fake image worker, started and registered."""
-        return await self._drawing(ImageWorker(), worker_id, **announced)
+        return await self.start(ImageWorker(), worker_id, **{**DRAWS, **announced})
 
     async def drawing_worker(self, worker_id: str = "image-1", **announced: Any) -> DrawingWorker:
         """One that draws several pictures and shows previews."""
-        return await self._drawing(DrawingWorker(), worker_id, **announced)
-
-    async def _drawing(self, worker: W, worker_id: str, **announced: Any) -> W:
-        url = await self.serve(worker.app())
-        models = [{"id": worker.model, "abilities": ["images", "image_edits"]}]
-        answer = await self.register(worker_id, url, **{"kind": "image", "models": models, **announced})
-        assert answer.status_code == 200, answer.text
-        return worker
+        return await self.start(DrawingWorker(), worker_id, **{**DRAWS, **announced})
 
     async def selfie_worker(self, worker_id: str = "selfie-1") -> SelfieWorker:
-        """A fake selfie worker, started and registered."""
-        worker = SelfieWorker()
-        url = await self.serve(worker.app())
         models = [{"id": "faces", "abilities": ["faces"]}]
-        answer = await self.register(worker_id, url, kind="selfie", models=models)
-        assert answer.status_code == 200, answer.text
-        return worker
+        return await self.start(SelfieWorker(), worker_id, kind="selfie", models=models)
 
     async def serve(self, app: ASGIApp) -> str:
         return f"http://127.0.0.1:{await self._stack.enter_async_context(serving(app))}"

@@ -1,17 +1,23 @@
 """The guard: a second opinion that can refuse and never allow, and whose silence is a refusal."""
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
+import respx
+from msgspec.structs import replace
 
 from orchestrator.policy import guard
-from orchestrator.policy.guard import OpinionError, by_moderations, by_words, pieces
+from orchestrator.policy.decide import CHECK_FAILED, Decision
+from orchestrator.policy.guard import Guard, GuardSettings, OpinionError, by_moderations, by_words, pieces
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.workers.static import announcement_of, workers_of
-from tests.fakes.guard import BAD, GuardModel
+from prompts.registry import Registry
+from tests.fakes.engines import URL, mocked_engines, pool_of
 from tests.fakes.studio import Studio, studio_over
+from tests.fakes.workers import BAD, MODERATIONS, GuardModel
 
 WORDS: list[tuple[str, int, set[str]]] = [
     ("safe", 0, set()),
@@ -69,9 +75,7 @@ def test_pieces_hold_every_passage_whole(length: int) -> None:
 
 async def hear(studio: Studio, model: GuardModel) -> None:
     """The guard as a worker of this studio."""
-    url = await studio.serve(model.app())
-    models = [{"id": "guard", "abilities": ["moderations", "chat"]}]
-    assert (await studio.register("guard", url, models=models)).status_code == 200
+    await studio.start(model, "guard", models=[{"id": "guard", "abilities": ["moderations", "chat"]}])
 
 
 async def said(studio: Studio, text: str, path: str = "relayed") -> httpx2.Response:
@@ -99,7 +103,7 @@ async def test_a_guard_refuses_what_the_lists_allow(migrated_dsn: str, tmp_path:
         for path in ("relayed", "recipe", "response", "image"):
             before = len(model.asked)
             assert (await said(studio, "a quiet lake", path)).status_code == 200
-            assert model.traces.pop() == TRACE
+            assert model.headers[-1]["traceparent"] == TRACE
             assert len(model.asked) == before + 1, path
             ran = len(worker.received), len(pictures.received)
             refused = await said(studio, f"a {BAD} lake", path)
@@ -112,11 +116,11 @@ async def test_a_guard_refuses_what_the_lists_allow(migrated_dsn: str, tmp_path:
         assert len(model.asked) == asked, "what is refused already is not asked about"
         found = (await studio.post("/v1/moderations", {"input": ["a lake", f"a {BAD}"]})).json()["results"]
         assert [result["flagged"] for result in found] == [False, True]
-        calls, words = len(model.traces), "fine words. " * 22_000
+        calls, words = len(model.received), "fine words. " * 22_000
         assert (await said(studio, words + BAD)).status_code == 422
         number = len(pieces(words))
         assert number > guard.IN_ONE_CALL
-        assert len(model.traces) - calls == (2 if setting == "guard_model" else number), (
+        assert len(model.received) - calls == (2 if setting == "guard_model" else number), (
             "long texts go in several calls"
         )
 
@@ -130,14 +134,52 @@ async def test_a_guard_that_fails_is_a_refusal(migrated_dsn: str, tmp_path: Path
         model = GuardModel()
         await hear(studio, model)
         assert (await said(studio, "a quiet lake")).status_code == 200
-        for failing in ("broken", "slow"):
-            setattr(model, failing, True)
-            answer = await said(studio, "a quiet lake")
-            assert (answer.status_code, answer.json()["error"]["code"]) == (422, "check_failed"), failing
-            run = (await studio.get(f"/v1/runs/{answer.headers['x-run-id']}")).json()
-            assert (run["decision"], run["category"]) == ("refuse", "check_failed")
-            setattr(model, failing, False)
+        model.held.clear()
+        answer = await said(studio, "a quiet lake")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "check_failed"), "it is slow"
+        run = (await studio.get(f"/v1/runs/{answer.headers['x-run-id']}")).json()
+        assert (run["decision"], run["category"]) == ("refuse", "check_failed")
+        model.held.set()
         assert (await said(studio, "a quiet lake")).status_code == 200
+
+
+FINE = Decision("allow", 1, None, "policy@1")
+CANNOT: dict[str, dict[str, Any]] = {
+    "a refusal": {"status_code": 400},
+    "a failure": {"status_code": 500},
+    "a full engine": {"status_code": 429, "headers": {"retry-after": "9"}},
+    "no JSON": {"content": b"<html>"},
+    "nothing useful": {"json": {"nothing": "useful"}},
+    "fewer results than texts": {"json": {"results": []}},
+    "a flag that is none": {"json": {"results": [{"flagged": "no"}]}},
+}
+
+
+async def opinion(text: str, seconds: float = 60.0) -> Decision:
+    models = [{"id": "guard", "abilities": ["moderations"]}]
+    async with mocked_engines(pool_of(("guard-1", "chat", URL), models=models)) as engines:
+        judge = Guard(engines, cast(Registry, None), GuardSettings(model="guard", recipe="", seconds=seconds))
+        return await judge.judged(FINE, [text], "default", "req-1")
+
+
+async def test_what_a_guard_is_asked(httpx2_mock: respx.Router) -> None:
+    fine = {"results": [{"flagged": False, "categories": {}}]}
+    route = httpx2_mock.post(f"{URL}{MODERATIONS}").respond(json=fine)
+    assert await opinion("a quiet lake") == replace(FINE, policy="policy@1+guard:guard")
+    assert json.loads(route.calls.last.request.content) == {"model": "guard", "input": ["a quiet lake"]}
+
+
+@pytest.mark.parametrize("name", CANNOT)
+async def test_an_answer_that_is_no_opinion_refuses(httpx2_mock: respx.Router, name: str) -> None:
+    httpx2_mock.post(f"{URL}{MODERATIONS}").respond(**CANNOT[name])
+    found = await opinion("a quiet lake")
+    assert (found.action, found.category) == ("refuse", CHECK_FAILED)
+
+
+@pytest.mark.parametrize("failure", [httpx2.ConnectError("away"), httpx2.ReadTimeout("late")], ids=repr)
+async def test_a_guard_that_is_not_reached_refuses(httpx2_mock: respx.Router, failure: Exception) -> None:
+    httpx2_mock.post(f"{URL}{MODERATIONS}").mock(side_effect=failure)
+    assert (await opinion("a quiet lake")).category == CHECK_FAILED
 
 
 def test_a_guards_address_is_a_worker_that_takes_no_alias() -> None:

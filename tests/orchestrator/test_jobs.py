@@ -15,9 +15,9 @@ from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.values import End
 from orchestrator.operate.seal import Seal, contents_key
 from tests.fakes.client import RawClient, connected, request
-from tests.fakes.image_worker import ImageWorker
 from tests.fakes.studio import ChatWorker, Studio
 from tests.fakes.wait import answers, eventually, soon
+from tests.fakes.workers import ImageWorker
 
 PATH = "/v1/chat/1to1/imagegen"
 ASKED = {"message": "a red apple", "seed": 7, "partial_images": 0}

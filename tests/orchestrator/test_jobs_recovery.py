@@ -24,11 +24,10 @@ from orchestrator.jobs.values import VERSION
 from orchestrator.operate.seal import Seal
 from orchestrator.pipelines import PIPELINES
 from tests.fakes.client import Answer, connected, request
-from tests.fakes.held_engines import CAPTION, HeldEngines
-from tests.fakes.image_worker import ImageWorker
 from tests.fakes.serving import serving
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import answers, eventually, soon
+from tests.fakes.workers import GatedEngines, ImageWorker
 from tests.orchestrator.test_database_away import away
 from tests.orchestrator.test_jobs import ASKED, PATH, STEPS, ended, events_of
 
@@ -92,7 +91,7 @@ def following(studio: Killed, job_id: str) -> "asyncio.Task[Answer]":
 
 async def test_kill_minus_nine_inside_every_step(durable_dsn: str, tmp_path: Path) -> None:
     """One run in each step, one between two orchestrators' lives: none of what was finished is done again."""
-    engines, jobs = HeldEngines(*STEPS), {}
+    engines, jobs = GatedEngines(*STEPS), {}
     async with serving(engines.app()) as port, mortal(durable_dsn, tmp_path, f"http://127.0.0.1:{port}") as killed:
         for step in reversed(STEPS):  # the first run comes as far as the last step
             engines.open(*STEPS[: STEPS.index(step)])
@@ -118,7 +117,9 @@ async def test_kill_minus_nine_inside_every_step(durable_dsn: str, tmp_path: Pat
         async with studio_over(durable_dsn, tmp_path, durable_jobs=True, **given) as studio:
             for step, job_id in jobs.items():
                 job = await ended(studio, job_id)
-                assert (job["state"], job["attempts"], job["result"]["caption"]) == ("completed", 2, CAPTION), step
+                assert (job["state"], job["attempts"], job["result"]["caption"]) == ("completed", 2, engines.caption), (
+                    step
+                )
                 seen = events_of((await soon(followed[step])).body.decode())
                 headers = {"authorization": f"Bearer {studio.key}", "accept": "text/event-stream"}
                 headers["last-event-id"] = str(len(seen))

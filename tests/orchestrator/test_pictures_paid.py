@@ -8,16 +8,17 @@ from typing import Any
 
 import psycopg
 import pytest
-from fastapi import Request
-from fastapi.responses import Response
 from psycopg.types.json import Json, Jsonb
+from starlette.responses import JSONResponse
 
 from core.http.idempotency import REPEATED
 from orchestrator.access.payments import EngineWork, Step, paying
+from tests.fakes.answers import named
 from tests.fakes.client import connected, request
-from tests.fakes.drawing_worker import DrawingWorker, picture
-from tests.fakes.studio import Studio, studio_over
+from tests.fakes.scripted_worker import Call
+from tests.fakes.studio import DRAWS, Studio, studio_over
 from tests.fakes.wait import answers, eventually
+from tests.fakes.workers import DrawingWorker, picture
 
 pytestmark = pytest.mark.slow
 
@@ -34,20 +35,16 @@ class Broken(DrawingWorker):
 
     repeats = False
 
-    async def _draw(self, sent: dict[str, Any], request: Request) -> Response:
-        answer = await super()._draw(sent, request)
-        if self.repeats:
-            answer.headers[REPEATED] = "true"
-        return answer
+    def draw(self, call: Call) -> Any:
+        answer = super().draw(call)
+        return JSONResponse(answer, headers={REPEATED: "true"}) if self.repeats else answer
 
-    async def _told(self, images: range, previews: int) -> AsyncIterator[bytes]:
+    async def events(self, images: range, previews: int) -> AsyncIterator[bytes]:
         for at in images[:2]:
-            yield event("image_generation.completed", {"b64_json": picture(at), "image_index": at, "seed": at})
-        yield event("error", {"error": {"message": "set to fail", "type": "server_error", "param": None, "code": None}})
-
-
-def event(name: str, data: dict[str, Any]) -> bytes:
-    return f"event: {name}\ndata: {json.dumps({'type': name, **data})}\n\n".encode()
+            whole = {"b64_json": picture(at), "image_index": at, "seed": at}
+            yield named("image_generation.completed", whole)
+        error = {"message": "set to fail", "type": "server_error", "param": None, "code": None}
+        yield named("error", {"error": error})
 
 
 @pytest.fixture(autouse=True)
@@ -225,7 +222,7 @@ async def test_who_leaves_the_line_of_a_full_pool_pays_nothing(studio: Studio, a
 
 @pytest.mark.parametrize("path", [IMAGEGEN, RELAYED])
 async def test_of_a_stream_that_breaks_those_are_paid_that_came(studio: Studio, app: App, path: str) -> None:
-    await studio._drawing(Broken(), "image-1")
+    await studio.start(Broken(), "image-1", **DRAWS)
     answer = await app.post(path, {"prompt": "a red apple", "n": 4, "stream": True, "partial_images": 1})
     assert answer.status_code == 200
     assert await app.paid() == 2
@@ -379,7 +376,7 @@ async def test_a_run_that_is_taken_over_pays_each_step_once(
 ) -> None:
     """The step that its process had finished not at all; the one that its worker had drawn was paid by that process."""
     chat, worker = await studio.chat_worker(), Broken()
-    await studio._drawing(worker, "image-1")
+    await studio.start(worker, "image-1", **DRAWS)
     first = await app.post("/v1/chat/1to1/imagegen", {"message": "a red apple", "n": 2})
     assert (first.status_code, await app.paid()) == (200, 2)
     events = (await studio.get(f"/v1/jobs/{first.headers['x-job-id']}/events")).json()["data"]

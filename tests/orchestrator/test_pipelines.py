@@ -15,10 +15,9 @@ from orchestrator.pipelines import PIPELINES
 from orchestrator.pipelines.calls import Events
 from orchestrator.pipelines.flow import Event
 from orchestrator.pipelines.picture_format import PictureFormat
-from tests.fakes.drawing_worker import PREVIEW, SEED, picture
-from tests.fakes.scripted_worker import CAPTION, expansion
 from tests.fakes.studio import Studio
 from tests.fakes.wait import eventually
+from tests.fakes.workers import CAPTION, PREVIEW, SEED, expansion, picture
 from tests.orchestrator.pipeline_cases import LONG, OWN_PROMPT, STORIES
 
 

@@ -5,8 +5,8 @@ import pytest
 from core.db.pool import open_pool
 from orchestrator.access.keys import create_key
 from orchestrator.policy.floor import Subject
-from tests.fakes.scripted_worker import expansion
 from tests.fakes.studio import Studio
+from tests.fakes.workers import expansion
 from tests.orchestrator.pipeline_cases import LONG, STORIES
 from tests.orchestrator.policy_cases import STEPS
 

@@ -13,9 +13,9 @@ from orchestrator.gateway.costs import PHOTO_TOKENS
 from orchestrator.gateway.selfies import Selfie
 from prompts.sources import SEED
 from tests.fakes.client import connected, request
-from tests.fakes.selfie_worker import FACE, PORTRAIT
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import answers, eventually
+from tests.fakes.workers import FACE, PORTRAIT
 
 PATH, ANALYZE = "/v1/profile/create", "/v1/profile/analyze"
 PICTURE = b"\xff\xd8\xff\xe0 canary-0815 a selfie"

@@ -5,9 +5,9 @@ from typing import Any
 
 import httpx2
 
-from tests.fakes.proving_worker import token_ids
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import answers
+from tests.fakes.workers import token_ids
 from tests.orchestrator.test_proof import digest
 
 SCHEMA = {

@@ -10,8 +10,8 @@ import httpx2
 import pytest
 import rfc8785
 
-from tests.fakes.proving_worker import stands_for, token_ids
 from tests.fakes.studio import WORKER_KEY, Studio, studio_over
+from tests.fakes.workers import stands_for, token_ids
 
 PROOF = ("x-run-id", "x-messages-sha256", "x-policy", "x-floor", "x-epoch-age", "x-proof")
 

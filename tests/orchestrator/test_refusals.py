@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.scripted_worker import expansion
 from tests.fakes.studio import WORKER_KEY, Studio
+from tests.fakes.workers import expansion
 
 HARD = "please write something zzexplicit secretword"
 

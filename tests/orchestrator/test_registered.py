@@ -13,14 +13,15 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from psycopg import sql
+from starlette.types import ASGIApp
 
 from core.db.changes import Writer
 from core.db.pool import open_pool
 from orchestrator.operate.seal import Seal
 from orchestrator.workers.registered import EngineRegistration, RegisteredEngines
-from tests.fakes.image_worker import ImageWorker
 from tests.fakes.studio import WORKER_KEY, Studio, studio_over
 from tests.fakes.wait import answers
+from tests.fakes.workers import ImageWorker
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +64,7 @@ class OtherServer:
         return [each for each in self.received if each[1]]
 
 
-async def registered(studio: Studio, app: FastAPI, name: str = "other", **wanted: Any) -> httpx2.Response:
+async def registered(studio: Studio, app: ASGIApp, name: str = "other", **wanted: Any) -> httpx2.Response:
     url = await studio.serve(app)
     return await studio.post("/v1/workers", {"name": name, "url": f"{url}/v1", **wanted})
 

@@ -9,8 +9,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.fakes.proving_worker import stands_for, token_ids
 from tests.fakes.studio import Studio, studio_over
+from tests.fakes.workers import stands_for, token_ids
 from tests.orchestrator.test_proof import PROOF, digest
 
 CONVERSATION: Any = {"id": "chat_conversation", "variables": {"name": "Ada"}}

@@ -10,11 +10,11 @@ import pytest
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.workers.static import IMAGE_ABILITIES, StaticWorker, announcement_of, workers_of
 from tests.fakes import fake_engine
-from tests.fakes.image_worker import ImageWorker
 from tests.fakes.serving import serving
 from tests.fakes.studio import WORKER_KEY, ChatWorker, Studio, studio_over
 from tests.fakes.upstream import recording_upstream, saying
 from tests.fakes.wait import answers, eventually, soon
+from tests.fakes.workers import ImageWorker
 
 pytestmark = pytest.mark.slow
 

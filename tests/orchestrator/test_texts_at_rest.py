@@ -15,8 +15,8 @@ from core.errors import SoundstageError
 from orchestrator.legacy.conversations import Conversations
 from orchestrator.legacy.intake.ledger import Ledger
 from orchestrator.operate.seal import Seal, contents_key
-from tests.fakes.scripted_worker import expansion
 from tests.fakes.studio import Studio
+from tests.fakes.workers import expansion
 
 MARKER = "quillfeather"
 TEXT = f"a {MARKER} at the harbour"
