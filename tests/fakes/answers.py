@@ -1,10 +1,10 @@
 """Answers in the shapes of OpenAI's API, as vLLM and the workers give them: what every fake here says them with."""
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from starlette.responses import JSONResponse
 
 
@@ -41,7 +41,7 @@ def usage(prompt: int, answered: int) -> dict[str, int]:
 
 
 def event(data: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+    return b"data: " + msgspec.json.encode(data) + b"\n\n"
 
 
 def named(kind: str, data: dict[str, Any]) -> bytes:

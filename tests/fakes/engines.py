@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import httpx2
 
 from core.db.pool import make_pool
@@ -36,3 +37,16 @@ def pool_of(*workers: tuple[str, Kind, str], models: list[dict[str, Any]] | None
 async def mocked_engines(pool: WorkerPool) -> AsyncIterator[Engines]:
     async with Engines(pool, Relay(), mocked_transport()) as engines:
         yield engines
+
+
+class Stream(httpx.AsyncByteStream):
+    """A body in these pieces; one that is an exception breaks it off."""
+
+    def __init__(self, *pieces: bytes | Exception) -> None:
+        self._pieces = pieces
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece

@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import os
 import sys
-import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,11 +24,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from core.http.disconnect import ClientDisconnected, until_disconnect
+from tests.fakes import answers
 
 DEFAULT_COMPLETION_TOKENS = 16
 FINGERPRINT = "fake-1"
 KEPT_REQUESTS = 100
 SLEEPS = ("weights", "kv_cache")
+RESPONSES_USAGE = {"input": "prompt", "output": "completion", "total": "total"}  # in words of their own
 GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 
 
@@ -109,7 +110,7 @@ class FakeEngine:
 
     def envelope(self, body: dict[str, Any], *, chunk: bool) -> dict[str, Any]:
         kind = ("chat.completion" if "messages" in body else "text_completion") + (".chunk" if chunk else "")
-        return {"id": f"fake-{next(self.ids)}", "object": kind, "created": int(time.time()), "model": self.names[0]}
+        return answers.envelope(kind, self.names[0], next(self.ids))
 
 
 def create_app(
@@ -263,7 +264,7 @@ async def _chunks(engine: FakeEngine, body: dict[str, Any], words: list[str]) ->
     def event(at: int, part: dict[str, Any], finish: str | None, done: int, **last: Any) -> bytes:
         choice = {"index": at, **part, "finish_reason": finish}
         usage = {"usage": _usage(body, done)} if each else {}
-        return _event({**envelope, "choices": [choice], **usage, **last})
+        return answers.event({**envelope, "choices": [choice], **usage, **last})
 
     done, first = 0, _after_usage(body) if chat else {}  # vLLM has an event of its own for it, with the role
     async for token in engine.tokens(words, body):
@@ -276,8 +277,8 @@ async def _chunks(engine: FakeEngine, body: dict[str, Any], words: list[str]) ->
         yield event(at, {"delta": {}} if chat else {"text": ""}, "stop", done, **own)
     if asked:
         usage = _usage(body, done * len(several))
-        yield _event({**envelope, "choices": [], "usage": usage, "system_fingerprint": FINGERPRINT})
-    yield b"data: [DONE]\n\n"
+        yield answers.event({**envelope, "choices": [], "usage": usage, "system_fingerprint": FINGERPRINT})
+    yield answers.DONE
 
 
 def _answers(body: dict[str, Any]) -> int:
@@ -298,55 +299,34 @@ async def _response_events(engine: FakeEngine, body: dict[str, Any], words: list
     """The events of /v1/responses that carry text, and the first and the last."""
     begun = _response(engine, body, [], "")
     sent = ""
-    yield _named({"type": "response.created", "sequence_number": 0, "response": {**begun, "status": "in_progress"}})
+    yield _named("response.created", 0, response={**begun, "status": "in_progress"})
     at = {"item_id": begun["output"][0]["id"], "output_index": 0, "content_index": 0}
     async for token in engine.tokens(words, body):
         sent += token
-        yield _named({"type": "response.output_text.delta", "sequence_number": 1, "delta": token, "logprobs": [], **at})
+        yield _named("response.output_text.delta", 1, delta=token, logprobs=[], **at)
     whole = {**_response(engine, body, words, sent), "id": begun["id"]}
-    yield _named({"type": "response.completed", "sequence_number": 2, "response": whole})
+    yield _named("response.completed", 2, response=whole)
+
+
+def _named(kind: str, number: int, **data: Any) -> bytes:
+    return answers.named(kind, {"sequence_number": number, **data})
 
 
 def _response(engine: FakeEngine, body: dict[str, Any], words: list[str], text: str) -> dict[str, Any]:
-    number = next(engine.ids)
-    content: list[dict[str, Any]] = [{"type": "output_text", "text": text, "annotations": [], "logprobs": None}]
-    item = {"id": f"msg-{number}", "type": "message", "role": "assistant", "status": "completed", "content": content}
     usage = _usage(body, len(words))
-    last = {"user": body["user"]} if "user" in body else {}
-    return {
-        **{"id": f"resp-{number}", "object": "response", "created_at": int(time.time()), "model": engine.names[0]},
-        **{
-            "status": "completed",
-            "output": [item],
-            "tools": body.get("tools") or [],
-            "tool_choice": "auto",
-            "parallel_tool_calls": True,
-        },
-        "usage": {
-            "input_tokens": usage["prompt_tokens"],
-            "output_tokens": usage["completion_tokens"],
-            "total_tokens": usage["total_tokens"],
-        },
-        **last,
-    }
-
-
-def _named(event: dict[str, Any]) -> bytes:
-    return f"event: {event['type']}\n".encode() + _event(event)
-
-
-def _event(value: dict[str, Any]) -> bytes:
-    return b"data: " + msgspec.json.encode(value) + b"\n\n"
+    named = {f"{own}_tokens": usage[f"{ours}_tokens"] for own, ours in RESPONSES_USAGE.items()}
+    more = {"tools": body.get("tools") or [], "usage": named, **({"user": body["user"]} if "user" in body else {})}
+    return answers.response(engine.names[0], (text,), next(engine.ids), **more)
 
 
 def _usage(body: dict[str, Any], answered: int) -> dict[str, int]:
     prompt = sum(len(str(m.get("content", "")).split()) for m in body.get("messages", [])) or 1
-    return {"prompt_tokens": prompt, "total_tokens": prompt + answered, "completion_tokens": answered}
+    return answers.usage(prompt, answered)
 
 
 def _error(status: int, message: str) -> Response:
     kind = "BadRequestError" if status < 500 else "InternalServerError"
-    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": status}}, status)
+    return answers.error(status, message, kind, status)
 
 
 def _memory(size: int) -> bytearray:

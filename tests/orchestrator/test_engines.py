@@ -15,7 +15,7 @@ from orchestrator.engines.answer import CHAT as READ_CHAT
 from orchestrator.engines.chat_api import CHAT, RESPONSES, Dialect
 from orchestrator.engines.client import Engines
 from orchestrator.workers.registry import WorkerPool
-from tests.fakes.engines import URL, mocked_engines, pool_of
+from tests.fakes.engines import URL, Stream, mocked_engines, pool_of
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -134,17 +134,6 @@ async def test_what_becomes_of_a_failure(
         await ask(engines)
     assert (caught.value.status, caught.value.code) == wanted
     assert outstanding(pool) == 0
-
-
-class Stream(httpx.AsyncByteStream):
-    def __init__(self, *pieces: bytes | Exception) -> None:
-        self._pieces = pieces
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in self._pieces:
-            if isinstance(piece, Exception):
-                raise piece
-            yield piece
 
 
 @pytest.mark.parametrize("path", BODIES)

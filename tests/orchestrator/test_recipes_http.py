@@ -1,15 +1,21 @@
 """A request that names a recipe: the prompt comes from the database, the answer says which one it was."""
 
 import json
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import httpcore2
 import httpx2
 import openai
 import pytest
+import respx
 from openai.types.chat import ChatCompletionMessageParam
 
+from tests.fakes.answers import chunk, event
 from tests.fakes.client import connected, request
-from tests.fakes.studio import ChatWorker, Studio
+from tests.fakes.engines import URL, Stream, mocked_transport
+from tests.fakes.studio import ChatWorker, Studio, studio_over
 from tests.fakes.wait import answers
 
 HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "one two three"}]
@@ -134,20 +140,44 @@ ENGINE_SAYS: dict[int, tuple[int, str]] = {
     500: (502, "engine_failed"),
     503: (503, "engine_unavailable"),
 }
+ENGINE_FAILS: list[tuple[Exception, tuple[int, str]]] = [
+    (httpx2.ConnectTimeout("late"), (503, "engine_unavailable")),
+    (httpx2.ReadTimeout("late"), (504, "upstream_timeout")),
+    (httpx2.RemoteProtocolError("broken"), (503, "engine_unavailable")),
+]
+COMPLETIONS = f"{URL}/v1/chat/completions"
 
 
-async def test_what_the_engine_refuses(studio: Studio) -> None:
-    worker = await studio.chat_worker()
+@pytest.fixture
+async def mocked(migrated_dsn: str, tmp_path: Path, httpx2_mock: respx.Router) -> AsyncIterator[Studio]:
+    """A studio whose one chat worker is respx's."""
+    httpx2_mock.route(host="127.0.0.1").pass_through()
+    async with studio_over(migrated_dsn, tmp_path, transport=mocked_transport()) as studio:
+        assert (await studio.register("chat-1", URL)).status_code == 200
+        yield studio
+
+
+async def test_what_the_engine_refuses(mocked: Studio, httpx2_mock: respx.Router) -> None:
     for said, wanted in ENGINE_SAYS.items():
-        await worker.behave(fail_with=said)
-        answer = await studio.post("/v1/chat/completions", {**RECIPE, "messages": HI})
+        httpx2_mock.post(COMPLETIONS).respond(said, json={"error": {"message": "set to fail", "code": said}})
+        answer = await mocked.post("/v1/chat/completions", {**RECIPE, "messages": HI})
         assert (answer.status_code, answer.json()["error"]["code"]) == wanted, said
+        run = (await mocked.get(f"/v1/runs/{answer.headers['x-run-id']}")).json()
+        assert run["status"] == wanted[0]
 
 
-async def test_an_engine_that_breaks_off_is_an_error_in_the_stream(studio: Studio) -> None:
-    worker = await studio.chat_worker()
-    await worker.behave(break_after_tokens=2)
-    stream = await studio.sdk().chat.completions.create(model="any", messages=HI, stream=True, extra_body=RECIPE)
+async def test_an_engine_that_is_not_reached(mocked: Studio, httpx2_mock: respx.Router) -> None:
+    for failure, wanted in ENGINE_FAILS:
+        httpx2_mock.post(COMPLETIONS).mock(side_effect=failure)
+        answer = await mocked.post("/v1/chat/completions", {**RECIPE, "messages": HI})
+        assert (answer.status_code, answer.json()["error"]["code"]) == wanted, failure
+
+
+async def test_an_engine_that_breaks_off_is_an_error_in_the_stream(mocked: Studio, httpx2_mock: respx.Router) -> None:
+    words = (event(chunk("small", word)) for word in ("one", " two"))
+    broken = Stream(*words, httpcore2.RemoteProtocolError("closed"))
+    httpx2_mock.post(COMPLETIONS).respond(stream=broken, content_type="text/event-stream")
+    stream = await mocked.sdk().chat.completions.create(model="any", messages=HI, stream=True, extra_body=RECIPE)
     assert [(await anext(stream)).choices[0].delta.content for _ in range(2)] == ["one", " two"]
     with pytest.raises(openai.APIError, match="closed the stream"):
         await anext(stream)
