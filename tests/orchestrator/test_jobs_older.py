@@ -13,9 +13,9 @@ from psycopg.types.json import Json, Jsonb
 from orchestrator.jobs.locks import lock_key
 from orchestrator.jobs.values import VERSION
 from orchestrator.pipelines.flow import COMPLETED, STARTED
-from tests.fakes.image_worker import ImageWorker
 from tests.fakes.studio import Studio
 from tests.fakes.wait import answers, eventually
+from tests.fakes.workers import ImageWorker
 from tests.orchestrator.test_jobs import ASKED, PATH, ended
 
 _SCHEMA = """

@@ -162,8 +162,6 @@ async def test_what_the_engine_refuses(mocked: Studio, httpx2_mock: respx.Router
         httpx2_mock.post(COMPLETIONS).respond(said, json={"error": {"message": "set to fail", "code": said}})
         answer = await mocked.post("/v1/chat/completions", {**RECIPE, "messages": HI})
         assert (answer.status_code, answer.json()["error"]["code"]) == wanted, said
-        run = (await mocked.get(f"/v1/runs/{answer.headers['x-run-id']}")).json()
-        assert run["status"] == wanted[0]
 
 
 async def test_an_engine_that_is_not_reached(mocked: Studio, httpx2_mock: respx.Router) -> None:
