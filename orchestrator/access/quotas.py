@@ -27,7 +27,7 @@ AWAY_SECONDS = 1.0
 
 
 @dataclass
-class _Held:
+class _QuotaShare:
     """What this orchestrator holds of a quota in the period that ends at `until`, on the monotonic clock."""
 
     until: float = 0.0
@@ -42,7 +42,7 @@ class Quotas:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._held: dict[tuple[str, Quota], _Held] = {}
+        self._held: dict[tuple[str, Quota], _QuotaShare] = {}
         self.slots = Slots(pool)
         self._seen: dict[str, float] = {}
         self._away_until = 0.0
@@ -66,9 +66,9 @@ class Quotas:
             raise TooManyAtOnce(limits.concurrent, whose)
         entry.running.append(owner)
 
-    async def take(self, owner: str, whose: str, quota: Quota, amount: int) -> _Held:
+    async def take(self, owner: str, whose: str, quota: Quota, amount: int) -> _QuotaShare:
         """So much of a quota. Raises RateLimited, Unavailable."""
-        held = self._held.setdefault((owner, quota), _Held())
+        held = self._held.setdefault((owner, quota), _QuotaShare())
         if held.until <= time.monotonic() or held.left < amount:
             async with held.lock:
                 await self._more(held, owner, quota, amount)
@@ -78,7 +78,7 @@ class Quotas:
         held.left -= amount
         return held
 
-    async def _more(self, held: _Held, owner: str, quota: Quota, amount: int) -> None:
+    async def _more(self, held: _QuotaShare, owner: str, quota: Quota, amount: int) -> None:
         """Take from the database, unless another request did so while this one waited, or there is no more."""
         now = time.monotonic()
         fresh = held.until > now
@@ -162,7 +162,7 @@ class Entry:
     def __init__(self, quotas: Quotas, key: Key) -> None:
         self._quotas = quotas
         self._key = key
-        self._taken: dict[tuple[str, Quota], tuple[_Held, float, int]] = {}  # with the period's end, and how much
+        self._taken: dict[tuple[str, Quota], tuple[_QuotaShare, float, int]] = {}  # with the period's end, and how much
         self.running: list[str] = []
         self._left = False
 
@@ -201,7 +201,7 @@ class Entry:
     def headers(self) -> list[tuple[bytes, bytes]]:
         """`x-ratelimit-*` of the tightest limit of each measure."""
         now = time.monotonic()
-        tightest: dict[Measure, tuple[int, Quota, _Held]] = {}
+        tightest: dict[Measure, tuple[int, Quota, _QuotaShare]] = {}
         for (_, quota), (held, _, _) in self._taken.items():
             left = max(0, quota.most - held.used + held.left)
             if quota.measure not in tightest or left < tightest[quota.measure][0]:

@@ -64,16 +64,16 @@ class Guard:
         self._engines, self._registry, self._settings = engines, registry, settings
         self.name = "+".join(f"guard:{name}" for name in (settings.model, settings.recipe) if name)
 
-    async def judged(
+    async def opinion(
         self, found: Decision, texts: Iterable[str], tenant: str, request_id: str, trace: str | None = None
     ) -> Decision:
         """The decision with the guard's opinion, and with its name: it shows who was asked. What fails is a refusal.
         `trace`: the `traceparent` that the guard is told."""
-        category = await self._opinion(texts, found.tier, _Requester(tenant, request_id, trace))
+        category = await self._category(texts, found.tier, _Requester(tenant, request_id, trace))
         found = replace(found, policy=f"{found.policy}+{self.name}")
         return replace(found, action="refuse", category=category, constraints="") if category else found
 
-    async def _opinion(self, texts: Iterable[str], tier: int, requester: "_Requester") -> str | None:
+    async def _category(self, texts: Iterable[str], tier: int, requester: "_Requester") -> str | None:
         """The category to refuse with, or None."""
         try:
             async with asyncio.timeout(self._settings.seconds):

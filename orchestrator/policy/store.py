@@ -48,7 +48,7 @@ class Policies:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._standing: dict[str, Standing] = {}
-        self._pinned: dict[int, Rules] = {}
+        self._by_version: dict[int, Rules] = {}
         self._generation = 0
 
     def drop(self) -> None:
@@ -69,17 +69,17 @@ class Policies:
                 self._standing[tenant] = found
         return found
 
-    async def pinned(self, version: int | None) -> Rules:
+    async def rules_of(self, version: int | None) -> Rules:
         """The rules of the policy version a release names. Raises PolicyUnavailableError."""
         if version is None:
             return Rules()
-        if version not in self._pinned:
+        if version not in self._by_version:
             try:
                 document = await self._document(version)
-                self._pinned[version] = await asyncio.to_thread(compile_rules, f"policy@{version}", document)
+                self._by_version[version] = await asyncio.to_thread(compile_rules, f"policy@{version}", document)
             except (*DATABASE_AWAY, SoundstageError) as exc:
                 raise PolicyUnavailableError from exc
-        return self._pinned[version]
+        return self._by_version[version]
 
     async def _document(self, version: int) -> dict[str, Any]:
         query = "select document from policies where tenant is null and version = %s"

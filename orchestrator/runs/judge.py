@@ -87,7 +87,7 @@ class Judge:
             standing = await self.standing(caller.key.tenant)
             rules = standing.rules
             if version is not None:
-                rules = rules + await self.policies.pinned(version)
+                rules = rules + await self.policies.rules_of(version)
         except PolicyUnavailableError:
             return Decision("refuse", policy.GENERAL, policy.CHECK_FAILED, "unknown")
         if any(map(shows_somebody, texts)):
@@ -98,7 +98,7 @@ class Judge:
         decision = await in_turns(policy.deciding(texts, tier=tier, surface=surface, rules=rules, subject=subject))
         if self._guard is None or decision.action == "refuse" or not conditions.get("last", True):
             return decision
-        return await self._guard.judged(decision, texts, caller.key.tenant, caller.request_id, caller.trace)
+        return await self._guard.opinion(decision, texts, caller.key.tenant, caller.request_id, caller.trace)
 
     def headers(self, run: Run) -> Headers:
         """What is known of a run now."""

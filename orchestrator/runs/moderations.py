@@ -65,7 +65,7 @@ def router(keys: Keys, judge: Judge, guard: Guard | None) -> APIRouter:
             for at, (text, decision) in enumerate(zip(_texts(body), found, strict=True)):
                 if decision.action != "refuse" and text:
                     who = key.tenant, request.scope["request_id"], traceparent(request.headers.get("traceparent"))
-                    found[at] = await guard.judged(decision, [text], *who)
+                    found[at] = await guard.opinion(decision, [text], *who)
         return {
             "id": new_run_id().replace("run_", "modr_"),
             "model": f"soundstage-floor-{floor.version()}",

@@ -159,7 +159,7 @@ async def opinion(text: str, seconds: float = 60.0) -> Decision:
     models = [{"id": "guard", "abilities": ["moderations"]}]
     async with mocked_engines(pool_of(("guard-1", "chat", URL), models=models)) as engines:
         judge = Guard(engines, cast(Registry, None), GuardSettings(model="guard", recipe="", seconds=seconds))
-        return await judge.judged(FINE, [text], "default", "req-1")
+        return await judge.opinion(FINE, [text], "default", "req-1")
 
 
 async def test_what_a_guard_is_asked(httpx2_mock: respx.Router) -> None:
