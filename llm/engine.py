@@ -62,7 +62,7 @@ class Engine:
         self.checkpoint: Path | None = None
         self.chat_template: Path | None = None
         self.control_tokens: tuple[str, ...] | None = None
-        self.memory_deaths = 0  # the rung of the ladder it stands on
+        self.memory_deaths = 0  # so much less it is started with
         self._sleep_level = sleep_level
         self._wanted, self._unwanted = asyncio.Event(), asyncio.Event()
         self._wanted.set()

@@ -50,7 +50,7 @@ def sequences_of(args: Sequence[str]) -> int:
 
 
 def without_sequences(args: Sequence[str]) -> tuple[str, ...]:
-    """The arguments less --max-num-seqs, which the ladder sets."""
+    """The arguments less --max-num-seqs, which is set anew."""
     kept: list[str] = []
     skip = False
     for word in args:

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 
 from bench.harness import Program, own_environment, python, running
-from image import malloc_trim as heap
+from image import malloc_trim
 from tests.endurance import harness
 from tests.vision.photos import ASTRONAUT, encoded, photo
 from training import untrained
@@ -87,7 +87,7 @@ async def _course(worker: Program, requests: int, ask: Ask) -> dict[str, Any]:
                     answers[await ask(session, worker.url, number)] += 1
 
             await asyncio.gather(*(client() for _ in range(CLIENTS)))
-            await asyncio.sleep(2 * heap.SECONDS + 1)  # by then a worker has given back what it freed
+            await asyncio.sleep(2 * malloc_trim.SECONDS + 1)  # by then a worker has given back what it freed
             memory.append(worker.resident_mib())
             print(worker.name, sum(answers.values()), "requests:", memory[-1], "MiB", flush=True)
     quarter = parts // 4

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from image import malloc_trim as heap
+from image import malloc_trim
 
 
 async def test_it_is_given_back_while_requests_come_and_once_after(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,13 +21,13 @@ async def test_it_is_given_back_while_requests_come_and_once_after(monkeypatch: 
             raise asyncio.CancelledError from None
         return at
 
-    monkeypatch.setattr(heap, "give_back", lambda: given_back.append(at))
+    monkeypatch.setattr(malloc_trim, "give_back", lambda: given_back.append(at))
     with pytest.raises(asyncio.CancelledError):
-        await heap.keep_giving_back(taken, seconds=0)
+        await malloc_trim.keep_giving_back(taken, seconds=0)
     assert given_back == [3, 4, 4]
 
 
 def test_a_c_library_without_the_call_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    heap.give_back()
+    malloc_trim.give_back()
     monkeypatch.setattr("image.malloc_trim.ctypes.CDLL", lambda name: object())
-    heap.give_back()
+    malloc_trim.give_back()

@@ -6,7 +6,7 @@ import random
 import psutil
 import pytest
 
-from image import malloc_trim as heap
+from image import malloc_trim
 from image.events import LAST, Cancelled
 from image.messages import Cancel
 from image.pipelines.zimage import ZImage
@@ -47,5 +47,5 @@ def _serve(driven: Driven, chance: random.Random, count: int) -> None:
 
 def _resident() -> int:
     gc.collect()
-    heap.give_back()  # as the worker does
+    malloc_trim.give_back()  # as the worker does
     return int(psutil.Process().memory_info().rss)
