@@ -1,12 +1,12 @@
 """The caller's end of one image in the engine."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from core.errors import Unavailable
-from image.events import LAST, Admitted, Cancelled, Event, Failed, Finished, Progress
+from image.events import LAST, Admitted, Cancelled, Event, Failed, Finished, Partial, Progress
 from image.request import ImageRequest, RequestId
 
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
@@ -36,46 +36,56 @@ class View:
 
 
 class Generation:
-    """An async iterator of events that ends after the last one. Belongs to the event loop's thread. Whoever stops
-    listening before the end calls `cancel`."""
+    """One image's events, from the first on, for any number of listeners. Belongs to the event loop's thread. Whoever
+    stops listening before the end calls `cancel`."""
 
     def __init__(self, id: RequestId, request: ImageRequest, cancel: Callable[[], None]) -> None:
         self.id = id
         self.request = request
         self.view = View(request.own_steps)
         self._cancel = cancel
-        # Bounded by what one request can tell: its steps, its previews and its end.
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._ended = False
+        self._events: list[Event] = []  # that it was admitted, its previews and its end
+        self._news = asyncio.Event()
 
     def deliver(self, event: Event) -> None:
-        self._ended = isinstance(event, LAST)
+        """Nothing comes after the last."""
+        if self.last is not None:
+            return
         self.view.follow(event)
-        self._events.put_nowait(event)
+        if not isinstance(event, Progress):
+            self._events.append(event)
+            self._news.set()  # who waits looks now; the next news is another one
+            self._news = asyncio.Event()
 
     def cancel(self) -> None:
         """Take no further step; nothing happens to an image that is done."""
-        if not self._ended:
+        if self.last is None:
             self._cancel()
 
+    @property
+    def last(self) -> Finished | Failed | Cancelled | None:
+        """How it ended; None where it has not."""
+        last = self._events[-1] if self._events else None
+        return last if isinstance(last, LAST) else None
+
+    @property
+    def bytes(self) -> int:
+        """Of its pictures."""
+        return sum(len(event.pixels.rgb) for event in self._events if isinstance(event, Finished | Partial))
+
     async def __aiter__(self) -> AsyncIterator[Event]:
-        while True:
-            event = await self._events.get()
-            yield event
-            if isinstance(event, LAST):
-                return
+        at = 0
+        while not at or not isinstance(self._events[at - 1], LAST):
+            while at == len(self._events):
+                await self._news.wait()
+            yield self._events[at]
+            at += 1
 
     async def result(self) -> Finished:
         """Wait for the image. Raises the error of a request that failed or was cancelled."""
-        return await last_of(self)
-
-
-async def last_of(events: AsyncIterable[Event]) -> Finished:
-    """The image at the end of its events. Raises the error of a request that failed or was cancelled."""
-    async for event in events:
-        if isinstance(event, LAST):
-            return finished(event)
-    raise AssertionError("the events ended without a last one")
+        while self.last is None:
+            await self._news.wait()
+        return finished(self.last)
 
 
 def finished(event: Finished | Failed | Cancelled) -> Finished:

@@ -15,9 +15,8 @@ from prometheus_client import Counter, Gauge
 
 from core.errors import Unavailable
 from core.repeats import Bounds, Calls, Name
-from image.events import LAST, Cancelled, Event, Finished, Partial, Progress
-from image.generation import Generation, last_of
-from image.request import ImageRequest
+from image.events import Cancelled, Finished
+from image.generation import Generation
 
 CALLED_OFF_SECONDS, MOST_CALLED_OFF = 10.0, 1000
 REPEATS = Counter("soundstage_image_repeats_total", "Calls that were asked before under their key.", ["found"])
@@ -42,56 +41,6 @@ class RepeatableCall:
         return self.tenant, self.key
 
 
-class SharedImage:
-    """One image for several listeners: each hears all of its events, from the first on."""
-
-    def __init__(self, generation: Generation) -> None:
-        self.request: ImageRequest = generation.request
-        self._generation = generation
-        self._events: list[Event] = []
-        self._news = asyncio.Event()
-
-    async def hear(self) -> None:
-        """Up to the last event; cancelled, that is the last."""
-        try:
-            async for event in self._generation:
-                if not isinstance(event, Progress):
-                    self._add(event)
-        finally:
-            if self.last is None:
-                self._add(Cancelled())
-
-    def _add(self, event: Event) -> None:
-        self._events.append(event)
-        self._news.set()
-        self._news = asyncio.Event()
-
-    @property
-    def last(self) -> Event | None:
-        """How it ended; None where it has not."""
-        last = self._events[-1] if self._events else None
-        return last if isinstance(last, LAST) else None
-
-    @property
-    def bytes(self) -> int:
-        return sum(len(event.pixels.rgb) for event in self._events if isinstance(event, Finished | Partial))
-
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        at = 0
-        while True:
-            while at == len(self._events):
-                await self._news.wait()
-            event = self._events[at]
-            at += 1
-            yield event
-            if isinstance(event, LAST):
-                return
-
-    async def result(self) -> Finished:
-        """Wait for the image. Raises the error of a request that failed or was cancelled."""
-        return await last_of(self)
-
-
 class RunningCall:
     """The images of one call, drawn by a task of their own, and how many wait for them. Where the task ends before it
     has begun, whoever made the call says so in `begun`."""
@@ -99,15 +48,21 @@ class RunningCall:
     def __init__(self, sha256: str, draw: Draw) -> None:
         self.sha256 = sha256
         self.listeners = 0
-        self.begun: asyncio.Future[Sequence[SharedImage]] = asyncio.get_running_loop().create_future()
+        self.begun: asyncio.Future[Sequence[Generation]] = asyncio.get_running_loop().create_future()
         self.begun.add_done_callback(lambda begun: begun.exception())  # it may be that nobody is left to be told
         self.drawing = asyncio.create_task(self._draw(draw))
 
     async def _draw(self, draw: Draw) -> None:
-        async with draw() as generations:
-            images = [SharedImage(generation) for generation in generations]
-            self.begun.set_result(images)
-            await asyncio.gather(*(image.hear() for image in images))
+        images: Sequence[Generation] = ()
+        try:
+            async with draw() as images:
+                self.begun.set_result(images)
+                for image in images:
+                    async for _ in image:
+                        pass
+        finally:
+            for image in images:
+                image.deliver(Cancelled())  # to those that have not ended
 
     @property
     def over(self) -> bool:
@@ -135,7 +90,7 @@ class Repeats:
         KEPT.set_function(lambda: self._calls.bytes)
 
     @contextlib.asynccontextmanager
-    async def joined(self, asked: RepeatableCall, draw: Draw) -> AsyncIterator[Sequence[SharedImage]]:
+    async def joined(self, asked: RepeatableCall, draw: Draw) -> AsyncIterator[Sequence[Generation]]:
         """The images of this call, drawn now, already, or before. Who leaves last before they are done ends them, at
         once or after `asked.wait`. Raises Conflict where the key was used for something else, and what `draw` raises.
         """

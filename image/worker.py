@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from fastapi import Request
 
@@ -21,7 +21,7 @@ from image.encode import EDITED, GENERATED, Origin, Output, encode
 from image.events import LAST, Admitted, Finished, Partial
 from image.generation import Generation, finished
 from image.ledger import Ledger
-from image.repeats import RepeatableCall, Repeats, SharedImage
+from image.repeats import RepeatableCall, Repeats
 from image.request import ImageRequest, Pixels, Priority, Standing
 from image.settings import ImageSettings
 from image.signing import Signer
@@ -87,9 +87,6 @@ class Picture:
         pixels = sum(p.width * p.height for p in source.pictures) if source else 0
         return pixels * self.done.image_tokens // (self.request.width * self.request.height)
 
-
-Image: TypeAlias = Generation | SharedImage
-"""An image whose events can be followed."""
 
 StreamPart = Admitted | tuple[int, bytes] | Picture
 """What a stream tells of an image: that it runs, previews with their index, the picture."""
@@ -185,7 +182,7 @@ class Worker:
                 results = [(image.request, await image.result()) for image in images]
         return [await self.finish(job, *pair) for pair in results]
 
-    def submitted(self, job: Job) -> AbstractAsyncContextManager[Sequence[Image]]:
+    def submitted(self, job: Job) -> AbstractAsyncContextManager[Sequence[Generation]]:
         """The job's images, drawn for it or, where it was asked for before, for that call."""
         if job.call is None:
             return self._drawn(job)
@@ -208,7 +205,7 @@ class Worker:
         """The models are loaded for as long as the block runs. Raises Overloaded, Unavailable."""
         return self.lease.use() if self.lease else nullcontext()
 
-    async def follow(self, job: Job, image: Image) -> AsyncGenerator[StreamPart, None]:
+    async def follow(self, job: Job, image: Generation) -> AsyncGenerator[StreamPart, None]:
         """That it runs, each preview with its index, then the picture. Raises what the image failed with."""
         async for event in image:
             if isinstance(event, Admitted):

@@ -28,7 +28,7 @@ from core.http.disconnect import ClientDisconnected, until_disconnect
 from core.repeats import Bounds
 from image.events import Admitted, Finished, Partial
 from image.generation import Generation
-from image.repeats import RepeatableCall, SharedImage
+from image.repeats import RepeatableCall
 from image.repeats import Repeats as ImageRepeats
 from image.request import ImageRequest, Pixels, RequestId
 from llm.repeats import Repeats
@@ -158,7 +158,7 @@ class Engine:
             await self._sleep(half if self._tick else 0)
         generation.deliver(Finished(Pixels(64, 64, picture(asked.prompt, asked.seed)), "", 1, 1))
 
-    async def _streamed(self, image: SharedImage, send: Send) -> None:
+    async def _streamed(self, image: Generation, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
         async for event in image:
             if isinstance(event, Partial | Finished):
@@ -171,7 +171,7 @@ class Engine:
         await send({"type": "http.response.body", "body": b""})
 
 
-def _datum(pixels: Pixels, image: SharedImage) -> dict[str, Any]:
+def _datum(pixels: Pixels, image: Generation) -> dict[str, Any]:
     return {"b64_json": base64.b64encode(pixels.rgb).decode(), "seed": image.request.seed}
 
 
