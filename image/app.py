@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from starlette.types import Scope
 
 from core.http.shell import Authorise, Shell
-from core.repeats import Bounds
+from core.keyed_calls import Bounds
 from core.service import Readiness, create_service
 from core.watchers import Watchers
 from core.worker_key import worker_key_check

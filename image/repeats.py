@@ -14,12 +14,12 @@ from typing import Literal
 from prometheus_client import Counter, Gauge
 
 from core.errors import Unavailable
-from core.repeats import Bounds, Calls, Name
+from core.keyed_calls import Bounds, KeyedCalls, Name
 from image.events import Cancelled, Finished
 from image.generation import Generation
 
 CALLED_OFF_SECONDS, MOST_CALLED_OFF = 10.0, 1000
-REPEATS = Counter("soundstage_image_repeats_total", "Calls that were asked before under their key.", ["found"])
+REPEATS = Counter("soundstage_image_repeats_total", "KeyedCalls that were asked before under their key.", ["found"])
 KEPT = Gauge("soundstage_image_repeats_bytes", "Pixels kept of calls that may be asked for again.")
 
 Draw = Callable[[], AbstractAsyncContextManager[list[Generation]]]
@@ -81,11 +81,11 @@ class RunningCall:
 
 
 class Repeats:
-    """Calls with keys: those that are drawn now, and those that were. Belongs to the event loop."""
+    """KeyedCalls with keys: those that are drawn now, and those that were. Belongs to the event loop."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._longest = bounds.seconds
-        self._calls = Calls[RunningCall](bounds)
+        self._calls = KeyedCalls[RunningCall](bounds)
         self._called_off: set[Name] = set()
         KEPT.set_function(lambda: self._calls.bytes)
 

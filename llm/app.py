@@ -20,8 +20,8 @@ from core.http.shell import Shell
 from core.json.canonical import read_messages, read_responses
 from core.json.size import aside, is_heavy
 from core.json.text import decoded
+from core.keyed_calls import Bounds
 from core.registration import registrar_of
-from core.repeats import Bounds
 from core.service import Readiness, create_service
 from core.watchers import Watchers
 from core.wire.workers import Announcement

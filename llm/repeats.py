@@ -13,7 +13,7 @@ from prometheus_client import Counter
 from starlette.types import Message, Send
 
 from core.http import idempotency
-from core.repeats import Bounds, Calls
+from core.keyed_calls import Bounds, KeyedCalls
 
 REPEATS = Counter("soundstage_chat_repeats_total", "Answers given again to who asked with the same key.")
 MOST_BYTES = 1 << 20  # of one answer that is kept
@@ -60,7 +60,7 @@ class Repeats:
     """Belongs to the event loop."""
 
     def __init__(self, bounds: Bounds) -> None:
-        self._calls = Calls[RecordedCall](bounds)
+        self._calls = KeyedCalls[RecordedCall](bounds)
 
     async def answer(
         self,

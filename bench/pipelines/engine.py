@@ -25,7 +25,7 @@ from starlette.types import Send
 from core.errors import InvalidRequest, SoundstageError
 from core.http.body import read_body
 from core.http.disconnect import ClientDisconnected, until_disconnect
-from core.repeats import Bounds
+from core.keyed_calls import Bounds
 from image.events import Admitted, Finished, Partial
 from image.generation import Generation
 from image.repeats import RepeatableCall

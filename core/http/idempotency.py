@@ -1,5 +1,5 @@
 """`Idempotency-Key`: the same request again has the same key, and gets the same answer. How every service reads it;
-core/repeats.py has what a worker remembers."""
+core/keyed_calls.py has what a worker remembers."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Calls with an `Idempotency-Key`, as a worker remembers them: those that run now, and those that were answered."""
+"""KeyedCalls with an `Idempotency-Key`, as a worker remembers them: those that run now, and those that were answered."""
 
 import asyncio
 from collections import OrderedDict
@@ -36,7 +36,7 @@ class _Entry(Generic[C]):
     timer: asyncio.TimerHandle
 
 
-class Calls(Generic[C]):
+class KeyedCalls(Generic[C]):
     """In memory alone. Belongs to the event loop."""
 
     def __init__(self, bounds: Bounds) -> None:
