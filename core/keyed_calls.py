@@ -1,4 +1,4 @@
-"""KeyedCalls with an `Idempotency-Key`, as a worker remembers them: those that run now, and those that were answered."""
+"""Calls with an `Idempotency-Key`, as a worker remembers them: those that run now, and those that were answered."""
 
 import asyncio
 from collections import OrderedDict

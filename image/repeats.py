@@ -81,7 +81,7 @@ class RunningCall:
 
 
 class Repeats:
-    """KeyedCalls with keys: those that are drawn now, and those that were. Belongs to the event loop."""
+    """Calls with keys: those that are drawn now, and those that were. Belongs to the event loop."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._longest = bounds.seconds
