@@ -8,7 +8,7 @@ from core.errors import InvalidRequest
 from prompts import fuzz, includes, lint
 from prompts.lint import TemplateError
 from prompts.render import ENVIRONMENT, Part, Release
-from prompts.schema import NOTHING, compile_schema
+from prompts.schema import compile_schema
 from prompts.sources import RecipeSource
 
 
@@ -37,7 +37,7 @@ def check(source: RecipeSource) -> Release:
     return release
 
 
-def compile_source(source: RecipeSource, validator: Any = None) -> Release:
+def compile_source(source: RecipeSource, validator: Any) -> Release:
     """The source as it would be resolved, as version 0."""
     return Release(
         recipe=source.name,
@@ -47,7 +47,7 @@ def compile_source(source: RecipeSource, validator: Any = None) -> Release:
         sha256=source.sha256,
         parts=[Part.compiled(message.role, message.body, source.includes) for message in source.messages],
         schema=source.variables,
-        validator=validator or compile_schema(source.variables or NOTHING),
+        validator=validator,
         tier=source.tier,
         control_tokens=source.control_tokens,
         max_output=source.max_output,

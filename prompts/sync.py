@@ -26,13 +26,12 @@ State = Literal["same", "changed here", "changed there", "conflict", "only here"
 
 @dataclass(frozen=True)
 class Entry:
-    """One recipe on both sides. `there_version` and `revision` are those of the label in the database."""
+    """One recipe on both sides. `revision` is that of the label in the database."""
 
     name: str
     state: State
     here: RecipeSource | None
     there: RecipeSource | None
-    there_version: int | None = None
     revision: int = 0
 
     @property
@@ -58,8 +57,7 @@ async def compare(pool: Pool, folder: Path, *, label: str = PRODUCTION, tenant: 
         row = there.get(name)
         source = await read.source(pool, name, row["version"], tenant=tenant) if row else None
         state = _judge(here.get(name), source, base.get(name))
-        version, revision = (row["version"], row["revision"]) if row else (None, 0)
-        found.append(Entry(name, state, here.get(name), source, version, revision))
+        found.append(Entry(name, state, here.get(name), source, row["revision"] if row else 0))
     return found
 
 

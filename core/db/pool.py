@@ -20,20 +20,17 @@ RECONNECT_SECONDS = 10.0
 
 
 @asynccontextmanager
-async def open_pool(
-    dsn: str, *, size: int = 8, wait_seconds: float = WAIT_SECONDS, statement_seconds: float = STATEMENT_SECONDS
-) -> AsyncIterator[Pool]:
-    """A pool of autocommit connections with rows as dicts. A wait for one is bounded in time and in number, and so is a
-    wait for the server's answer on it."""
-    made = make_pool(dsn, size=size, wait_seconds=wait_seconds, statement_seconds=statement_seconds)
-    async with opened(made) as pool:
+async def open_pool(dsn: str, *, size: int = 8, **seconds: float) -> AsyncIterator[Pool]:
+    """What `make_pool` makes, open for as long as the block runs."""
+    async with opened(make_pool(dsn, size=size, **seconds)) as pool:
         yield pool
 
 
 def make_pool(
     dsn: str, *, size: int = 8, wait_seconds: float = WAIT_SECONDS, statement_seconds: float = STATEMENT_SECONDS
 ) -> Pool:
-    """The same pool, not yet open."""
+    """A pool of autocommit connections with rows as dicts, not yet open. A wait for one is bounded in time and in
+    number, and so is a wait for the server's answer on it."""
     options: dict[str, Any] = {"autocommit": True, "row_factory": dict_row, "connect_timeout": CONNECT_SECONDS}
 
     async def configure(connection: AsyncConnection[Any]) -> None:
