@@ -7,6 +7,7 @@ up exactly: accepted = finished + failed + cancelled.
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import re
@@ -185,13 +186,13 @@ async def _rest(clients: list[Client], url: str, process: psutil.Process) -> dic
 async def _watch(process: psutil.Process, memory: list[float]) -> None:
     while True:
         memory.append(process.memory_info().rss / 2**20)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.1)
 
 
 def _compared(before: dict[str, float], after: dict[str, float], memory: list[float]) -> dict[str, Any]:
     """The reading itself is accepted and in flight as it is made: 1."""
-    quarter = max(1, len(memory) // 4)
-    quarters = [round(statistics.mean(memory[at : at + quarter]), 1) for at in range(0, 4 * quarter, quarter)]
+    ends = [len(memory) * part // 4 for part in range(5)]
+    quarters = [round(statistics.mean(memory[a:b] or memory[-1:]), 1) for a, b in itertools.pairwise(ends)]
     holds = {
         "counters add up": after["accepted"] - sum(after[end] for end in ENDS) == 1 == after["in_flight"],
         **{f"no {what} is left": after[what] <= before[what] for what in ("tasks", "open_files", "connections")},
