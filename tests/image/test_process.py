@@ -40,7 +40,7 @@ async def test_it_ends_what_runs_says_goodbye_and_comes_back_after_kill_9(tmp_pa
             first = await announced(peer, ready=True)
             process.send_signal(signal.SIGKILL)
             await soon(process.wait())
-        async with started(tmp_path, port, ORCHESTRATOR_URL=peer.url) as process:
+        async with started(tmp_path, port, ORCHESTRATOR_URL=peer.url, STOP_SECONDS="90") as process:
             second = await announced(peer, ready=True)
             assert (second["id"] != first["id"], second["url"]) == (True, first["url"])
             async with connected(port) as client:

@@ -49,7 +49,7 @@ async def orchestrator(dsn: str, data_dir: Path) -> AsyncIterator[Orchestrator]:
     port = free_port()
     given = {"DATABASE_URL": dsn, "DATA_DIR": str(data_dir), "PORT": str(port), "WAN_WORKER_API_KEY": WORKER_KEY}
     kept = {name: value for name, value in os.environ.items() if name not in ("LLM_URL", "HOST")}
-    env = {**kept, **given, "LOG_LEVEL": "error"}
+    env = {**kept, **given, "LOG_LEVEL": "error", "STOP_SECONDS": "90"}
     async with program(sys.executable, "-m", "orchestrator", env=env) as process:
         async with asyncio.timeout(START_SECONDS):
             while not await _listens(port):  # noqa: ASYNC110 - another process: it has no event to wait for
