@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from core.db.errors import DATABASE_AWAY
+from core.db.plain import error_of, error_record, plain
 from core.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from core.http import idempotency
 from core.http.disconnect import ClientDisconnected, until_disconnect
@@ -22,7 +23,6 @@ from orchestrator.access.keys import Key
 from orchestrator.jobs import store
 from orchestrator.jobs.executor import Executor
 from orchestrator.jobs.followers import Followers
-from orchestrator.jobs.plain import error_of, error_record, plain
 from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.values import AT_ONCE, End, RunRequest, Way, pool_of
 from orchestrator.jobs.webhooks import refuse_private

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from prometheus_client import Counter, Gauge, Histogram
 
 from core.db.errors import DATABASE_AWAY
+from core.db.plain import error_record, plain, where
 from core.errors import Forbidden, SoundstageError, UpstreamTimeout, internal
 from core.watchers import end
 from orchestrator.jobs.caller_record import own_caller
 from orchestrator.jobs.events import EventWriter
 from orchestrator.jobs.flow import SECONDS, DurableFlow, LostError, Turns, span
 from orchestrator.jobs.followers import Followers
-from orchestrator.jobs.plain import error_record, plain, where
 from orchestrator.jobs.queue import JobQueue
 from orchestrator.jobs.store import JobStore, NewJob
 from orchestrator.jobs.values import Claim, End, RunRequest, Way

@@ -11,10 +11,10 @@ import psycopg
 from prometheus_client import Counter, Histogram
 
 from core.db.errors import AWAY_CODES
+from core.db.plain import plain, where
 from core.errors import ContentPolicy, Overloaded, SoundstageError, Unavailable, internal
 from orchestrator.access.payments import Step, paying
 from orchestrator.jobs.events import EventNumber, EventWriter, NewEvent
-from orchestrator.jobs.plain import plain, where
 from orchestrator.jobs.values import Claim, End
 from orchestrator.operate.tracing import Tracing
 from orchestrator.pipelines.flow import COMPLETED, STARTED, current_step, of_memory, step_key, within

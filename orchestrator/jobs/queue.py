@@ -10,11 +10,11 @@ from typing import Any, LiteralString
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
+from core.db.plain import error_record
 from core.db.pool import Pool
 from core.errors import SoundstageError
 from orchestrator.jobs.caller_record import caller_of
 from orchestrator.jobs.locks import lock_pool
-from orchestrator.jobs.plain import error_record
 from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.values import VERSION, Claim, End
 from orchestrator.pipelines.flow import COMPLETED

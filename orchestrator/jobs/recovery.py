@@ -21,11 +21,11 @@ from prometheus_client import Counter
 
 from core.db.connection import connect
 from core.db.errors import DATABASE_AWAY
+from core.db.plain import error_record
 from core.errors import Unavailable
 from orchestrator.jobs.executor import Executor
 from orchestrator.jobs.locks import lock_key
 from orchestrator.jobs.older import OlderQueue
-from orchestrator.jobs.plain import error_record
 from orchestrator.jobs.queue import requeue_dead, requeue_forgotten
 from orchestrator.jobs.values import VERSION, End
 

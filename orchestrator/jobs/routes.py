@@ -5,13 +5,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
+from core.db.plain import error_record
 from core.errors import Conflict
 from core.http.paging import page
 from orchestrator.access.dependencies import needs
 from orchestrator.access.keys import Key, Keys
 from orchestrator.jobs.calls import PipelineCalls, last_seen
 from orchestrator.jobs.executor import Executor
-from orchestrator.jobs.plain import error_record
 from orchestrator.jobs.store import JobStore, shown
 from orchestrator.jobs.values import End, State
 from orchestrator.jobs.webhooks import Webhooks

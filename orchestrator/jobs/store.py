@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg.types.json import Json, Jsonb
 
+from core.db.plain import error_of_caller
 from core.db.pool import Pool, patiently
 from core.errors import Conflict, NotFound, Overloaded, Unavailable
 from core.http import idempotency
 from core.http.paging import unknown_after
 from orchestrator.jobs.caller_record import caller_record
 from orchestrator.jobs.locks import lock_pool
-from orchestrator.jobs.plain import error_of_caller
 from orchestrator.jobs.values import VERSION, End, RunRequest, State, new_job_id
 from orchestrator.operate.seal import SEALED, Seal
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from core.db.plain import error_of_caller
 from core.errors import SoundstageError
-from orchestrator.jobs.plain import error_of_caller
 from orchestrator.pipelines.base import Pipeline
 from orchestrator.runs.caller import Caller
 

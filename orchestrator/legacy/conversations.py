@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from psycopg.types.json import Jsonb
 
 from core.db.errors import DATABASE_AWAY
+from core.db.plain import plain
 from core.db.pool import Pool, patiently
 from core.errors import NotFound, Overloaded, Unavailable
 from core.repeat import every, meanwhile
-from orchestrator.jobs.plain import plain
 from orchestrator.operate.seal import Seal
 from prompts.render import Message
 

@@ -12,9 +12,9 @@ from orchestrator.legacy.enhance.cache import EnhancementCache
 from orchestrator.legacy.enhance.enhancer import Enhancer
 from orchestrator.legacy.enhance.service import EnhanceService
 from orchestrator.legacy.enhance.tokens import Counters
-from orchestrator.legacy.intake.handler import JobHandler
-from orchestrator.legacy.intake.intake import intake_of
+from orchestrator.legacy.intake import intake_of
 from orchestrator.legacy.older_chat import OlderChat
+from orchestrator.legacy.queue_handler import JobHandler
 from orchestrator.operate.part import Operate
 from orchestrator.recipes.part import Recipes
 from orchestrator.settings import OrchestratorSettings

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from core.db.pool import open_pool
-from orchestrator.legacy.intake.commands import over_redis
-from orchestrator.legacy.intake.intake import Intake
-from orchestrator.legacy.intake.job import Job
-from orchestrator.legacy.intake.ledger import Ledger
-from orchestrator.legacy.intake.runner import Rules
+from orchestrator.legacy.intake import Intake
+from orchestrator.legacy.queue_commands import over_redis
+from orchestrator.legacy.queue_job import Job
+from orchestrator.legacy.queue_ledger import Ledger
+from orchestrator.legacy.queue_runner import Rules
 from orchestrator.operate.seal import Seal
 from orchestrator.runs.caller import Caller
 

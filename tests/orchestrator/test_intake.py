@@ -18,11 +18,11 @@ from psycopg_pool import PoolTimeout
 
 from core.db.pool import Pool, open_pool
 from core.errors import Unavailable, Unprocessable
-from orchestrator.legacy.intake.commands import Commands, QueueAwayError, over_redis, over_upstash
-from orchestrator.legacy.intake.intake import Intake, source_over
-from orchestrator.legacy.intake.job import Job, read
-from orchestrator.legacy.intake.ledger import Ledger
-from orchestrator.legacy.intake.runner import JOBS, Rules
+from orchestrator.legacy.intake import Intake, source_over
+from orchestrator.legacy.queue_commands import Commands, QueueAwayError, over_redis, over_upstash
+from orchestrator.legacy.queue_job import Job, read
+from orchestrator.legacy.queue_ledger import Ledger
+from orchestrator.legacy.queue_runner import JOBS, Rules
 from orchestrator.operate.seal import Seal
 from orchestrator.runs.caller import Caller
 from tests.fakes.redis_server import TOKEN, client, redis_server, upstash

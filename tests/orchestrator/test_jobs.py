@@ -8,9 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from core.db.plain import error_record
 from core.db.pool import open_pool
 from core.errors import Conflict
-from orchestrator.jobs.plain import error_record
 from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.values import End
 from orchestrator.operate.seal import Seal, contents_key

@@ -10,8 +10,8 @@ import httpx2
 import pytest
 
 from core.http import transport
-from orchestrator.legacy.intake.commands import Commands, QueueAwayError, over_redis, over_upstash
-from orchestrator.legacy.intake.sources import ListSource, Source, StreamSource
+from orchestrator.legacy.queue_commands import Commands, QueueAwayError, over_redis, over_upstash
+from orchestrator.legacy.queue_sources import ListSource, Source, StreamSource
 from tests.fakes.misbehaving import EVENTS, FAULTS, answer
 from tests.fakes.studio import CHAT_ABILITIES, Studio, studio_over
 from tests.fakes.upstream import Upstream as Server

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from core.db.pool import open_pool
 from core.errors import SoundstageError
 from orchestrator.legacy.conversations import Conversations
-from orchestrator.legacy.intake.ledger import Ledger
+from orchestrator.legacy.queue_ledger import Ledger
 from orchestrator.operate.seal import Seal, contents_key
 from tests.fakes.studio import Studio
 from tests.fakes.workers import expansion

@@ -7,8 +7,8 @@ from core.errors import Unprocessable
 from orchestrator.legacy.enhance import job_types
 from orchestrator.legacy.enhance.service import EnhanceService
 from orchestrator.legacy.envelope import parse
-from orchestrator.legacy.intake.job import Job
 from orchestrator.legacy.older_chat import ChatRequest, OlderChat
+from orchestrator.legacy.queue_job import Job
 from orchestrator.runs.caller import Caller
 
 

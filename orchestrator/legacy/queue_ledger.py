@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from psycopg.types.json import Jsonb
 
+from core.db.plain import plain
 from core.db.pool import Pool, patiently
-from orchestrator.jobs.plain import plain
 from orchestrator.operate.seal import Seal
 
 KEPT_DAYS = 7

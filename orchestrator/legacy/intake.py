@@ -13,10 +13,10 @@ from core.errors import Forbidden, Unauthenticated, Unavailable
 from core.keys import read_or_make
 from core.metrics import same_everywhere
 from orchestrator.access.keys import Keys
-from orchestrator.legacy.intake.commands import Commands, QueueAwayError, over_redis, over_upstash
-from orchestrator.legacy.intake.ledger import Ledger
-from orchestrator.legacy.intake.runner import AWAY, AWAY_SECONDS, Handler, JobRunner, Queue, Rules
-from orchestrator.legacy.intake.sources import ListSource, Source, StreamSource
+from orchestrator.legacy.queue_commands import Commands, QueueAwayError, over_redis, over_upstash
+from orchestrator.legacy.queue_ledger import Ledger
+from orchestrator.legacy.queue_runner import AWAY, AWAY_SECONDS, Handler, JobRunner, Queue, Rules
+from orchestrator.legacy.queue_sources import ListSource, Source, StreamSource
 from orchestrator.operate.seal import Seal
 from orchestrator.runs.caller import Caller
 from orchestrator.settings import OrchestratorSettings

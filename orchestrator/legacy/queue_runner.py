@@ -19,11 +19,11 @@ from core.db.errors import DATABASE_AWAY
 from core.errors import InvalidRequest, SoundstageError, Unprocessable, internal
 from core.pure import legacy_body
 from core.repeat import every, meanwhile
-from orchestrator.legacy.intake import job as jobs
-from orchestrator.legacy.intake.commands import Commands, QueueAwayError
-from orchestrator.legacy.intake.job import Job
-from orchestrator.legacy.intake.ledger import Claim, Ledger
-from orchestrator.legacy.intake.sources import Delivery, End, Source
+from orchestrator.legacy import queue_job as jobs
+from orchestrator.legacy.queue_commands import Commands, QueueAwayError
+from orchestrator.legacy.queue_job import Job
+from orchestrator.legacy.queue_ledger import Claim, Ledger
+from orchestrator.legacy.queue_sources import Delivery, End, Source
 from orchestrator.runs.caller import Caller
 
 log = logging.getLogger(__name__)

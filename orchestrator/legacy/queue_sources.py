@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from orchestrator.legacy.intake.commands import Commands, QueueAwayError
+from orchestrator.legacy.queue_commands import Commands, QueueAwayError
 
 T = TypeVar("T")
 
