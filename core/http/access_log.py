@@ -10,6 +10,7 @@ import msgspec
 
 FLUSH_SECONDS = 0.2
 FLUSH_LINES = 512
+PIECE = 4096  # bytes: PIPE_BUF
 
 
 class _Line(msgspec.Struct, omit_defaults=True):
@@ -62,5 +63,10 @@ class AccessLog:
 
 
 def _to_stderr(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()
+    """In pieces that a pipe takes whole: lines of several processes do not mix."""
+    data, at = text.encode(), 0
+    while at < len(data):
+        end = data.rfind(b"\n", at, at + PIECE) + 1 or data.index(b"\n", at) + 1
+        sys.stderr.write(data[at:end].decode())
+        sys.stderr.flush()
+        at = end

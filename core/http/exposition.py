@@ -1,6 +1,6 @@
 """/metrics of several processes that serve one port: whichever is asked answers for all.
 
-Each tells the others what it counts over a socket in a folder of theirs. What was told once stands in a file too: the
+Each tells the others what it counts over a socket in a folder of theirs. What was shown once stands in a file too: the
 next process at that place begins where it ended, so that a total which was shown never falls.
 """
 
@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from core import metrics
 
-ANSWER_SECONDS = 1.0  # one that is busier is shown as it was when it last told
+ANSWER_SECONDS = 1.0  # of one that is busier the last totals are shown
 _ALIKE = frozenset(("python_info", "process_start_time_seconds", "process_max_fds"))
 _TOTALS = frozenset(("counter", "histogram", "summary"))
 
@@ -35,7 +35,7 @@ class Family(msgspec.Struct, array_like=True):
 _encode, _decode = msgspec.msgpack.encode, msgspec.msgpack.Decoder(list[Family]).decode
 
 
-def collected() -> list[Family]:
+def families_here() -> list[Family]:
     """What this process counts."""
     metrics.TASKS.set(len(asyncio.all_tasks()))
     return [
@@ -44,11 +44,11 @@ def collected() -> list[Family]:
     ]
 
 
-def merged(told: Iterable[Family]) -> list[Family]:
+def merged(samples: Iterable[Family]) -> list[Family]:
     """Counts and gauges are added up; of a gauge that is the same everywhere the largest holds, of times of creation
     the earliest."""
     families: dict[str, tuple[Family, dict[Any, float]]] = {}
-    for family in told:
+    for family in samples:
         _, values = families.setdefault(family.name, (family, {}))
         alike = family.name in _ALIKE or family.name in metrics.OF_ALL_PROCESSES
         for name, labels, value in family.samples:
@@ -79,7 +79,7 @@ class Place:
         self._folder = folder
         self._place = place
         self._count = count
-        self._before = self._kept(place)
+        self._earlier = self._last_totals(place)
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
@@ -95,13 +95,11 @@ class Place:
     async def exposition(self) -> bytes:
         """Of all processes."""
         others = (place for place in range(self._count) if place != self._place)
-        told = await asyncio.gather(*map(self._ask, others))
-        registry = CollectorRegistry()
-        registry.register(_Families(merged(family for each in (self._tell(), *told) for family in each)))
-        return generate_latest(registry)
+        answers = await asyncio.gather(*map(self._ask, others))
+        return await asyncio.to_thread(_text, [family for each in (self._snapshot(), *answers) for family in each])
 
-    def _tell(self) -> list[Family]:
-        whole = merged([*collected(), *self._before])
+    def _snapshot(self) -> list[Family]:
+        whole = merged([*families_here(), *self._earlier])
         file = self._file(self._place)
         made = file.with_suffix(".new")
         made.write_bytes(_encode(whole))
@@ -110,7 +108,7 @@ class Place:
 
     async def _answer(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
-            writer.write(_encode(self._tell()))
+            writer.write(_encode(self._snapshot()))
             await writer.drain()
             writer.close()
 
@@ -121,18 +119,25 @@ class Place:
                 with contextlib.closing(writer):
                     return _decode(await reader.read())
         except (OSError, TimeoutError, msgspec.DecodeError):
-            return self._kept(place)
+            return self._last_totals(place)
 
-    def _kept(self, place: int) -> list[Family]:
-        """The totals that it told last."""
+    def _last_totals(self, place: int) -> list[Family]:
+        """The totals that it showed last."""
         try:
-            told = _decode(self._file(place).read_bytes())
+            kept = _decode(self._file(place).read_bytes())
         except (OSError, msgspec.DecodeError):
             return []
-        return [family for family in told if family.type in _TOTALS]
+        return [family for family in kept if family.type in _TOTALS]
 
     def _file(self, place: int) -> Path:
-        return self._folder / f"{place}.told"
+        return self._folder / f"{place}.counts"
+
+
+def _text(families: list[Family]) -> bytes:
+    """Of all of them, merged. It takes some milliseconds for each process, so it is done off the loop."""
+    registry = CollectorRegistry()
+    registry.register(_Families(merged(families)))
+    return generate_latest(registry)
 
 
 def socket_of(folder: Path, place: int) -> Path:

@@ -39,7 +39,7 @@ class Processes:
         self._ready = ready
         self._children: dict[int, Child] = {}
         self._stopping = asyncio.Event()
-        self._told = signal.SIGTERM
+        self._signal = signal.SIGTERM
 
     async def run(self) -> int:
         """Until SIGTERM or SIGINT, which all are told; or until one cannot start, with whose exit status all end."""
@@ -47,10 +47,10 @@ class Processes:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
         statuses = await asyncio.gather(*map(self._keep, range(self._count)))
-        return max(0 if status == 128 + self._told else status for status in statuses)
+        return max(0 if status == 128 + self._signal else status for status in statuses)
 
     def _stop(self, number: signal.Signals) -> None:
-        self._told = number
+        self._signal = number
         self._stopping.set()
         for child in self._children.values():
             child.signal(number)
@@ -62,7 +62,7 @@ class Processes:
         while True:
             child = self._children[place] = await Child.start(self._command(place))
             if self._stopping.is_set():
-                child.signal(self._told)
+                child.signal(self._signal)
             status = await child.wait()
             if self._stopping.is_set():
                 return status

@@ -32,7 +32,7 @@ class _RefusedHead(Exception):
     """The parser ends with it, and send_400_response says why."""
 
 
-class _Dropped(list[Any]):
+class _Discard(list[Any]):
     """Where trailers go: they would stand among the headers, after those were checked."""
 
     def append(self, _: object) -> None:
@@ -71,7 +71,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._refusal: SoundstageError | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast(asyncio.Transport, _Gathering(transport, self.loop, self.leave_unread)))
+        super().connection_made(cast(asyncio.Transport, _GatheringTransport(transport, self.loop, self.leave_unread)))
         self._late = self.loop.call_later(self.head_seconds, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -126,7 +126,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._held:
             self._hold(0)
         super().on_headers_complete()
-        self.headers = _Dropped()
+        self.headers = _Discard()
         # Until the body has come: an answer that begins before says that it ends the connection.
         self._keeps, self.cycle.keep_alive = self.cycle.keep_alive and not self.parser.should_upgrade(), False
 
@@ -237,7 +237,7 @@ def _names(target: bytes, host: bytes | None) -> bool:
     return scheme.lower() in (b"http", b"https") and host is not None and rest.partition(b"/")[0] == host
 
 
-class _Gathering:
+class _GatheringTransport:
     """A transport that holds an answer's head until more is written, at most until the next turn of the loop.
 
     `lingers` is asked at a close whether the connection shall close later; then its sending side ends at once.

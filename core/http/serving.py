@@ -42,7 +42,7 @@ class Server(uvicorn.Server):
         self._started = started
         self._service = service
         self._delay = delay
-        self._told_at: float | None = None  # on the monotonic clock
+        self._stop_since: float | None = None  # on the monotonic clock
         service.watchers.on_failure(self._fail)
 
     @property
@@ -81,8 +81,8 @@ class Server(uvicorn.Server):
             return False
         self._service.stop()
         now = time.monotonic()
-        self._told_at = now if self._told_at is None else self._told_at
-        return now >= self._told_at + self._delay
+        self._stop_since = now if self._stop_since is None else self._stop_since
+        return now >= self._stop_since + self._delay
 
 
 def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
