@@ -69,8 +69,8 @@ _MEDIA = re.compile(r"data:\s*(?:image|video|audio)/", re.IGNORECASE)
 _MEDIA_ANYWHERE = re2.compile(r"(?i)data:[\s\x{0b}\x{1c}-\x{1f}\x{85}\pZ]*(?:image|video|audio)/").search
 _MEDIA_HEAD = re.compile(r"\s*data:(?:image|video|audio)/[\w.+-]+(?:;[\w.+=-]+)*,", re.IGNORECASE)
 _MEDIA_DATA = re.compile(r"[A-Za-z0-9+/=_-]*")
-LONGEST_QUOTED = 256 << 10
-"""Characters of a data: address with %-escapes: 16 MiB of them take seconds to read."""
+MOST_ESCAPES = 20_000
+"""%-escapes in the data: addresses of a body: 16 MiB of them take seconds to read."""
 _SLICE = 1 << 20  # characters that one call of a pattern looks at: meanwhile nothing else runs, on no thread
 _DATA = re.compile(r"\s*data:([^,]*),", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{256,}={0,2}")
@@ -86,6 +86,7 @@ class Texts:
     strings: list[str] = field(default_factory=list)
     pictured: bool = False
     unread: str | None = None
+    escapes: int = 0  # in data: addresses
     beside: list[str] = field(default_factory=list)  # while it is walked: names and the like, which come after the rest
 
     def __add__(self, other: "Texts") -> "Texts":
@@ -211,7 +212,8 @@ def _see_file(found: Texts, text: str, name: str) -> bool:
         return True
     if given := _DATA.match(text):
         quoted = text[given.end() :]
-        if len(quoted) > LONGEST_QUOTED and "%" in quoted:
+        found.escapes += quoted.count("%")
+        if found.escapes > MOST_ESCAPES:
             found.unread = found.unread or name
             return False
         content = _content(given[1], quoted)

@@ -213,6 +213,13 @@ def test_more_ids_than_a_tokenizer_is_asked_for_are_refused(prompt: Any) -> None
     assert (caught.value.param, caught.value.code) == ("prompt", "too_many_tokens")
 
 
+@pytest.mark.parametrize(("escapes", "unread"), [(texts.MOST_ESCAPES, None), (texts.MOST_ESCAPES + 1, "image_url")])
+def test_more_escapes_in_addresses_than_can_be_read_in_time_are_refused(escapes: int, unread: str | None) -> None:
+    half = {"type": "image_url", "image_url": "data:text/plain," + "%61" * (escapes // 2)}
+    whole = {"type": "image_url", "image_url": "data:text/plain," + "%61" * (escapes - escapes // 2)}
+    assert texts.of([half, whole]).unread == unread
+
+
 @pytest.mark.parametrize("sent", [b'{"x": 1e400}', b'{"x": "\xff"}', b'{"x": [1,]}'])
 def test_what_routing_leaves_unread_is_valid_json_too(sent: bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
