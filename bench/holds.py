@@ -46,16 +46,14 @@ def bodies(size: int) -> Iterator[tuple[str, str, bytes]]:
     yield "code points", CHAT, json.dumps(json.loads(chat(text("文字 ")[: size // 18]))).encode()
     yield "data: in text", CHAT, chat(text("data:x "))
     yield "openings", CHAT, chat(text("<| [ "))
+    yield "escapes in an address", CHAT, chat([{"type": "image_url", "image_url": text("data:x,%61%%")}])
     yield "base64 as text", CHAT, chat(text("iVBORw0KGgo"))
-    yield (
-        "small messages",
-        CHAT,
-        json.dumps({"model": "small", "messages": [{"role": "user", "content": "one"}] * (MAX_VALUES // 3)}).encode(),
-    )
-    yield "parts", CHAT, chat([{"type": "text", "text": "one"}] * (MAX_VALUES // 3))
+    many = [{"role": "user", "content": "one"}] * (MAX_VALUES // 3 - 9)
+    yield "small messages", CHAT, json.dumps({"model": "small", "messages": many}).encode()
+    yield "parts", CHAT, chat([{"type": "text", "text": "one"}] * (MAX_VALUES // 3 - 9))
     tool = {"type": "function", "function": {"name": "zz", "parameters": {"type": "object", "properties": {}}}}
     yield "tools of 218 KiB", CHAT, chat("one", tools=[tool] * 2150)
-    yield "tools", CHAT, chat("one", tools=[tool] * (MAX_VALUES // 7))
+    yield "tools", CHAT, chat("one", tools=[tool] * (MAX_VALUES // 8 - 9))
     yield "names", CHAT, chat("one", tools=[{f"name{at}": at for at in range(MAX_VALUES - 20)}])
     yield "numbers in messages", CHAT, chat([{"type": "text", "text": "one", "x": [1.5] * (MAX_VALUES - 20)}])
     yield "a completion's prose", COMPLETIONS, json.dumps({"model": "small", "prompt": prose}).encode()
