@@ -15,7 +15,6 @@ from starlette.types import ASGIApp
 
 from core.errors import BY_STATUS, InvalidRequest, SoundstageError, internal
 from core.http.access_log import AccessLog
-from core.http.body_budget import BodyBudget
 from core.http.disconnect import ClientDisconnected
 from core.http.shell import CLIENT_CLOSED_REQUEST, Authorise, Explain, Shell
 from core.settings import Settings
@@ -60,11 +59,8 @@ def create_service(
         name,
         api,
         routes or {},
-        max_body=settings.max_body_bytes,
-        bodies=BodyBudget(settings.max_bodies_bytes, settings.max_body_bytes),
+        settings,
         large=frozenset(large),
-        body_seconds=settings.body_seconds,
-        max_requests=settings.max_requests,
         access=access or AccessLog(name),
         authorise=authorise,
         watchers=watchers or Watchers(),

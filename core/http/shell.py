@@ -26,6 +26,7 @@ from core.http.headers import refuse_contradiction
 from core.ids import new_id
 from core.json.size import CONTROL_VALUES
 from core.paths import settle_path
+from core.settings import Settings
 from core.watchers import Watchers
 
 Authorise = Callable[[Scope], Awaitable[None]]
@@ -50,12 +51,9 @@ class Shell:
         name: str,
         app: ASGIApp,
         routes: Mapping[str, Mapping[str, ASGIApp]],
+        settings: Settings,
         *,
-        max_body: int,
-        bodies: BodyBudget,
         large: frozenset[str],
-        body_seconds: float,
-        max_requests: int,
         access: AccessLog,
         authorise: Authorise | None,
         watchers: Watchers,
@@ -64,13 +62,10 @@ class Shell:
         self._name = name
         self._app = app
         self._routes = routes
-        self._max_body = max_body
-        self._bodies = bodies
+        self._settings = settings
+        self._bodies = BodyBudget(settings.max_bodies_bytes, settings.max_body_bytes)
         self._large = large
-        self._entering = 0
-        self._body_seconds = body_seconds
-        self._max_requests = max_requests
-        self._running = 0
+        self._running = self._entering = 0
         self._access = access
         self._authorise = authorise
         self.exposition: Callable[[], Awaitable[bytes]] = of_this_process
@@ -119,7 +114,7 @@ class Shell:
         self._running += 1
         self._accepted.inc()
         try:
-            if self._running > self._max_requests and scope["path"] not in _OPERATING:
+            if self._running > self._settings.max_requests and scope["path"] not in _OPERATING:
                 raise Overloaded("Too many requests are being answered.", code="too_many_requests", retry_after=1)
             refuse_contradiction(scope["headers"])
             await self._answer(scope, receive, reply, length)
@@ -154,7 +149,7 @@ class Shell:
             share.reach(length)
             bounded = receive if length >= 0 else within_bytes(receive, limit, share)
             if handler is self._app:  # a raw handler bounds the time itself, where it reads
-                bounded = within_time(bounded, self._body_seconds)
+                bounded = within_time(bounded, self._settings.body_seconds)
                 if not 0 <= length <= CONTROL_VALUES and scope["path"] not in self._large:
                     bounded = within_values(bounded)
             await handler(scope, bounded, reply)
@@ -177,8 +172,8 @@ class Shell:
 
     def _limit(self, path: str, handler: ASGIApp) -> int:
         """Most bytes of the body."""
-        small = handler is self._app and path not in self._large
-        return min(CONTROL_BODY, self._max_body) if small else self._max_body
+        most = self._settings.max_body_bytes
+        return min(CONTROL_BODY, most) if handler is self._app and path not in self._large else most
 
     def _route(self, scope: Scope) -> ASGIApp:
         methods = self._routes.get(scope["path"])
