@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from orchestrator.workers.queue import FIRST_GUESS_SECONDS, FairQueue, ServiceTime, Ticket, expected_wait, retry_after
 
-CAP = 30.0
 SECONDS = st.floats(0, 1e6)
 
 WAITS: dict[str, tuple[int, float, float]] = {

@@ -20,7 +20,6 @@ WATCHERS = (
     *("places at once", "old pictures", "old conversations"),
     *("events of jobs", "news of jobs", "jobs of the dead", "queues", "webhooks", "old jobs"),
 )
-ON_WISH = {"queue intake", "warming"}  # with a setting
 
 
 async def test_no_task_is_missing_here(durable_studio: Studio) -> None:
