@@ -2,6 +2,7 @@
 what comes on standard input. Standard library only."""
 
 import contextlib
+import io
 import os
 import sys
 
@@ -22,21 +23,11 @@ class LogFile:
         with contextlib.suppress(OSError):
             if self._file < 0:
                 self._open()
-            while len(data) > self._most - self._size:
-                end = self._end_of_lines(data)
-                self._append(data[:end])
-                data = data[end:]
-                if not data and not self._whole and self._size < self._most + _CHUNK:
-                    return  # a line that goes on
-                self._set_aside()
-            self._append(data)
-
-    def _end_of_lines(self, data: bytes) -> int:
-        """Of the last one that fits; else of one that was begun or is longer than a file: it stays whole."""
-        fitting = data.rfind(b"\n", 0, max(0, self._most - self._size)) + 1
-        if fitting or (self._size and self._whole):
-            return fitting
-        return data.find(b"\n") + 1 or len(data)
+            for line in [data] if self._size + len(data) <= self._most else io.BytesIO(data):
+                endless = self._size > self._most + _CHUNK
+                if self._size + len(line) > self._most and (self._whole or endless):
+                    self._set_aside()
+                self._append(line)
 
     def _append(self, data: bytes) -> None:
         while data:
