@@ -22,7 +22,7 @@ def onto(asked: ImageRequest, side: int) -> ImageRequest:
         return asked
     source = asked.source
     if source is not None:
-        picture = _pixels(_middle(_image(source.pictures[0])).resize((side, side)))
+        picture = Pixels.of(_middle(source.pictures[0].image()).resize((side, side)))
         mask = source.mask and _middle(_mask(asked, source.mask)).resize((side, side), 0).tobytes()
         source = Source((picture,), source.strength, mask)
     return replace(asked, width=side, height=side, source=source)
@@ -35,16 +35,16 @@ def back(drawn: Pixels, asked: ImageRequest) -> Pixels:
     size, square = (asked.width, asked.height), min(asked.width, asked.height)
     if (drawn.width, drawn.height) == size:
         return drawn
-    picture = _image(drawn).resize((square, square), Image.Resampling.LANCZOS)
+    picture = drawn.image().resize((square, square), Image.Resampling.LANCZOS)
     left, top = (asked.width - square) // 2, (asked.height - square) // 2
     if asked.source is None:
-        return _pixels(_extended(picture, size, left, top))
-    whole = _image(asked.source.pictures[0])
+        return Pixels.of(_extended(picture, size, left, top))
+    whole = asked.source.pictures[0].image()
     changed = whole.copy()
     changed.paste(picture, (left, top))
     if asked.source.mask is not None:
         changed = Image.composite(changed, whole, _mask(asked, asked.source.mask))
-    return _pixels(changed)
+    return Pixels.of(changed)
 
 
 def _extended(square: "Image", size: tuple[int, int], left: int, top: int) -> "Image":
@@ -68,17 +68,7 @@ def _middle(image: "Image") -> "Image":
     return image.crop((left, top, left + square, top + square))
 
 
-def _image(pixels: Pixels) -> "Image":
-    from PIL import Image
-
-    return Image.frombytes("RGB", (pixels.width, pixels.height), pixels.rgb)
-
-
 def _mask(asked: ImageRequest, mask: bytes) -> "Image":
     from PIL import Image
 
     return Image.frombytes("L", (asked.width, asked.height), mask)
-
-
-def _pixels(image: "Image") -> Pixels:
-    return Pixels(image.width, image.height, image.tobytes())

@@ -72,9 +72,7 @@ class Output:
 
 def encode(pixels: Pixels, origin: Origin, output: Output) -> bytes:
     """The file, with its facts: iTXt and XMP in a PNG, EXIF and XMP in WebP and JPEG."""
-    from PIL import Image
-
-    picture = Image.frombytes("RGB", (pixels.width, pixels.height), pixels.rgb)
+    picture = pixels.image()
     file = io.BytesIO()
     if output.format == "png":
         picture.save(file, "PNG", pnginfo=_png_info(pixels, origin))

@@ -50,7 +50,7 @@ class Faults:
         except Exception as exc:  # noqa: BLE001 - whatever a model may raise
             error = exc
         _go_on_after(error)
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             self.out_of_memory += 1
             log.warning("the device is out of memory", extra={"images": len(group)})
             self._free_memory()
@@ -81,7 +81,7 @@ def _attempt(act: Callable[[Sequence[T]], None], group: Sequence[T]) -> Exceptio
 
 
 def _parts(group: Sequence[T], error: Exception) -> list[Sequence[T]]:
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         half = len(group) // 2
         return [group[:half], group[half:]]
     return [[one] for one in group]
@@ -95,7 +95,7 @@ def as_ours(exc: Exception, **about: object) -> SoundstageError:
 
     if isinstance(exc, NotFinite):
         return not_finite()
-    if _is_out_of_memory(exc):
+    if is_out_of_memory(exc):
         return OutOfMemory("The image needs more memory than the device has.", code="out_of_memory")
     log.error("the engine could not do it", exc_info=exc, extra=about)
     return internal()
@@ -105,7 +105,7 @@ def not_finite() -> SoundstageError:
     return SoundstageError("The image is not finite.", code="not_finite")
 
 
-def _is_out_of_memory(exc: Exception) -> bool:
-    from image.pipelines.memory import is_out_of_memory
+def is_out_of_memory(exc: Exception) -> bool:
+    from image.pipelines import memory  # torch is loaded by now
 
-    return is_out_of_memory(exc)
+    return memory.is_out_of_memory(exc)

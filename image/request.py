@@ -1,10 +1,13 @@
 """One image, as asked for: values that were checked once and are trusted from here on."""
 
 from dataclasses import dataclass
-from typing import Literal, NewType
+from typing import TYPE_CHECKING, Literal, NewType
 
 from core.errors import InvalidRequest
 from core.wire.images import size_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 RequestId = NewType("RequestId", int)
 """The name of one image inside the engine; numbers are given in order of arrival."""
@@ -23,6 +26,15 @@ class Pixels:
     width: int
     height: int
     rgb: bytes
+
+    @classmethod
+    def of(cls, image: "Image") -> "Pixels":
+        return cls(image.width, image.height, image.tobytes())
+
+    def image(self) -> "Image":
+        from PIL import Image
+
+        return Image.frombytes("RGB", (self.width, self.height), self.rgb)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)

@@ -133,10 +133,8 @@ def fitting_size(photo: Photo, limits: Limits) -> Size:
 def _sized(photo: Photo, size: Size) -> Pixels:
     from PIL import Image
 
-    height, width, _ = photo.pixels.shape
-    if (width, height) == size:
-        return Pixels(*size, photo.pixels.tobytes())
-    return Pixels(*size, Image.fromarray(photo.pixels).resize(size, Image.Resampling.LANCZOS).tobytes())
+    image = Image.fromarray(photo.pixels)
+    return Pixels.of(image if image.size == size else image.resize(size, Image.Resampling.LANCZOS))
 
 
 def _bad_mask(message: str) -> InvalidRequest:

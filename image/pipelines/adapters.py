@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InvalidRequest, NotFound
+from image.faults import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Adapters:
             self._read(name)
         except Exception as exc:  # the libraries raise all kinds for a file that is not what they expect
             self._clear(name)
-            if _is_out_of_memory(exc):
+            if is_out_of_memory(exc):
                 raise
             log.warning("adapter refused", exc_info=exc, extra={"adapter": name})
             message = f"The adapter {name} does not fit the model."
@@ -126,9 +127,3 @@ def files(folder: Path | None) -> dict[str, int]:
     if folder is None or not folder.is_dir():
         return {}
     return {file.name.removesuffix(SUFFIX): file.stat().st_size for file in sorted(folder.glob(f"*{SUFFIX}"))}
-
-
-def _is_out_of_memory(exc: Exception) -> bool:
-    from image.pipelines.memory import is_out_of_memory
-
-    return is_out_of_memory(exc)

@@ -17,6 +17,7 @@ from diffusers import (
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
 )
+from PIL import Image
 
 from core.errors import InvalidRequest
 from image.pipelines import memory
@@ -144,13 +145,14 @@ class WholePipeline:
 
     def _sources(self, request: ImageRequest, count: int) -> dict[str, Any]:
         assert request.source is not None
-        pictures = [_opened("RGB", p.width, p.height, p.rgb) for p in request.source.pictures]
+        pictures = [picture.image() for picture in request.source.pictures]
         if not self.abilities.strength:
             return {"image": pictures}  # every image of the run looks at all of them
         strength = _share(self.stock, request.own_steps, request.steps)
         given: dict[str, Any] = {"image": pictures * count, "strength": strength}
         if request.source.mask:
-            given["mask_image"] = [_opened("L", request.width, request.height, request.source.mask)] * count
+            mask = Image.frombytes("L", (request.width, request.height), request.source.mask)
+            given["mask_image"] = [mask] * count
         return given
 
     def _look(self, latents: torch.Tensor, request: ImageRequest) -> list[Pixels]:
@@ -197,9 +199,3 @@ def _share(stock: Any, steps: int, of: int) -> float:
         return 1.0
     skips = isinstance(stock.scheduler, FlowMatchEulerDiscreteScheduler)
     return (steps - 0.5 if skips else steps + 0.5) / of
-
-
-def _opened(mode: str, width: int, height: int, raw: bytes) -> Any:
-    from PIL import Image
-
-    return Image.frombytes(mode, (width, height), raw)
