@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict
 
 from core.errors import NotFound, Unprocessable
-from core.parsing import parse
+from core.parsing import body_schema, parse
 from llm.engine import Engine
 from llm.self_report import SelfReport
 from llm.supervisor import Supervisor
@@ -39,7 +39,7 @@ def add_own_routes(api: FastAPI, report: SelfReport, supervisor: Supervisor) -> 
         api.get(path)(answer)
     api.get("/v1/models/{name:path}")(report.model)
 
-    @api.post("/memory/load", openapi_extra=_body(LoadRequest))
+    @api.post("/memory/load", openapi_extra=body_schema(LoadRequest.model_json_schema()))
     async def load(request: Request) -> dict[str, Any]:
         """What is loaded when it is done; 409 with the figures where it does not fit."""
         wanted = parse(LoadRequest, await request.body(), Unprocessable)
@@ -47,18 +47,13 @@ def add_own_routes(api: FastAPI, report: SelfReport, supervisor: Supervisor) -> 
             await supervisor.residency.load(engine, force=wanted.force)
         return {"success": True, **await report.memory()}
 
-    @api.post("/memory/unload", openapi_extra=_body(UnloadRequest))
+    @api.post("/memory/unload", openapi_extra=body_schema(UnloadRequest.model_json_schema()))
     async def unload(request: Request) -> dict[str, Any]:
         """What is loaded when it is done: the engine sleeps where it can, else it has stopped."""
         wanted = parse(UnloadRequest, await request.body(), Unprocessable)
         for engine in _engines(supervisor, wanted.which):
             await supervisor.residency.unload(engine)
         return {"success": True, **await report.memory()}
-
-
-def _body(kind: type[BaseModel]) -> dict[str, Any]:
-    """For the docs page: what `parse` reads."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}}
 
 
 def _engines(supervisor: Supervisor, which: Which) -> list[Engine]:

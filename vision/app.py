@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request, Response
 
 from core.http.shell import Shell
 from core.json.canonical import messages_sha256
+from core.parsing import body_schema
 from core.pictures.processes import Decoder
 from core.service import create_service
 from core.worker_key import worker_key_check
@@ -61,4 +62,4 @@ def create_app(
 
 def _form(more: dict[str, Any]) -> dict[str, Any]:
     schema = {"type": "object", "required": ["image"], "properties": {"image": IMAGE, **more}}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+    return body_schema(schema, "multipart/form-data")

