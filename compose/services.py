@@ -21,7 +21,7 @@ class Service:
     title: str
     command: Command
     ready_url: str
-    kept: SupervisedChild | None = None
+    child: SupervisedChild | None = None
 
 
 def reached_at(host: str, port: int) -> str:

@@ -83,19 +83,19 @@ async def _prepare(data: Path, llm_url: str | None, show: Show) -> None:
 @contextlib.asynccontextmanager
 async def _running(services: Sequence[Service], show: Show) -> AsyncIterator[None]:
     """Every service, kept alive for as long as the block runs; then all are stopped, the workers first."""
-    kept = []
+    running = []
     for service in services:
-        service.kept = _kept(service, show)
-        kept.append(asyncio.create_task(service.kept.run()))
+        service.child = _supervised(service, show)
+        running.append(asyncio.create_task(service.child.run()))
     try:
         yield
     finally:
-        for task in reversed(kept):
+        for task in reversed(running):
             task.cancel()
-        await asyncio.gather(*kept, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
 
-def _kept(service: Service, show: Show) -> SupervisedChild:
+def _supervised(service: Service, show: Show) -> SupervisedChild:
     async def ended(code: int) -> None:
         show.line(f"! {service.title} ended with status {code}; starting it again (log: {service.command.log_path})")
 
@@ -108,9 +108,9 @@ async def _until_ready(service: Service, show: Show) -> None:
     with show.doing(service.title):
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
             while not await _answers(session, service.ready_url):
-                assert service.kept is not None
+                assert service.child is not None
                 assert service.command.log_path is not None
-                if service.kept.restarts >= MOST_EARLY_EXITS or time.monotonic() > deadline:
+                if service.child.restarts >= MOST_EARLY_EXITS or time.monotonic() > deadline:
                     raise StartError(f"The {service.title} did not start:\n{_tail(service.command.log_path)}")
                 await asyncio.sleep(POLL_SECONDS)
 

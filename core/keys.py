@@ -25,7 +25,7 @@ def new_key() -> str:
 def read_or_make(file: Path) -> str:
     """The key in `file`, made where there is none; several processes may ask at once and get the same one. Raises
     SettingsError for one that is too short, or no key at all."""
-    key = _kept(file, lambda: (new_key() + "\n").encode()).decode("utf-8", "replace").strip()
+    key = _read_or_write(file, lambda: (new_key() + "\n").encode()).decode("utf-8", "replace").strip()
     if not _WHOLE(key):
         raise _unusable(file, f"a key of at least {LEAST} printable ASCII characters without blanks")
     return key
@@ -33,13 +33,13 @@ def read_or_make(file: Path) -> str:
 
 def read_or_make_bytes(file: Path) -> bytes:
     """The same of a key of 32 random bytes."""
-    key = _kept(file, lambda: secrets.token_bytes(SEALING_BYTES))
+    key = _read_or_write(file, lambda: secrets.token_bytes(SEALING_BYTES))
     if len(key) != SEALING_BYTES:
         raise _unusable(file, f"a key of exactly {SEALING_BYTES} bytes")
     return key
 
 
-def _kept(file: Path, new: Callable[[], bytes]) -> bytes:
+def _read_or_write(file: Path, new: Callable[[], bytes]) -> bytes:
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not file.exists():
         made = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")

@@ -28,7 +28,7 @@ class Denoising:
     schedule: Schedule
     text: torch.Tensor  # (L, D)
     negative: torch.Tensor | None  # (L, D), with guidance only
-    kept: MaskedSource | None = None  # with a mask only
+    masked: MaskedSource | None = None  # with a mask only
     taken: int = 0  # steps
     estimate: torch.Tensor | None = None  # of the finished latents, as of the last step
 
@@ -119,7 +119,9 @@ def make_resident(pipeline: StepPipeline, states: Sequence[RequestState], cache:
         schedule = pipeline.schedule(state.request)
         start = pipeline.start(state.request, schedule)
         negative = texts[_key(state, state.negative, single)] if state.negative else None
-        ready.append(Denoising(start.latents, schedule, texts[_key(state, state.tokens, single)], negative, start.kept))
+        ready.append(
+            Denoising(start.latents, schedule, texts[_key(state, state.tokens, single)], negative, start.masked)
+        )
     for state, denoising in zip(states, ready, strict=True):
         state.denoising = denoising
 
@@ -169,11 +171,14 @@ def _advance(d: Denoising, velocity: torch.Tensor) -> tuple[torch.Tensor, torch.
     sigma, sigma_next = d.schedule.sigmas[d.taken], d.schedule.sigmas[d.taken + 1]
     latents = d.latents + (sigma_next - sigma).item() * velocity
     estimate = latents - sigma_next.item() * velocity
-    if d.kept is None:
+    if d.masked is None:
         return latents, estimate
-    kept, level = d.kept, sigma_next.item()
-    source = level * kept.noise + (1.0 - level) * kept.source
-    return ((1 - kept.anew) * source + kept.anew * latents, (1 - kept.anew) * kept.source + kept.anew * estimate)
+    masked, level = d.masked, sigma_next.item()
+    source = level * masked.noise + (1.0 - level) * masked.source
+    return (
+        (1 - masked.anew) * source + masked.anew * latents,
+        (1 - masked.anew) * masked.source + masked.anew * estimate,
+    )
 
 
 def _rows(d: Denoising) -> list[Row]:

@@ -71,8 +71,9 @@ class ChatWorker:
         self.supervisor = Supervisor(models, settings, lambda: self.relay.session, on_change=self._changed)
         self._id = f"chat-{secrets.token_hex(6)}"
         self._running = 0
-        kept = settings.llm_repeats_max, settings.llm_repeats_mb << 20, settings.llm_repeats_seconds
-        self._repeats = Repeats(Bounds(*kept))
+        self._repeats = Repeats(
+            Bounds(settings.llm_repeats_max, settings.llm_repeats_mb << 20, settings.llm_repeats_seconds)
+        )
         self._leaving = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

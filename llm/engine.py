@@ -76,7 +76,7 @@ class Engine:
         self._port = 0
         self._started = time.monotonic()
         self._start_took = TYPICAL_START_SECONDS
-        self._kept = SupervisedChild(self._command, on_exit=self._ended)
+        self._process = SupervisedChild(self._command, on_exit=self._ended)
 
     @property
     def url(self) -> URL:
@@ -85,11 +85,11 @@ class Engine:
     @property
     def pid(self) -> int | None:
         """The engine's process group, None while nothing runs."""
-        return self._kept.child.pid if self._kept.child else None
+        return self._process.child.pid if self._process.child else None
 
     @property
     def restarts(self) -> int:
-        return self._kept.restarts
+        return self._process.restarts
 
     @property
     def can_sleep(self) -> bool:
@@ -174,7 +174,7 @@ class Engine:
 
     async def _keep(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._kept.run())
+            tasks.create_task(self._process.run())
             tasks.create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -182,7 +182,7 @@ class Engine:
         failed = 0
         while True:
             await asyncio.sleep(POLL_SECONDS if self.state in ("starting", "stopped") else PROBE_SECONDS)
-            child = self._kept.child
+            child = self._process.child
             if child is None or self.state == "asleep":
                 continue
             healthy = await self._healthy()

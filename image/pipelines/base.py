@@ -44,7 +44,7 @@ class Start:
     """What a request starts from."""
 
     latents: torch.Tensor  # (C, H, W) float32
-    kept: MaskedSource | None = None
+    masked: MaskedSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
