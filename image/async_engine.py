@@ -182,7 +182,7 @@ class AsyncEngine:
         return [self._submit(request) for request in requests]
 
     @property
-    def taken(self) -> int:
+    def submitted(self) -> int:
         """Images that were ever submitted."""
         return self._submitted
 

@@ -29,7 +29,7 @@ class Denoising:
     text: torch.Tensor  # (L, D)
     negative: torch.Tensor | None  # (L, D), with guidance only
     masked: MaskedSource | None = None  # with a mask only
-    taken: int = 0  # steps
+    steps_taken: int = 0
     estimate: torch.Tensor | None = None  # of the finished latents, as of the last step
 
 
@@ -38,7 +38,7 @@ class RequestState:
     """The one mutable object of a request."""
 
     id: RequestId
-    asked: ImageRequest
+    original: ImageRequest
     request: ImageRequest  # as it is drawn: the same, but on the model's canvas where it has one
     tokens: Tokens
     negative: Tokens | None  # with guidance only
@@ -51,7 +51,7 @@ class RequestState:
 
     @property
     def steps_taken(self) -> int:
-        return self.denoising.taken if self.denoising else 0
+        return self.denoising.steps_taken if self.denoising else 0
 
     @property
     def steps_left(self) -> int:
@@ -96,15 +96,15 @@ def admit(pipeline: StepPipeline, asked: ImageRequest, id: RequestId, arrived: i
     negative = pipeline.tokenize(request.negative_prompt) if request.guidance > 0 else None
     lengths = [len(t.ids) for t in (tokens, negative) if t]
     return RequestState(
-        id,
-        asked,
-        request,
-        tokens,
-        negative,
-        pipeline.image_tokens(request),
-        pipeline.row_tokens(request, max(lengths)),
-        pipeline.state_bytes(request, sum(lengths)),
-        arrived,
+        id=id,
+        original=asked,
+        request=request,
+        tokens=tokens,
+        negative=negative,
+        image_tokens=pipeline.image_tokens(request),
+        row_tokens=pipeline.row_tokens(request, max(lengths)),
+        bytes=pipeline.state_bytes(request, sum(lengths)),
+        arrived=arrived,
     )
 
 
@@ -162,13 +162,13 @@ def step(pipeline: StepPipeline, states: Sequence[RequestState]) -> list[bool]:
         advanced.append(_advance(d, velocity))
     finite: list[bool] = torch.stack([latents.isfinite().all() for latents, _ in advanced]).tolist()
     for d, (latents, estimate) in zip(residents, advanced, strict=True):
-        d.latents, d.estimate, d.taken = latents, estimate, d.taken + 1
+        d.latents, d.estimate, d.steps_taken = latents, estimate, d.steps_taken + 1
     return finite
 
 
 def _advance(d: Denoising, velocity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The latents one step on, and where they would end if the velocity stayed as it is."""
-    sigma, sigma_next = d.schedule.sigmas[d.taken], d.schedule.sigmas[d.taken + 1]
+    sigma, sigma_next = d.schedule.sigmas[d.steps_taken], d.schedule.sigmas[d.steps_taken + 1]
     latents = d.latents + (sigma_next - sigma).item() * velocity
     estimate = latents - sigma_next.item() * velocity
     if d.masked is None:
@@ -182,6 +182,6 @@ def _advance(d: Denoising, velocity: torch.Tensor) -> tuple[torch.Tensor, torch.
 
 
 def _rows(d: Denoising) -> list[Row]:
-    timestep = d.schedule.timesteps[d.taken]
+    timestep = d.schedule.timesteps[d.steps_taken]
     texts = [d.text] if d.negative is None else [d.text, d.negative]
     return [Row(d.latents, timestep, text) for text in texts]

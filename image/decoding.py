@@ -47,7 +47,7 @@ class Decodings:
                 continue
             if not state.steps_left:
                 self._waiting.append(Waiting(state, d.latents, None))
-            elif d.taken in state.request.preview_steps:
+            elif d.steps_taken in state.request.preview_steps:
                 self._waiting.append(Waiting(state, d.estimate, state.previewed))
                 state.previewed += 1
 

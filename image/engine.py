@@ -152,7 +152,7 @@ class Engine:
         pictures = self.pipeline.decode(latents) if final else self.pipeline.preview(latents)
         for waiting, drawn in zip(group, pictures, strict=True):
             state = waiting.state
-            pixels = drawn if state.asked is state.request else canvas.back(drawn, state.asked)
+            pixels = drawn if state.original is state.request else canvas.back(drawn, state.original)
             if waiting.preview is not None:
                 self._mailbox.tell(state.id, Partial(waiting.preview, pixels))
                 continue

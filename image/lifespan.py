@@ -37,8 +37,8 @@ def lifespan(
             watchers.start("device", _watch(worker))
             for model, engine in worker.engines.items():
                 watchers.start(f"engine of {model}", engine.until_lost())
-            taken = lambda: sum(engine.taken for engine in worker.engines.values())  # noqa: E731 - asked again and again
-            watchers.start("freed memory", keep_giving_back(taken))
+            count = lambda: sum(engine.submitted for engine in worker.engines.values())  # noqa: E731 - asked again and again
+            watchers.start("freed memory", keep_giving_back(count))
             if registrar:
                 watchers.start("registration", registrar.run())
             on_started(worker)

@@ -18,12 +18,12 @@ def give_back() -> None:
         trim(0)
 
 
-async def keep_giving_back(taken: Callable[[], int], seconds: float = SECONDS) -> None:
-    """Until cancelled, while requests come, and once after them. `taken`: how many have come so far."""
-    seen, busy = taken(), False
+async def keep_giving_back(count: Callable[[], int], seconds: float = SECONDS) -> None:
+    """Until cancelled, while requests come, and once after them. `count`: how many have come so far."""
+    seen, busy = count(), False
     while True:
         await asyncio.sleep(seconds)
-        now = taken()
+        now = count()
         if busy or now != seen:
             await asyncio.to_thread(give_back)
         seen, busy = now, now != seen

@@ -94,7 +94,7 @@ class Repeats:
         """The images of this call, drawn now, already, or before. Who leaves last before they are done ends them, at
         once or after `asked.wait`. Raises Conflict where the key was used for something else, and what `draw` raises.
         """
-        call = self._found(asked) or self._begun(asked, draw)
+        call = self._find(asked) or self._begun(asked, draw)
         call.listeners += 1
         try:
             yield await asyncio.shield(call.begun)
@@ -103,7 +103,7 @@ class Repeats:
             if not call.listeners and not call.over:
                 self._left(call, asked.wait)
 
-    def found(self, tenant: str, key: str) -> Literal["running", "finished"] | None:
+    def status(self, tenant: str, key: str) -> Literal["running", "finished"] | None:
         """What is here under this key."""
         running = self._calls.running.get((tenant, key))
         if running is not None:
@@ -121,7 +121,7 @@ class Repeats:
             asyncio.get_running_loop().call_later(CALLED_OFF_SECONDS, self._called_off.discard, name)
         return False
 
-    def _found(self, asked: RepeatableCall) -> RunningCall | None:
+    def _find(self, asked: RepeatableCall) -> RunningCall | None:
         running = self._calls.running.get(asked.name)
         if running is not None and running.drawing.cancelling():
             return None  # nobody was left, and it has not ended yet

@@ -172,7 +172,7 @@ class Worker:
     def repeated(self, job: Job) -> dict[str, str]:
         """The header of an answer that is being made, or was made, for an earlier call with its key. Ask it right
         before the job is submitted."""
-        there = job.call is not None and self.repeats.found(*job.call.name) is not None
+        there = job.call is not None and self.repeats.status(*job.call.name) is not None
         return {idempotency.REPEATED: "true"} if there else {}
 
     async def run(self, http: Request, job: Job) -> list[Picture]:
@@ -185,11 +185,11 @@ class Worker:
     def submitted(self, job: Job) -> AbstractAsyncContextManager[Sequence[Generation]]:
         """The job's images, drawn for it or, where it was asked for before, for that call."""
         if job.call is None:
-            return self._drawn(job)
-        return self.repeats.joined(job.call, lambda: self._drawn(job))
+            return self._drawing(job)
+        return self.repeats.joined(job.call, lambda: self._drawing(job))
 
     @asynccontextmanager
-    async def _drawn(self, job: Job) -> AsyncIterator[list[Generation]]:
+    async def _drawing(self, job: Job) -> AsyncIterator[list[Generation]]:
         """The job in its engine, once the device is ours; whoever leaves the block before the end takes it out."""
         engine = self.engines[job.model]
         async with self.turn():

@@ -99,7 +99,7 @@ def _host_bytes(leaders: list[int]) -> int:
     for leader in leaders:
         for process in _family(leader):
             with contextlib.suppress(psutil.Error):
-                total += _held(process)
+                total += _memory_of(process)
     return total
 
 
@@ -110,7 +110,7 @@ def _family(leader: int) -> list[psutil.Process]:
     return []
 
 
-def _held(process: psutil.Process) -> int:
+def _memory_of(process: psutil.Process) -> int:
     """Its share of physical memory (PSS), where the system tells it; else its resident set."""
     if sys.platform == "linux":
         with contextlib.suppress(psutil.AccessDenied):

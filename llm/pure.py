@@ -69,7 +69,7 @@ class PureWorker:
 def add_pure_routes(api: FastAPI, worker: PureWorker) -> None:
     """The three paths."""
 
-    async def asked(request: Request) -> Response:
+    async def answer_pure(request: Request) -> Response:
         try:
             call = pure.read(request.url.path, await request.body(), worker.settings.llm_max_tokens)
             with until_disconnect(request.receive):
@@ -80,4 +80,4 @@ def add_pure_routes(api: FastAPI, worker: PureWorker) -> None:
         return JSONResponse(answer.model_dump())
 
     for path in PATHS:
-        api.post(path, response_model=PureAnswer)(asked)
+        api.post(path, response_model=PureAnswer)(answer_pure)

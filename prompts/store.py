@@ -45,7 +45,7 @@ async def import_recipes(pool: Pool, recipes: Iterable[RecipeSource], *, author:
         async with changing(pool, writer) as connection:
             with patient(connection):
                 await connection.execute("select pg_advisory_xact_lock(%s)", (IMPORT_LOCK,))
-            if not await _known(connection, recipe, writer):
+            if not await _version_of(connection, recipe, writer):
                 contract.check(recipe)
                 saved = await _save(connection, recipe, writer)
                 await _label_if_unmoved(connection, saved, writer)
@@ -66,7 +66,7 @@ async def _unknown(pool: Pool, sources: list[RecipeSource], writer: Writer) -> l
     return [source for source in sources if (source.name, source.sha256) not in known]
 
 
-async def _known(connection: Connection, source: RecipeSource, writer: Writer) -> int | None:
+async def _version_of(connection: Connection, source: RecipeSource, writer: Writer) -> int | None:
     """The version that has this content already."""
     query = "select version from releases where recipe = %s and sha256 = %s and tenant is not distinct from %s"
     row = await (await connection.execute(query, (source.name, source.sha256, writer.tenant))).fetchone()
@@ -74,7 +74,7 @@ async def _known(connection: Connection, source: RecipeSource, writer: Writer) -
 
 
 async def _save(connection: Connection, source: RecipeSource, writer: Writer) -> SavedRelease:
-    known = await _known(connection, source, writer)
+    known = await _version_of(connection, source, writer)
     if known is not None:
         return SavedRelease(source.name, known, source.sha256, created=False)
     await connection.execute("insert into recipes (name) values (%s) on conflict do nothing", (source.name,))
@@ -116,10 +116,10 @@ async def _template_version(
     pins = []
     for name in includes.names(body):
         digest = template_sha256(source.includes[name], NOTHING)
-        version, _ = await _kept(connection, name, source.includes[name], NOTHING, digest, writer)
+        version, _ = await _save_template(connection, name, source.includes[name], NOTHING, digest, writer)
         pins.append((name, version))
     digest = source.template_sha256(body)
-    version, created = await _kept(connection, template, body, source.variables, digest, writer)
+    version, created = await _save_template(connection, template, body, source.variables, digest, writer)
     for name, pinned in pins if created else ():
         await connection.execute(
             "insert into template_includes (template, version, included, included_version) values (%s, %s, %s, %s)",
@@ -128,7 +128,7 @@ async def _template_version(
     return version
 
 
-async def _kept(
+async def _save_template(
     connection: Connection, name: str, body: str, variables: Any, digest: str, writer: Writer
 ) -> tuple[int, bool]:
     """(version, whether it is new) of a template's content."""

@@ -106,7 +106,7 @@ def analysis(photo: Photo, seen: Detection, quality: Quality, told: VisionAnswer
 def found_faces(photo: Photo, seen: Detection) -> Faces:
     """Boxes only."""
     size = ImageSize(width=photo.width, height=photo.height)
-    return Faces(faces=[_found(face, photo) for face in seen.faces], image=size)
+    return Faces(faces=[_face_box(face, photo) for face in seen.faces], image=size)
 
 
 def portrait(photo: Photo, face: Face | None) -> bytes:
@@ -169,14 +169,14 @@ def _report(photo: Photo, seen: Detection, quality: Quality) -> FaceOut:
         score=_round(main.score) if main else None,
         **scores,
         angles=AnglesOut(**{name: round(value, 1) for name, value in vars(angles).items()}) if angles else None,
-        others=[_found(face, photo) for face in seen.faces if face is not main],
+        others=[_face_box(face, photo) for face in seen.faces if face is not main],
     )
 
 
 _SCORES = frozenset(Quality.__dataclass_fields__) - {"angles"}
 
 
-def _found(face: Face, photo: Photo) -> FaceBox:
+def _face_box(face: Face, photo: Photo) -> FaceBox:
     return FaceBox(box=_box(face.box, photo), score=_round(face.score))
 
 

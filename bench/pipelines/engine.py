@@ -103,7 +103,7 @@ class Engine:
         elif path == "/v1/chat/completions":
             await self._chat.answer(path, scope["headers"], body, send, lambda send: self._say(key, body, send))
         elif path == "/v1/images/find":
-            await _send(send, {"found": self._image.found(headers.get("x-soundstage-tenant", ""), key)})
+            await _send(send, {"found": self._image.status(headers.get("x-soundstage-tenant", ""), key)})
         elif path == "/v1/images/cancel":
             await _send(send, {"cancelled": self._image.cancel(headers.get("x-soundstage-tenant", ""), key)})
         elif path == "/v1/images/generations":

@@ -54,7 +54,7 @@ def add(api: FastAPI, worker: Worker) -> None:
     @api.post("/v1/images/find", tags=["images"])
     async def find(http: Request) -> dict[str, str | None]:
         """What is here under this Idempotency-Key: `running`, `finished` or null."""
-        return {"found": worker.repeats.found(*_named(http))}
+        return {"found": worker.repeats.status(*_named(http))}
 
     @api.post("/v1/images/cancel", tags=["images"])
     async def cancel(http: Request) -> dict[str, bool]:

@@ -93,7 +93,7 @@ def finished(pipeline: ZImage, asked: ImageRequest) -> Pixels:
     while state.steps_left:
         batch.step(pipeline, [state])
     assert state.denoising is not None
-    return canvas.back(pipeline.decode([state.denoising.latents])[0], state.asked)
+    return canvas.back(pipeline.decode([state.denoising.latents])[0], state.original)
 
 
 def settings(folder: Path) -> ImageSettings:
