@@ -37,12 +37,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(print_marks(chosen.file))
     try:
         settings = ImageSettings.load()
-    except SettingsError as exc:
+        if chosen.command == "settings":
+            commands.print_settings(settings, as_json=chosen.json)
+            return
+        run(settings)
+    except (SigningError, SettingsError) as exc:
         sys.exit(f"Settings: {exc}")
-    if chosen.command == "settings":
-        commands.print_settings(settings, as_json=chosen.json)
-        return
-    run(settings)
 
 
 def run(settings: ImageSettings) -> None:
@@ -50,11 +50,7 @@ def run(settings: ImageSettings) -> None:
     telemetry.off()
     logs.configure(settings.log_level, settings.log_format)
     loads: dict[str, Load] = {id: partial(load, settings, id, folder) for id, folder in settings.checkpoints.items()}
-    try:
-        app = create_app(settings, loads, on_load_failure=_end, on_started=_drain_on_sigterm)
-    except (SigningError, SettingsError) as exc:
-        sys.exit(f"Settings: {exc}")
-    serve(app, settings)
+    serve(create_app(settings, loads, on_load_failure=_end, on_started=_drain_on_sigterm), settings)
 
 
 def load(settings: ImageSettings, id: str, folder: Path) -> Pipeline:

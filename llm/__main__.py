@@ -35,10 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
             print_models(entries, as_json=given.json)
             return
         models = catalogue.choose(entries, settings.llm_models, has_gpu=shutil.which("nvidia-smi") is not None)
-    except SettingsError as exc:
-        sys.exit(f"settings: {exc}")
-    logs.configure(settings.log_level, settings.log_format)
-    try:
+        logs.configure(settings.log_level, settings.log_format)
         app = create_app(settings, models)
     except SettingsError as exc:
         sys.exit(f"settings: {exc}")
