@@ -56,9 +56,7 @@ def run(settings: ImageSettings) -> None:
 def load(settings: ImageSettings, id: str, folder: Path) -> Pipeline:
     """A configured checkpoint, or the one that is shipped."""
     from image.pipelines.load import load as load_checkpoint
-    from image.pipelines.load import quiet
 
-    quiet()
     return load_checkpoint(folder, id, settings)
 
 
