@@ -52,12 +52,6 @@ class Decision(msgspec.Struct, frozen=True):
     policy: str
     constraints: str = ""
 
-    @property
-    def header(self) -> str:
-        """As X-Policy shows it."""
-        why = f"; category={self.category}" if self.category else ""
-        return f"{self.policy}; tier={self.tier}; decision={self.action}{why}"
-
 
 def tier_in_force(*limits: int | None) -> int:
     """The minimum of what pipeline, recipe, tenant, key, subject and request allow; None sets no limit."""

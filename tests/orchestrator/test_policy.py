@@ -148,8 +148,8 @@ def test_a_tenants_policy_adds_to_the_global_one() -> None:
 
 def test_a_decision_echoes_nothing() -> None:
     found = decide(["zzexplicit secret-of-the-caller"], tier=1, surface="text", rules=RULES)
-    assert "zzexplicit" not in found.header
-    assert "secret" not in found.header
+    assert "zzexplicit" not in str(found)
+    assert "secret" not in str(found)
 
 
 def test_the_floor_has_a_version_hash() -> None:
