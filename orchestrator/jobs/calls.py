@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from starlette.responses import Response
 
 from core.db.errors import DATABASE_AWAY
 from core.db.plain import error_of, error_record, plain
-from core.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from core.errors import Conflict, InvalidRequest, NotFound
 from core.http import idempotency
 from core.http.disconnect import ClientDisconnected, until_disconnect
 from orchestrator.access.keys import Key
@@ -38,31 +39,20 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 10.0
 
 
+@dataclass(kw_only=True)
 class PipelineCalls:
-    """Takes what callers ask of pipelines. `places`: how many background jobs of a pool may be at work now.
-    `pipeline_seconds` is the longest that somebody waits, `job_seconds` the longest that a background job queues and
-    runs, `stream_grace` how many seconds a stream's run goes on when nobody follows it any more."""
+    """Takes what callers ask of pipelines."""
 
-    def __init__(
-        self,
-        executor: Executor,
-        jobs: JobStore,
-        followers: Followers,
-        blobs: Blobs,
-        places: Callable[[str], int],
-        *,
-        pipeline_seconds: float,
-        job_seconds: float,
-        stream_grace: float,
-    ) -> None:
-        self._executor = executor
-        self._jobs = jobs
-        self._followers = followers
-        self._blobs = blobs
-        self._places = places
-        self._pipeline_seconds = pipeline_seconds
-        self._job_seconds = job_seconds
-        self._stream_grace = stream_grace
+    executor: Executor
+    jobs: JobStore
+    followers: Followers
+    blobs: Blobs
+    places: Callable[[str], int]  # how many background jobs of a pool may be at work now
+    pipeline_seconds: float  # the longest that somebody waits
+    job_seconds: float  # the longest that a background job queues and runs
+    stream_grace: float  # how many seconds a stream's run goes on when nobody follows it any more
+
+    def __post_init__(self) -> None:
         self._farewells: set[asyncio.Task[None]] = set()
 
     async def answer(
@@ -72,28 +62,31 @@ class PipelineCalls:
         request = self._request(http, name, asked, caller)
         await refuse_private(request.webhook)
         if request.way == "background" and not held:
-            job_id = await self._executor.enqueue(request, self._places(request.pool))
+            job_id = await self.executor.enqueue(request, self.places(request.pool))
         else:
-            job_id = await self._executor.begin(request, held or {})
+            job_id = await self.executor.begin(request, held or {})
         return await self._response(http, request, job_id)
 
     async def again(self, http: Request, name: str, asked: DrawingRequest, caller: Caller) -> Response | None:
         """The answer of the run that the request's Idempotency-Key names; None where it names none. Raises Conflict
         where it was used for another request."""
         request = self._request(http, name, asked, caller)
-        job_id = await self._jobs.first(request) if request.idempotency_key is not None else None
+        job_id = await self.jobs.first(request) if request.idempotency_key is not None else None
         return None if job_id is None else await self._response(http, request, job_id)
 
     async def knows(self, key: Key, idempotency_key: str) -> bool:
         """Whether it names a run of this key."""
-        return await self._jobs.knows(key.id, idempotency_key)
+        return await self.jobs.knows(key.id, idempotency_key)
 
     async def _response(self, http: Request, request: RunRequest, job_id: str) -> Response:
         if request.way == "background":
-            return await self._accept(http, job_id, request.caller)
-        if request.way == "stream":
-            return self._events(http, await self._row(job_id, request), last_seen(http) or 0)
-        return await self._wait(http, job_id, request)
+            headers = {"location": f"/v1/jobs/{job_id}", "x-job-id": job_id}
+            return JSONResponse(await self.shown(http, await self._row(job_id, request)), 202, headers=headers)
+        if request.way == "wait":
+            return await self._wait(http, job_id, request)
+        way = self.executor.way(job_id)
+        here = {"id": job_id, "way": way, "request": request.request, "ended_at": None, "events": 0}
+        return self._events(http, here if way else await self._row(job_id, request), last_seen(http) or 0)
 
     def _request(self, http: Request, name: str, asked: DrawingRequest, caller: Caller) -> RunRequest:
         if asked.stream and asked.background:
@@ -101,7 +94,7 @@ class PipelineCalls:
         if asked.webhook is not None and not asked.background:
             raise InvalidRequest("`webhook` goes with `background`.", param="webhook", code="webhook_not_background")
         way: Way = "stream" if asked.stream else "background" if asked.background else "wait"
-        longest = self._job_seconds if way == "background" else self._pipeline_seconds
+        longest = self.job_seconds if way == "background" else self.pipeline_seconds
         seconds = min(longest, caller.until - asyncio.get_running_loop().time())
         return RunRequest(
             pipeline=name,
@@ -109,7 +102,7 @@ class PipelineCalls:
             request=plain(asked.model_dump(mode="json")),
             request_sha256=_sha256([name, plain(asked.identity())]),
             way=way,
-            pool=pool_of(self._executor.pipelines[name]) if way == "background" else AT_ONCE,
+            pool=pool_of(self.executor.pipelines[name]) if way == "background" else AT_ONCE,
             seconds=max(0.0, seconds),
             priority=asked.priority or caller.priority,
             idempotency_key=idempotency.checked(http.headers.get(idempotency.HEADER)),
@@ -118,57 +111,52 @@ class PipelineCalls:
 
     # -- the three ways -------------------------------------------------------------------------------------------
 
-    async def _accept(self, http: Request, job_id: str, caller: Caller) -> Response:
-        row = await self._jobs.one(job_id, caller.key.id)
-        where = {"location": f"/v1/jobs/{job_id}", **_named(job_id)}
-        return JSONResponse(await self.shown(http, row), 202, headers=where)
-
     async def _wait(self, http: Request, job_id: str, request: RunRequest) -> Response:
         """The answer, or its error. Who leaves ends the run, unless a key lets them come back for it."""
         try:
             with until_disconnect(http.receive):
-                how = await self._executor.ended_here(job_id) or await self._end_elsewhere(
-                    job_id, request.caller.key.id
-                )
+                how = await self.executor.ended_here(job_id) or await self._end_elsewhere(job_id, request)
         except ClientDisconnected:
             if request.idempotency_key is None:
-                await self._executor.cancel(job_id, _caller_left())
+                await self.executor.cancel(job_id, _caller_left())
             raise
         if how.error is not None:
             raise how.cause or error_of(how.error)
         answer = await self._pictures(http, request.request).apply(how.answer)
-        return Response(msgspec.json.encode(answer), headers=_named(job_id), media_type="application/json")
+        return Response(msgspec.json.encode(answer), headers={"x-job-id": job_id}, media_type="application/json")
 
-    async def _row(self, job_id: str, request: RunRequest) -> Mapping[str, Any]:
-        """What a stream needs of a job; nothing has to be asked of one that is at work here."""
-        way = self._executor.way(job_id)
-        if way is None:
-            return await self._jobs.one(job_id, request.caller.key.id)
-        return {"id": job_id, "way": way, "request": request.request, "ended_at": None, "events": 0}
+    async def _row(self, job_id: str, request: RunRequest) -> dict[str, Any]:
+        return await self.jobs.one(job_id, request.caller.key.id)
 
-    async def _end_elsewhere(self, job_id: str, key_id: str) -> End:
+    async def _end_elsewhere(self, job_id: str, request: RunRequest) -> End:
         """How a run ended that is carried out elsewhere, or was long ago."""
-        row = await self._jobs.one(job_id, key_id)
+        row = await self._row(job_id, request)
         if row["ended_at"] is None:
-            async for _ in self._followers.follow(job_id, row["events"], HEARTBEAT_SECONDS):
+            async for _ in self.followers.follow(job_id, row["events"], HEARTBEAT_SECONDS):
                 pass
-            row = await self._jobs.one(job_id, key_id)
+            row = await self._row(job_id, request)
         return End(row["state"], row["answer"], row["error"])
 
     async def stream(self, http: Request, row: Mapping[str, Any], after: int) -> Response:
         """A run's events after that number, as server-sent events up to the last one."""
         if row["way"] == "stream" and row["ended_at"] is None:
-            await self._jobs.count_follower(row["id"], 1)
+            await self.jobs.count_follower(row["id"], 1)
         return self._events(http, row, after)
 
     def _events(self, http: Request, row: Mapping[str, Any], after: int) -> Response:
         """The same for one who counts as a follower already."""
-        over = row["ended_at"] is not None and after >= row["events"]
-        events = nothing() if over else self._followers.follow(row["id"], after, HEARTBEAT_SECONDS)
         left = partial(self._left, row["id"]) if row["way"] == "stream" else lambda: None
-        answer = Events(seen(events), self._pictures(http, row["request"]), left)
-        answer.headers.update(_named(row["id"]))
+        answer = Events(self._follow(row, after), self._pictures(http, row["request"]), left)
+        answer.headers["x-job-id"] = row["id"]
         return answer
+
+    async def _follow(self, row: Mapping[str, Any], after: int) -> AsyncGenerator[Event | None, None]:
+        """The events, with something to read before the first one comes; none where everything was seen."""
+        yield None
+        if row["ended_at"] is None or after < row["events"]:
+            async with contextlib.aclosing(self.followers.follow(row["id"], after, HEARTBEAT_SECONDS)) as events:
+                async for event in events:
+                    yield event
 
     def _left(self, job_id: str) -> None:
         task = asyncio.create_task(self._end_deserted(job_id))
@@ -178,11 +166,11 @@ class PipelineCalls:
     async def _end_deserted(self, job_id: str) -> None:
         """A follower of a stream left. Where none comes back, on any orchestrator, the run ends."""
         try:
-            await self._jobs.count_follower(job_id, -1)
-            await asyncio.sleep(self._stream_grace)
-            if await self._jobs.is_deserted(job_id):
-                await self._executor.cancel(job_id, _caller_left())
-        except (*DATABASE_AWAY, Unavailable) as exc:
+            await self.jobs.count_follower(job_id, -1)
+            await asyncio.sleep(self.stream_grace)
+            if await self.jobs.is_deserted(job_id):
+                await self.executor.cancel(job_id, _caller_left())
+        except DATABASE_AWAY as exc:
             log.warning("a stream that was left goes on", extra={"job": job_id, "reason": exc})
 
     async def close(self) -> None:
@@ -194,7 +182,7 @@ class PipelineCalls:
     # -- reading --------------------------------------------------------------------------------------------------
 
     def _pictures(self, http: Request, asked: Mapping[str, Any]) -> PictureFormat:
-        return PictureFormat(self._blobs, str(http.base_url), as_url=asked.get("response_format") == "url")
+        return PictureFormat(self.blobs, str(http.base_url), as_url=asked.get("response_format") == "url")
 
     async def shown(self, http: Request, row: Mapping[str, Any]) -> dict[str, Any]:
         """A job as the API gives it: with its pictures, or with their names alone where their time is over."""
@@ -206,7 +194,7 @@ class PipelineCalls:
 
     async def page(self, http: Request, row: Mapping[str, Any], after: int) -> dict[str, Any]:
         """The events after that number, as many as are read at once."""
-        found, pictures = await self._jobs.events(row["id"], after), self._pictures(http, row["request"])
+        found, pictures = await self.jobs.events(row["id"], after), self._pictures(http, row["request"])
         data = [{"type": e["name"], "sequence_number": e["number"], **await pictures.apply(e["data"])} for e in found]
         last = found[-1]["number"] if found else after
         return {"object": "list", "data": data, "has_more": last < row["events"], "last": last, "state": row["state"]}
@@ -216,28 +204,9 @@ def _caller_left() -> End:
     return End("cancelled", None, error_record(Conflict("The caller left.", code="caller_left")))
 
 
-async def nothing() -> AsyncGenerator[Event | None, None]:
-    """No events: everything was seen."""
-    none: tuple[Event, ...] = ()
-    for event in none:
-        yield event
-
-
-async def seen(events: AsyncGenerator[Event | None, None]) -> AsyncGenerator[Event | None, None]:
-    """The events, with something to read before the first one comes."""
-    yield None
-    async with contextlib.aclosing(events):
-        async for event in events:
-            yield event
-
-
 def _sha256(value: Any) -> str:
     """Of plain JSON; a seed may be larger than what canonical JSON carries."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _named(job_id: str) -> dict[str, str]:
-    return {"x-job-id": job_id}
 
 
 def last_seen(http: Request) -> int | None:

@@ -34,12 +34,8 @@ log = logging.getLogger(__name__)
 MOST_ATTEMPTS = 20
 STOP_SECONDS = 2.0
 
-RUNS = Histogram(
-    "soundstage_pipeline_seconds",
-    "Seconds from a run's start to its end.",
-    ["pipeline", "way", "outcome"],
-    buckets=SECONDS,
-)
+_LABELS = ["pipeline", "way", "outcome"]
+RUNS = Histogram("soundstage_pipeline_seconds", "Seconds from a run's start to its end.", _LABELS, buckets=SECONDS)
 RUNNING = Gauge("soundstage_pipelines_running", "Runs at work in this process.")
 AGAIN = Counter("soundstage_pipelines_resumed_total", "Runs that another process had begun.", ["pipeline"])
 
@@ -53,29 +49,21 @@ class _Run:
     ending: bool = False  # what it came to is being kept: too late to cancel it
 
 
+@dataclass(kw_only=True, eq=False)
 class Executor:
     """Begins runs, claims runs, and carries them out. Use it on the event loop that the workers' clients live on."""
 
-    def __init__(
-        self,
-        store: JobStore,
-        queue: JobQueue,
-        writer: EventWriter,
-        followers: Followers,
-        studio: Studio,
-        pipelines: Mapping[str, Pipeline],
-        tracing: Tracing | None = None,
-    ) -> None:
+    store: JobStore
+    queue: JobQueue
+    writer: EventWriter
+    followers: Followers
+    studio: Studio
+    pipelines: Mapping[str, Pipeline]
+    tracing: Tracing | None
+
+    def __post_init__(self) -> None:
         self.id = "exec_" + os.urandom(8).hex()
-        self.pipelines = pipelines
-        self.claiming = asyncio.Lock()
-        """Held between a claim and the start of what was claimed."""
-        self._store = store
-        self._queue = queue
-        self._writer = writer
-        self._followers = followers
-        self._studio = studio
-        self._tracing = tracing
+        self.claiming = asyncio.Lock()  # held between a claim and the start of what was claimed
         self._turns = Turns()
         self._runs: dict[str, _Run] = {}
         self._memory: dict[str, Mapping[str, bytes]] = {}
@@ -106,17 +94,17 @@ class Executor:
         if tasks:
             with contextlib.suppress(TimeoutError, *DATABASE_AWAY):  # it is found by its lock, after a while
                 async with asyncio.timeout(STOP_SECONDS):
-                    await self._queue.give_back(self.id)
+                    await self.queue.give_back(self.id)
 
     # -- beginning ------------------------------------------------------------------------------------------------
 
     async def begin(self, request: RunRequest, memory: Mapping[str, bytes]) -> str:
         """Begin a run in this process; its id, or that of the run which its idempotency key names."""
-        job = await self._store.begin(request, self.id)
+        job = await self.store.begin(request, self.id)
         if job.begins and request.way == "wait":
             self._waits[job.id] = asyncio.get_running_loop().create_future()
         if job.begins and request.way == "stream":
-            self._followers.expect(job.id)
+            self.followers.expect(job.id)
         if job.begins and memory:
             self._memory[job.id] = memory
         return self._begun(job, request)
@@ -124,7 +112,7 @@ class Executor:
     async def enqueue(self, request: RunRequest, places: int) -> str:
         """Begin a run in this process where its pool has a place for it, of so many; else queue it for whichever
         orchestrator is free."""
-        return self._begun(await self._store.enqueue(request, self.id, 0 if self._rests_until else places), request)
+        return self._begun(await self.store.enqueue(request, self.id, 0 if self._rests_until else places), request)
 
     def _begun(self, job: NewJob, request: RunRequest) -> str:
         if job.begins:
@@ -137,7 +125,7 @@ class Executor:
         async with self.claiming:
             if self._rests_until:
                 return 0
-            claims = await self._queue.claim(pool, places, self.id)
+            claims = await self.queue.claim(pool, places, self.id)
             for claim in claims:
                 if claim.attempt > 1:
                     AGAIN.labels(claim.pipeline).inc()
@@ -172,7 +160,7 @@ class Executor:
 
     async def cancel(self, job_id: str, how: End) -> bool:
         """End a run before its time, on whichever orchestrator it runs; whether it had not ended before."""
-        ended = await self._store.end(job_id, how)
+        ended = await self.store.end(job_id, how)
         if ended:
             self.cancel_here(job_id)
         return ended
@@ -186,13 +174,13 @@ class Executor:
     async def look_for_cancelled(self) -> None:
         """End runs here that were cancelled elsewhere, in case a notification was lost."""
         if self._runs:
-            for job_id in await self._store.cancelled_of(list(self._runs)):
+            for job_id in await self.store.cancelled_of(list(self._runs)):
                 self.cancel_here(job_id)
 
     # -- carrying out ---------------------------------------------------------------------------------------------
 
     async def _carry_out(self, claim: Claim, run: _Run) -> None:
-        flow = DurableFlow(claim, self._writer, self._turns, self._memory.get(claim.id, {}), self._tracing)
+        flow = DurableFlow(claim, self.writer, self._turns, self._memory.get(claim.id, {}), self.tracing)
         began = time.perf_counter()
         how: End | None = None
         try:
@@ -205,7 +193,7 @@ class Executor:
             if self._runs.get(claim.id) is run:
                 del self._runs[claim.id]
             self._memory.pop(claim.id, None)
-            self._followers.over(claim.id)
+            self.followers.over(claim.id)
             future = self._waits.get(claim.id)
             if future is not None and not future.done():
                 future.set_result(how)
@@ -228,9 +216,9 @@ class Executor:
                 raise Forbidden("The key of this run is not valid any more.", code="key_revoked")
             pipeline = self.pipelines[claim.pipeline]
             request = pipeline.request.model_validate(claim.request)
-            with span(self._tracing, claim):
+            with span(self.tracing, claim):
                 async with asyncio.timeout_at(claim.caller.until):
-                    answer = await pipeline.run(self._studio, flow, request, claim.caller)
+                    answer = await pipeline.run(self.studio, flow, request, claim.caller)
             return End("completed", plain(answer), None, flow.tokens, flow.image_steps)
         except TimeoutError:
             return _failed(flow, UpstreamTimeout("The run took longer than it may.", code="pipeline_timeout"))

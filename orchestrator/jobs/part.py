@@ -56,18 +56,26 @@ class Jobs:
         self.store = JobStore(pool, seal, settings.jobs_queue_max)
         queue, followers = JobQueue(pool, self.store), Followers(self.store)
         writer = EventWriter(dsn, followers, seal)
-        self.executor = Executor(self.store, queue, writer, followers, studio, pipelines, tracing)
+        self.executor = Executor(
+            store=self.store,
+            queue=queue,
+            writer=writer,
+            followers=followers,
+            studio=studio,
+            pipelines=pipelines,
+            tracing=tracing,
+        )
         dispatcher = Dispatcher(queue, self.executor, workers, settings.jobs_at_once)
         self._recovery = Recovery(dsn, self.executor, settings.jobs_grace_seconds)
         given = settings.webhook_secret
         secret = given.get_secret_value() if given else read_or_make(settings.data_dir / "keys" / "webhook_secret")
         self.webhooks = Webhooks(pool, secret)
         self.calls = PipelineCalls(
-            self.executor,
-            self.store,
-            followers,
-            studio.blobs,
-            dispatcher.places,
+            executor=self.executor,
+            jobs=self.store,
+            followers=followers,
+            blobs=studio.blobs,
+            places=dispatcher.places,
             pipeline_seconds=settings.pipeline_seconds,
             job_seconds=settings.job_seconds,
             stream_grace=settings.stream_grace_seconds,

@@ -1,16 +1,14 @@
 """The table of jobs: one row for each run of a pipeline, whoever waits for it."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import psycopg
 from psycopg.types.json import Json, Jsonb
 
 from core.db.plain import error_of_caller
 from core.db.pool import Pool, patiently
-from core.errors import Conflict, NotFound, Overloaded, Unavailable
+from core.errors import Conflict, NotFound, Overloaded
 from core.http import idempotency
 from core.http.paging import unknown_after
 from orchestrator.jobs.caller_record import caller_record
@@ -25,27 +23,27 @@ _SHOWN = (
     "id, pipeline, state, way, priority, request, answer, error, tokens, image_steps, attempts, events, webhook_state,"
     " created_at, started_at, ended_at"
 )
-_INSERT = """
+_COLUMNS = (
+    "id, pipeline, tenant, key_id, way, pool, priority, caller, request, request_sha256, idempotency_key, webhook,"
+    " webhook_state, followers, state, attempts, executor, version"
+)
+_INSERT = f"""
 with made as (
-    insert into jobs (id, pipeline, tenant, key_id, way, pool, priority, caller, request, request_sha256,
-                      idempotency_key, webhook, webhook_state, followers, deadline_at, state, attempts, started_at,
-                      executor, version)
-    values (%(id)s, %(pipeline)s, %(tenant)s, %(key_id)s, %(way)s, %(pool)s, %(priority)s, %(caller)s, %(request)s,
-            %(sha256)s, %(idempotency_key)s, %(webhook)s, %(webhook_state)s, %(followers)s,
-            now() + make_interval(secs => %(seconds)s), %(state)s, %(attempts)s,
-            case when %(attempts)s > 0 then now() end, %(executor)s, %(version)s)
+    insert into jobs ({_COLUMNS}, deadline_at, started_at)
+    values ({", ".join(f"%({name})s" for name in _COLUMNS.split(", "))}, now() + make_interval(secs => %(seconds)s),
+            case when %(attempts)s > 0 then now() end)
     on conflict (key_id, idempotency_key) where idempotency_key is not null do nothing
     returning state, pool)
 select case when state = 'queued' then pg_notify('soundstage_jobs', 'queued ' || pool) end from made
-"""
+"""  # noqa: S608 - constants
 _OF_TENANT = """
 select count(*) as jobs from (
-    select from jobs where tenant = %s and ended_at is null and way = 'background' limit %s) open
+    select from jobs where tenant = %(name)s and ended_at is null and way = 'background' limit %(most)s) open
 """
 _OF_POOL = """
 select count(*) as jobs from (
-    select from jobs where pool = %s and state = 'queued' union all
-    select from jobs where pool = %s and state = 'running' limit %s) open
+    select from jobs where pool = %(name)s and state = 'queued' union all
+    select from jobs where pool = %(name)s and state = 'running' limit %(most)s) open
 """
 _LIST = "select {shown} from jobs where key_id = %(key)s{filters} order by created_at desc, id desc limit %(limit)s"
 
@@ -55,16 +53,6 @@ class NewJob(NamedTuple):
 
     id: str
     begins: bool
-
-
-@asynccontextmanager
-async def connected(pool: Pool) -> Any:
-    """A connection. Raises Unavailable where the database is away."""
-    try:
-        async with pool.connection() as connection:
-            yield connection
-    except psycopg.OperationalError as exc:
-        raise Unavailable("The database does not answer.", code="database_unavailable", retry_after=2) from exc
 
 
 class JobStore:
@@ -79,7 +67,7 @@ class JobStore:
     async def begin(self, request: RunRequest, executor: str) -> NewJob:
         """Keep a new run that `executor` carries out. Raises Conflict where its idempotency key was used for something
         else."""
-        async with connected(self._pool) as connection:
+        async with self._pool.connection() as connection:
             return await self._add(connection, request, executor)
 
     async def enqueue(self, request: RunRequest, executor: str, places: int) -> NewJob:
@@ -87,16 +75,15 @@ class JobStore:
 
         Raises Overloaded where the tenant has too many.
         """
-        async with connected(self._pool) as connection:
-            row = await (await connection.execute(_OF_TENANT, (request.caller.key.tenant, self._queue_max))).fetchone()
-            if row["jobs"] >= self._queue_max:
+        async with self._pool.connection() as connection:
+            if await _count(connection, _OF_TENANT, request.caller.key.tenant, self._queue_max) >= self._queue_max:
                 message = f"There are {self._queue_max} jobs of yours that have not ended."
                 raise Overloaded(message, code="jobs_full", retry_after=FULL_SECONDS)
-            if not await _has_place(connection, request.pool, places):
+            if await _count(connection, _OF_POOL, request.pool, places) >= places:
                 return await self._add(connection, request, None)
             async with connection.transaction():
                 await lock_pool(connection, request.pool)
-                begins = await _has_place(connection, request.pool, places)
+                begins = await _count(connection, _OF_POOL, request.pool, places) < places
                 return await self._add(connection, request, executor if begins else None)
 
     async def _add(self, connection: Any, request: RunRequest, executor: str | None) -> NewJob:
@@ -119,7 +106,7 @@ class JobStore:
             "priority": request.priority,
             "caller": Jsonb(caller_record(request.caller)),
             "request": Jsonb(self.seal.wrap(request.request, job_id)),
-            "sha256": request.request_sha256,
+            "request_sha256": request.request_sha256,
             "idempotency_key": request.idempotency_key,
             "webhook": request.webhook,
             "webhook_state": "waiting" if request.webhook else None,
@@ -133,7 +120,7 @@ class JobStore:
 
     async def first(self, request: RunRequest) -> str | None:
         """The run that came first with the same idempotency key. Raises Conflict where that was used for another."""
-        async with connected(self._pool) as connection:
+        async with self._pool.connection() as connection:
             return await self._first(connection, request)
 
     async def _first(self, connection: Any, request: RunRequest) -> str | None:
@@ -149,7 +136,7 @@ class JobStore:
     async def knows(self, key_id: str, idempotency_key: str) -> bool:
         """Whether an API key has a run under this idempotency key."""
         query = "select from jobs where key_id = %s and idempotency_key = %s"
-        async with connected(self._pool) as connection:
+        async with self._pool.connection() as connection:
             return bool((await connection.execute(query, (key_id, idempotency_key))).rowcount)
 
     async def end(self, job_id: str, how: End) -> bool:
@@ -167,7 +154,7 @@ class JobStore:
     async def one(self, job_id: str, key_id: str | None) -> dict[str, Any]:
         """As a caller sees it; `key_id` None: an admin's look. Raises NotFound where it is not the key's."""
         query = f"select {_SHOWN} from jobs where id = %s and (key_id = %s or %s)"  # noqa: S608 - a constant
-        async with connected(self._pool) as connection:
+        async with self._pool.connection() as connection:
             row = await (await connection.execute(query, (job_id, key_id, key_id is None))).fetchone()
         if row is None:
             raise NotFound("There is no such job.", code="job_not_found")
@@ -185,7 +172,7 @@ class JobStore:
         query = _LIST.format(shown=_SHOWN.replace(" request, answer,", ""), filters=filters)
         given = {"key": key_id, "state": state, "pipeline": pipeline, "after": after, "limit": limit}
         known = "select from jobs where id = %(after)s and key_id = %(key)s"
-        async with connected(self._pool) as connection:
+        async with self._pool.connection() as connection:
             if after is not None and not (await connection.execute(known, given)).rowcount:
                 raise unknown_after(after)
             rows = await (await connection.execute(query.encode(), given)).fetchall()
@@ -215,7 +202,7 @@ class JobStore:
     async def count_follower(self, job_id: str, more: int) -> None:
         """Somebody began (1) or ceased (-1) to follow a run."""
         query = "update jobs set followers = greatest(0, followers + %s) where id = %s and ended_at is null"
-        async with connected(self._pool) as connection:
+        async with self._pool.connection() as connection:
             await connection.execute(query, (more, job_id))
 
     async def is_deserted(self, job_id: str) -> bool:
@@ -235,10 +222,9 @@ class JobStore:
         return {row["id"] for row in rows}
 
 
-async def _has_place(connection: Any, pool: str, places: int) -> bool:
-    """Whether fewer of a pool's jobs are open than it has places: then none of them waits."""
-    row = await (await connection.execute(_OF_POOL, (pool, pool, places))).fetchone()
-    return bool(row["jobs"] < places)
+async def _count(connection: Any, query: str, name: str, most: int) -> int:
+    """Open jobs of a tenant or a pool, counted up to so many."""
+    return int((await (await connection.execute(query, {"name": name, "most": most})).fetchone())["jobs"])
 
 
 def sealed_end(seal: Seal, job_id: str, record: Mapping[str, Any]) -> dict[str, Any]:
