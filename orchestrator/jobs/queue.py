@@ -4,20 +4,23 @@ A queued row has no executor. Each tenant has a line of its own in a pool's queu
 by what the tenant has at work already, so that places are shared evenly, and takes no more than there are places.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, LiteralString
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-from core.db.plain import error_record
+from core.db.plain import error_record, where
 from core.db.pool import Pool
-from core.errors import SoundstageError
+from core.errors import SoundstageError, internal
 from orchestrator.jobs.caller_record import caller_of
 from orchestrator.jobs.locks import lock_pool
 from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.values import VERSION, Claim, End
 from orchestrator.pipelines.flow import COMPLETED
+
+log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 32
 
@@ -104,25 +107,26 @@ class JobQueue:
         claims = [await self._opened(row, [e["data"] for e in events if e["job"] == row["id"]]) for row in rows]
         return [claim for claim in claims if claim is not None]
 
-    async def _opened(self, row: dict[str, Any], finished: Sequence[Mapping[str, Any]]) -> Claim | None:
-        """None for a job of an orchestrator with another key: it ends as failed."""
+    async def _opened(self, row: Mapping[str, Any], finished: Sequence[Mapping[str, Any]]) -> Claim | None:
+        """None for a row that cannot be read, of an orchestrator with another key for one: the job ends as failed."""
         seal, job_id = self._store.seal, row["id"]
         try:
-            request = seal.unwrap(row["request"], job_id)
             steps = [seal.unwrap(data, job_id) for data in finished]
-        except SoundstageError as exc:
-            await self._store.end(job_id, End("failed", None, error_record(exc)))
+            return Claim(
+                id=job_id,
+                pipeline=row["pipeline"],
+                way=row["way"],
+                attempt=row["attempt"],
+                request=seal.unwrap(row["request"], job_id),
+                caller=caller_of(row),
+                revoked=row["revoked"],
+                finished={step["step"]: step["result"] for step in steps},
+            )
+        except (SoundstageError, LookupError, TypeError, ValueError) as exc:
+            log.error("a job cannot be read", extra={"job": job_id, **where(exc)})
+            error = exc if isinstance(exc, SoundstageError) else internal()
+            await self._store.end(job_id, End("failed", None, error_record(error)))
             return None
-        return Claim(
-            id=job_id,
-            pipeline=row["pipeline"],
-            way=row["way"],
-            attempt=row["attempt"],
-            request=request,
-            caller=caller_of(row),
-            revoked=row["revoked"],
-            finished={step["step"]: step["result"] for step in steps},
-        )
 
     async def waiting(self) -> list[DictRow]:
         """What is queued: {pipeline, pool, jobs, oldest}, the last in seconds."""

@@ -177,6 +177,16 @@ async def test_what_somebody_waits_for_takes_no_place_and_other_steps_are_left(l
     assert await line.claimed(8) == []
 
 
+async def test_a_job_that_cannot_be_read_ends_alone(line: Line) -> None:
+    await line.add("a", 1, caller=Jsonb({}))
+    await line.add("b", 1)
+    claims = await line.claimed(4)
+    assert [claim.caller.key.tenant for claim in claims] == ["b"]
+    async with line.pool.connection() as connection:
+        rows = await (await connection.execute("select tenant, state from jobs order by tenant")).fetchall()
+    assert [(row["tenant"], row["state"]) for row in rows] == [("a", "failed"), ("b", "running")]
+
+
 # -- a studio ---------------------------------------------------------------------------------------------------------
 
 
