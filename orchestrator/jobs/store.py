@@ -253,7 +253,8 @@ def shown(row: Mapping[str, Any]) -> dict[str, Any]:
     last = {"last_event": row["events"], "cost": {"tokens": row["tokens"], "image_steps": row["image_steps"]}}
     error = None if row["error"] is None else error_of_caller(row["error"])
     whole = {"result": row["answer"]} if "answer" in row else {}
-    return {"object": "job", **own, **times, **last, "error": error, **whole}
+    status = "in_progress" if row["state"] == "running" else row["state"]  # OpenAI's word; `state` is the older name
+    return {"object": "job", "status": status, **own, **times, **last, "error": error, **whole}
 
 
 def _time(at: datetime | None) -> int | None:

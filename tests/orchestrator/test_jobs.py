@@ -67,6 +67,7 @@ async def test_wait_stream_and_background_give_the_same(studio: Studio, workers:
     image.held.clear()  # or it may have ended before it is shown
     accepted = await studio.post(PATH, {**ASKED, "background": True})
     assert (accepted.status_code, accepted.json()["state"]) == (202, "running"), "there is a place for it"
+    assert accepted.json()["status"] == "in_progress"
     image.held.set()
     assert accepted.headers["location"] == f"/v1/jobs/{accepted.json()['id']}"
     job = await ended(studio, accepted.json()["id"])
@@ -76,7 +77,7 @@ async def test_wait_stream_and_background_give_the_same(studio: Studio, workers:
     assert one["image_base64"] == two["image_base64"] == three["image_base64"]
     same = ("caption", "prompt_used", "model", "seed", "releases")
     assert [[answer[name] for name in same] for answer in (two, three)] == [[one[name] for name in same]] * 2
-    assert (job["state"], job["attempts"], job["error"]) == ("completed", 1, None)
+    assert (job["state"], job["status"], job["attempts"], job["error"]) == ("completed", "completed", 1, None)
     assert job["cost"]["tokens"] > 0
 
 
