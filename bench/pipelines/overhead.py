@@ -16,7 +16,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 from pydantic import BaseModel
@@ -31,11 +32,8 @@ from orchestrator.access.keys import Keys, create_key
 from orchestrator.jobs.part import Jobs
 from orchestrator.jobs.values import AT_ONCE, RunRequest
 from orchestrator.operate.seal import Seal
-from orchestrator.pipelines.base import Pipeline
-from orchestrator.pipelines.base import Studio as Parts
 from orchestrator.runs.caller import Caller
 from orchestrator.settings import OrchestratorSettings
-from orchestrator.workers.registry import WorkerPool
 
 AT_A_TIME = (1, 8, 32)
 ROUNDS = 5
@@ -89,29 +87,17 @@ async def _engine(folder: Path) -> AsyncIterator[tuple[Jobs, Caller]]:
         async with open_pool(dsn) as pool, Watchers() as watchers:
             secret = await create_key(pool, "bench", ["pipelines"])
             key = await Keys(pool).authenticate([(b"authorization", b"Bearer " + secret.encode())])
-            caller = Caller(key, "req", PATH, None)
-            settings = OrchestratorSettings.load(data_dir=folder)
-            three = cast("Pipeline", _Three())
-            jobs = Jobs(
-                settings,
-                dsn,
-                pool,
-                cast("Parts", _Three()),
-                {"three": three},
-                cast("WorkerPool", None),
-                Seal(bytes(32)),
+            three = SimpleNamespace(name="three", role=None, asked=_Body, run=_three)
+            parts: Any = SimpleNamespace(
+                **{"dsn": dsn, "pool": pool, "seal": Seal(bytes(32)), "tracing": None},
+                **{"studio": SimpleNamespace(blobs=None), "table": {"three": three}},
             )
+            jobs = Jobs(OrchestratorSettings.load(data_dir=folder), parts, parts, parts)
             async with jobs:
                 for name, work in jobs.watchers.items():
                     watchers.start(name, work())
-                yield jobs, caller
+                yield jobs, Caller(key, "req", PATH, None)
                 await watchers.stop()
-
-
-class _Three:
-    """As much of a pipeline, and of a studio's parts, as the engine looks at."""
-
-    name, role, asked, run, blobs = "three", None, _Body, staticmethod(_three), None
 
 
 async def _alone(runs: int) -> dict[str, Any]:

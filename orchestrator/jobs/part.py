@@ -1,11 +1,10 @@
 """Runs of pipelines, called: durable where the settings say so, else as long as somebody waits."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from core.db.pool import Pool
 from core.keys import read_or_make
 from core.part import Part
 from core.repeat import every
@@ -22,10 +21,7 @@ from orchestrator.jobs.recovery import Recovery
 from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.webhooks import Webhooks
 from orchestrator.operate.part import Operate
-from orchestrator.operate.seal import Seal
-from orchestrator.operate.tracing import Tracing
 from orchestrator.pipelines import part as pipelines_part
-from orchestrator.pipelines.base import Pipeline, Studio
 from orchestrator.pipelines.calls import MemoryRuns
 from orchestrator.pipelines.part import Pipelines
 from orchestrator.settings import OrchestratorSettings
@@ -42,39 +38,31 @@ class Jobs:
     """The durable engine of one process. Enter it on the loop that serves; then its `watchers` may run."""
 
     def __init__(
-        self,
-        settings: OrchestratorSettings,
-        dsn: str,
-        pool: Pool,
-        studio: Studio,
-        pipelines: Mapping[str, Pipeline],
-        workers: WorkerPool,
-        seal: Seal,
-        tracing: Tracing | None = None,
+        self, settings: OrchestratorSettings, operate: Operate, workers: WorkerPool, pipelines: Pipelines
     ) -> None:
         self._settings = settings
-        self.store = JobStore(pool, seal, settings.jobs_queue_max)
-        queue, followers = JobQueue(pool, self.store), Followers(self.store)
-        writer = EventWriter(dsn, followers, seal)
+        self.store = JobStore(operate.pool, operate.seal, settings.jobs_queue_max)
+        queue, followers = JobQueue(operate.pool, self.store), Followers(self.store)
+        writer = EventWriter(operate.dsn, followers, operate.seal)
         self.executor = Executor(
             store=self.store,
             queue=queue,
             writer=writer,
             followers=followers,
-            studio=studio,
-            pipelines=pipelines,
-            tracing=tracing,
+            studio=pipelines.studio,
+            pipelines=pipelines.table,
+            tracing=operate.tracing,
         )
         dispatcher = Dispatcher(queue, self.executor, workers, settings.jobs_at_once)
-        self._recovery = Recovery(dsn, self.executor, settings.jobs_grace_seconds)
+        self._recovery = Recovery(operate.dsn, self.executor, settings.jobs_grace_seconds)
         given = settings.webhook_secret
         secret = given.get_secret_value() if given else read_or_make(settings.data_dir / "keys" / "webhook_secret")
-        self.webhooks = Webhooks(pool, secret)
+        self.webhooks = Webhooks(operate.pool, secret)
         self.calls = PipelineCalls(
             executor=self.executor,
             jobs=self.store,
             followers=followers,
-            blobs=studio.blobs,
+            blobs=pipelines.studio.blobs,
             places=dispatcher.places,
             pipeline_seconds=settings.pipeline_seconds,
             job_seconds=settings.job_seconds,
@@ -82,7 +70,7 @@ class Jobs:
         )
         self.watchers = {
             "events of jobs": writer.write,
-            "news of jobs": Listener(dsn, followers, self.executor, dispatcher).listen,
+            "news of jobs": Listener(operate.dsn, followers, self.executor, dispatcher).listen,
             "jobs of the dead": lambda: self._recovery.watch(self._locks),
             "queues": dispatcher.run,
             "webhooks": self.webhooks.run,
@@ -133,16 +121,7 @@ def build(
     if not settings.durable_jobs:
         memory = MemoryRuns(pipelines.studio, pipelines.table, settings.pipeline_seconds)
         return JobsPart(routers=pipelines_part.routers(settings, access, pipelines, memory))
-    jobs = Jobs(
-        settings,
-        operate.dsn,
-        operate.pool,
-        pipelines.studio,
-        pipelines.table,
-        workers.pool,
-        operate.seal,
-        operate.tracing,
-    )
+    jobs = Jobs(settings, operate, workers.pool, pipelines)
     own = routes.router(access.keys, jobs.calls, jobs.store, jobs.executor, jobs.webhooks)
     return JobsPart(
         jobs=jobs,
