@@ -87,7 +87,7 @@ async def _engine(folder: Path) -> AsyncIterator[tuple[Jobs, Caller]]:
         async with open_pool(dsn) as pool, Watchers() as watchers:
             secret = await create_key(pool, "bench", ["pipelines"])
             key = await Keys(pool).authenticate([(b"authorization", b"Bearer " + secret.encode())])
-            three = SimpleNamespace(name="three", role=None, asked=_Body, run=_three)
+            three = SimpleNamespace(name="three", role=None, request=_Body, run=_three)
             parts: Any = SimpleNamespace(
                 **{"dsn": dsn, "pool": pool, "seal": Seal(bytes(32)), "tracing": None},
                 **{"studio": SimpleNamespace(blobs=None), "table": {"three": three}},
