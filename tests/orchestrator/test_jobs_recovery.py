@@ -23,7 +23,7 @@ from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.values import VERSION
 from orchestrator.operate.seal import Seal
 from orchestrator.pipelines import PIPELINES
-from tests.fakes.client import Answer, connected, request
+from tests.fakes.client import connected, request
 from tests.fakes.serving import serving
 from tests.fakes.studio import Studio, studio_over
 from tests.fakes.wait import answers, eventually, soon
@@ -76,17 +76,26 @@ async def mortal(dsn: str, folder: Path, engines: str) -> AsyncIterator[Killed]:
             await process.wait()
 
 
-def following(studio: Killed, job_id: str) -> "asyncio.Task[Answer]":
-    """A client on a job's stream; what it had when the connection broke."""
+async def following(studio: Killed, job_id: str) -> "asyncio.Task[str]":
+    """A client on a job's stream, which has begun; what it had when the connection broke."""
+    answered = asyncio.Event()
 
-    async def follow() -> Answer:
+    async def follow() -> str:
+        body = b""
         async with connected(studio.port) as client:
             headers = [(b"authorization", studio.http.headers["authorization"].encode())]
             headers += [(b"accept", b"text/event-stream")]
             await client.send(request(b"GET", f"/v1/jobs/{job_id}/events".encode(), headers))
-            return await client.answer()
+            await client.head()
+            answered.set()
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while piece := await client.chunk():
+                    body += piece
+        return body.decode()
 
-    return asyncio.create_task(follow())
+    task = asyncio.create_task(follow())
+    await soon(answered.wait())
+    return task
 
 
 async def test_kill_minus_nine_inside_every_step(durable_dsn: str, tmp_path: Path) -> None:
@@ -99,7 +108,7 @@ async def test_kill_minus_nine_inside_every_step(durable_dsn: str, tmp_path: Pat
             job_id = jobs[step] = made.json()["id"]
             inside = f"{job_id}:{step}" + (":1" if step == "caption" else "")
             await eventually(partial(engines.begun.__getitem__, inside), step)
-        followed = {step: following(killed, job_id) for step, job_id in jobs.items()}
+        followed = {step: await following(killed, job_id) for step, job_id in jobs.items()}
 
         async def told() -> bool:
             pages = [(await killed.http.get(f"/v1/jobs/{job_id}/events")).json() for job_id in jobs.values()]
@@ -120,7 +129,7 @@ async def test_kill_minus_nine_inside_every_step(durable_dsn: str, tmp_path: Pat
                 assert (job["state"], job["attempts"], job["result"]["caption"]) == ("completed", 2, engines.caption), (
                     step
                 )
-                seen = events_of((await soon(followed[step])).body.decode())
+                seen = events_of(await soon(followed[step]))
                 headers = {"authorization": f"Bearer {studio.key}", "accept": "text/event-stream"}
                 headers["last-event-id"] = str(len(seen))
                 seen += events_of((await studio.http.get(f"/v1/jobs/{job_id}/events", headers=headers)).text)
