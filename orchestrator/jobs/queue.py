@@ -46,7 +46,7 @@ with recursive lines as (
      where t.tenant is not null
 )
 update jobs set state = 'running', executor = %(executor)s, attempts = attempts + 1,
-                started_at = coalesce(started_at, now())
+                started_at = coalesce(started_at, clock_timestamp())
  where state = 'queued' and id in (
        select id from ranked order by rank, random() limit (select least(%(most)s, (places + 1) / 2) from free))
 returning id, pipeline, tenant, key_id, way, priority, caller, request, attempts as attempt,

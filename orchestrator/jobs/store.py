@@ -31,7 +31,7 @@ _INSERT = f"""
 with made as (
     insert into jobs ({_COLUMNS}, deadline_at, started_at)
     values ({", ".join(f"%({name})s" for name in _COLUMNS.split(", "))}, now() + make_interval(secs => %(seconds)s),
-            case when %(attempts)s > 0 then now() end)
+            case when %(attempts)s > 0 then clock_timestamp() end)
     on conflict (key_id, idempotency_key) where idempotency_key is not null do nothing
     returning state, pool)
 select case when state = 'queued' then pg_notify('soundstage_jobs', 'queued ' || pool) end from made
