@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any
 
 import uvloop
 
@@ -76,90 +76,59 @@ async def load_generator() -> AsyncIterator[LoadGenerator]:
         await process.wait()
 
 
-class _Connection(asyncio.Protocol):
-    """Sends the request again and again until the deadline, and notes how long each answer took."""
+class _Connection(asyncio.StreamReaderProtocol):
+    """Counts how many reads its answers came in."""
 
-    def __init__(self, request: bytes, numbers: Iterator[int], deadline: float) -> None:
-        self._before, _, self._after = request.partition(NUMBER)
-        self._numbers, self._deadline = numbers, deadline
-        self.latencies: list[float] = []
-        self.reads = 0
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by duck typing only
-        self._send()
-
-    def _send(self) -> None:
-        self._head: bytes | None = None
-        self._buffer = self._tail = b""
-        self._left: int | None = None  # bytes of the body that are missing, where its length is known
-        self._started = time.perf_counter()
-        self._transport.write(b"%b%08d%b" % (self._before, next(self._numbers), self._after))
+    reads = 0
 
     def data_received(self, data: bytes) -> None:
         self.reads += 1
-        if self._head is None:
-            self._buffer += data
-            head, blank, data = self._buffer.partition(b"\r\n\r\n")
-            if not blank:
-                return
-            self._begin(head)
-        if self._ends_with(data):
-            self.latencies.append(time.perf_counter() - self._started)
-            if time.perf_counter() < self._deadline:
-                self._send()
-            else:
-                self.done.set_result(None)
-                self._transport.close()
+        super().data_received(data)
 
-    def _begin(self, head: bytes) -> None:
-        self._head = head
-        length = _LENGTH.search(head)
-        self._left = int(length[1]) if length else None
+
+async def _latencies(order: Order, numbers: Iterator[int], deadline: float) -> tuple[list[float], int]:
+    """Seconds of each answer on one connection, and the reads of all. Raises BenchError where one is no 200."""
+    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(limit=1 << 20)
+    transport, protocol = await loop.create_connection(lambda: _Connection(reader), "127.0.0.1", order.port)
+    before, _, after = _request(order).partition(NUMBER)
+    found: list[float] = []
+    while not found or time.perf_counter() < deadline:
+        began = time.perf_counter()
+        transport.write(b"%b%08d%b" % (before, next(numbers), after))
+        head = await reader.readuntil(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
-            self._fail(self._buffer[:300].decode(errors="replace"))
-
-    def _ends_with(self, data: bytes) -> bool:
-        if self._left is None:
-            self._tail = (self._tail + data)[-len(_END) :]
-            return self._tail == _END
-        self._left -= len(data)
-        return self._left == 0
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(f"connection lost: {exc}")
-
-    def _fail(self, why: str) -> None:
-        if not self.done.done():
-            self.done.set_exception(BenchError(why))
-        self._transport.abort()
+            raise BenchError(head[:300].decode(errors="replace"))
+        length = _LENGTH.search(head)
+        await (reader.readexactly(int(length[1])) if length else reader.readuntil(_END))
+        found.append(time.perf_counter() - began)
+    transport.close()
+    return found, protocol.reads
 
 
-async def _run(order: Order) -> Figures:
+def _request(order: Order) -> bytes:
     body = request_body(order.kind)
     head = (
         f"POST {order.path} HTTP/1.1\r\nHost: 127.0.0.1:{order.port}\r\nAuthorization: Bearer {order.key}\r\n"
         "Content-Type: application/json\r\nAccept: application/json\r\nUser-Agent: bench\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
-    request, loop, started = head.encode() + body, asyncio.get_running_loop(), time.perf_counter()
+    return head.encode() + body
+
+
+async def _run(order: Order) -> Figures:
     numbers = itertools.count(time.monotonic_ns() // 1000 % 50_000_000)  # so that a later order says other things
-
-    def connection() -> _Connection:
-        return _Connection(request, numbers, started + order.seconds)
-
-    made = [await loop.create_connection(connection, "127.0.0.1", order.port) for _ in range(order.concurrency)]
+    started = time.perf_counter()
     async with asyncio.timeout(order.seconds + 60):
-        await asyncio.gather(*(each.done for _, each in made))
+        work = (_latencies(order, numbers, started + order.seconds) for _ in range(order.concurrency))
+        found = await asyncio.gather(*work)
     took = time.perf_counter() - started
-    latencies = [latency * 1e3 for _, each in made for latency in each.latencies]
+    latencies = [seconds * 1e3 for each, _ in found for seconds in each]
     return Figures(
         requests=len(latencies),
         seconds=round(took, 3),
         p50_ms=round(quantile(latencies, 0.5), 4),
         p99_ms=round(quantile(latencies, 0.99), 4),
-        reads=round(sum(each.reads for _, each in made) / len(latencies), 2),
+        reads=round(sum(reads for _, reads in found) / len(latencies), 2),
     )
 
 
@@ -168,7 +137,7 @@ def main() -> None:
         answer: dict[str, Any]
         try:
             answer = asdict(uvloop.run(_run(Order(**json.loads(line)))))
-        except (BenchError, OSError, TimeoutError) as exc:
+        except (BenchError, OSError, TimeoutError, asyncio.IncompleteReadError) as exc:
             answer = {"error": f"{type(exc).__name__}: {exc}"}
         print(json.dumps(answer), flush=True)
 

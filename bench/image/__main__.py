@@ -16,7 +16,7 @@ import torch
 from bench.harness import machine, save
 from bench.image import models, table
 from bench.image.serve import Arrival, bare, bare_seconds, poisson, seconds_of, serve_by_steps, serve_in_order
-from bench.image.steps import mixed, saturation
+from bench.image.steps import mixed
 from image.request import ImageRequest
 
 RATES = (0.3, 0.6, 0.9, 1.2)  # of what a sequential server could do
@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.image", description=__doc__)
     parser.add_argument("--images", type=int, default=80, help="images in a trace; fewer are not kept (%(default)s)")
     parser.add_argument("--repeats", type=int, default=15, help="single images for the overhead (%(default)s)")
-    parser.add_argument("--gpu", action="store_true", help="Z-Image's real shape on a GPU, and saturation by batch")
+    parser.add_argument("--gpu", action="store_true", help="Z-Image's real shape on a GPU")
     parser.add_argument("--rehearse", action="store_true", help="--gpu's code with a small shape on a CPU; no figures")
     asked = parser.parse_args()
     torch.set_grad_enabled(False)
@@ -36,10 +36,6 @@ def main() -> None:
     seconds = bare_seconds(setup)
     report["sequential_seconds"] = {f"{w}x{h}": each for (w, h), each in seconds.items()}
     report["traces"] = [trace(setup, poisson(setup, seconds, rho, asked.images), rho) for rho in RATES]
-    if asked.gpu or asked.rehearse:
-        sizes = ((512, 512), (1024, 1024)) if asked.gpu else setup.sizes[:2]
-        report["saturation"] = full = saturation(setup, sizes)
-        print(*full, sep="\n")
     print(table.page(report))
     if not asked.rehearse and asked.images >= parser.get_default("images"):
         save(f"image-{'gpu' if asked.gpu else 'cpu'}", report, table.page(report))

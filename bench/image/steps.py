@@ -1,21 +1,16 @@
-"""Denoising steps by themselves: seven sizes together against padding, and full steps against the arithmetic alone."""
+"""A denoising step of seven sizes: as the scheduler batches them, padded to the longest, and one by one."""
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
-
-import torch
+from collections.abc import Sequence
 
 from bench.image.models import Setup, Size
 from bench.image.serve import seconds_of
 from image import batch
 from image.batch import RequestState
 from image.embeddings import Embeddings
-from image.pipelines import memory
 from image.request import RequestId
 from image.scheduler import schedule
 
-BATCHES = (1, 2, 4, 8)
 REPEATS = 7
 SEVEN = ((1, 1), (1, 1.5), (1.5, 1), (1.5, 1.5), (1.5, 2), (2, 2), (4, 4))  # of the smallest side
 
@@ -53,31 +48,6 @@ def mixed(setup: Setup) -> dict[str, float]:
     return seconds | gains
 
 
-def saturation(setup: Setup, sizes: Sequence[Size]) -> list[dict[str, float]]:
-    """Every size at every batch. The floor is the arithmetic at the pace of one large matrix product, measured here."""
-    device = setup.stock.transformer.device
-    pace = _matmul_pace(device, setup.stock.transformer.dtype)
-    found = []
-    for size in sizes:
-        for rows in BATCHES:
-            memory.reset_peak(device)
-            states = _states(setup, [size] * rows)
-            seconds = _best(lambda states=states: batch.step(setup.pipeline, states))  # type: ignore[misc]
-            work = _operations(setup, [state.row_tokens for state in states])
-            found.append(
-                {
-                    "side": size[0],
-                    "batch": rows,
-                    "step_seconds": seconds,
-                    "share_of_floor": work / pace / seconds,
-                    "images_per_second": rows / (seconds * setup.steps),
-                    "teraflops": work / seconds / 1e12,
-                    "peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else 0,
-                }
-            )
-    return found
-
-
 def _states(setup: Setup, sizes: Sequence[Size]) -> list[RequestState]:
     """Resident, before their first step."""
     states = [
@@ -85,28 +55,3 @@ def _states(setup: Setup, sizes: Sequence[Size]) -> list[RequestState]:
     ]
     batch.make_resident(setup.pipeline, states, Embeddings(0))
     return states
-
-
-def _operations(setup: Setup, lengths: Sequence[int]) -> float:
-    """Of one transformer call: two for each weight and token, and attention's two products."""
-    transformer = setup.stock.transformer
-    weights, config = sum(p.numel() for p in transformer.parameters()), transformer.config
-    attention = sum(4 * length**2 * config.dim * config.n_layers for length in lengths)
-    return float(2 * weights * sum(lengths) + attention)
-
-
-def _matmul_pace(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of one large matrix product, the most a step could have."""
-    side = 8192 if device.type == "cuda" else 512
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / _best(lambda: (a @ b).sum().item())  # the sum waits for the device
-
-
-def _best(work: Callable[[], object]) -> float:
-    """Seconds; the work ends when its result is on the host."""
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times)

@@ -1,7 +1,7 @@
 """The gateway changes nothing of what the engine says: a part of `python -m bench.conformance`."""
 
-from bench.conformance.battery import CASES
-from bench.conformance.run import compared, sides
+from tests.e2e.conformance.battery import CASES
+from tests.e2e.conformance.run import compared, sides
 from tests.e2e.studio import Studio
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from bench.conformance.battery import Case
+from tests.e2e.conformance.battery import Case
 
 IDS = frozenset(("id", "request_id", "created", "created_at", "completed_at", "item_id", "sequence_number"))
 """Never compared: ids, times, and how many events came before. A tool call's `id` is one of them."""

@@ -6,9 +6,9 @@ run with status 1. MODELS is a folder of prepared models; without it the one of 
 """
 
 from bench import real
-from bench.conformance.battery import CASES
-from bench.conformance.run import Verdict, compared, sides
 from bench.harness import RESULTS, table
+from tests.e2e.conformance.battery import CASES
+from tests.e2e.conformance.run import Verdict, compared, sides
 from tests.e2e.studio import Studio
 
 INTRODUCTION = """\

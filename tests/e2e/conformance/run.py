@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from bench.conformance.battery import Case
-from bench.conformance.compare import Answer, answered, differences
+from tests.e2e.conformance.battery import Case
+from tests.e2e.conformance.compare import Answer, answered, differences
 from tests.e2e.studio import Studio
 
 TRIES = 3
