@@ -34,8 +34,12 @@ log = logging.getLogger(__name__)
 MOST_ATTEMPTS = 20
 STOP_SECONDS = 2.0
 
-_LABELS = ["pipeline", "way", "outcome"]
-RUNS = Histogram("soundstage_pipeline_seconds", "Seconds from a run's start to its end.", _LABELS, buckets=SECONDS)
+RUNS = Histogram(
+    "soundstage_pipeline_seconds",
+    "Seconds from a run's start to its end.",
+    ["pipeline", "way", "outcome"],  # written out: docs/metrics.md is read from here
+    buckets=SECONDS,
+)
 RUNNING = Gauge("soundstage_pipelines_running", "Runs at work in this process.")
 AGAIN = Counter("soundstage_pipelines_resumed_total", "Runs that another process had begun.", ["pipeline"])
 
