@@ -19,17 +19,17 @@ up: ## Install what is missing, start everything, show a chat answer and a pictu
 	@exec $(PY) -m compose.up
 
 test: ## Install what is missing, then run every check and test.
-	@$(PYTHON) compose/install.py app test vllm
+	@$(PYTHON) compose/install.py tests vllm
 	@$(MAKE) --no-print-directory -j3 static
 	@$(MAKE) --no-print-directory unit e2e
 
 check: ## Format, lint, types, import rules, the code's numbers and the fast tests.
-	@$(PYTHON) compose/install.py app test
+	@$(PYTHON) compose/install.py tests
 	@$(MAKE) --no-print-directory -j3 static
 	@$(MAKE) --no-print-directory quick
 
 install: ## Install what the studio and its tests need.
-	@$(PYTHON) compose/install.py app test vllm
+	@$(PYTHON) compose/install.py tests vllm
 
 .PHONY: static
 static: lint types imports house
@@ -77,7 +77,7 @@ format: ## Format the code and mend what the linter can.
 # The small picture model that is shipped, trained anew: hours on a CPU. Run again, it goes on where it stopped.
 .PHONY: tiny-model
 tiny-model: ## Train the small picture model that ships: hours on a CPU.
-	@$(PYTHON) compose/install.py app tiny
+	@$(PYTHON) compose/install.py tiny
 	@exec $(PY) -m training.tiny $(TINY)
 
 # Pins by name and version alone; what only a CUDA torch wants is left out.
@@ -91,7 +91,7 @@ doctor: ## Look at this machine and the studio on it, and say what to do.
 	@exec $(PY) -m orchestrator doctor
 
 clean: ## Remove the environments and the data.
-	rm -rf .venv .venv-vllm data
+	rm -rf .venv .venv-* data
 
 docs: ## Write the generated pages again.
 	@$(PY) -m compose.settings_doc

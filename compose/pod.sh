@@ -44,17 +44,33 @@ update() {
   fi
 }
 
+# Triton compiles small kernels at the first start: it needs a compiler and Python's headers.
+can_compile() {
+  command -v cc >/dev/null && [[ -f "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]]
+}
+
 install() {
+  local packages=()
   if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     [[ "$(id -u)" == 0 ]] || fail "Python 3.11 with venv is missing, and only root can install it."
-    act apt-get update --quiet
-    act apt-get install --yes --quiet --no-install-recommends python3 python3-venv ca-certificates
+    packages+=(python3 python3-venv ca-certificates)
   fi
-  if [[ "$service" == chat ]]; then
-    act python3 compose/install.py app vllm
-    command -v nvidia-smi >/dev/null || act .venv/bin/python -m compose.small_model "$DATA_DIR/models"
-  else
-    act python3 compose/install.py app
+  if [[ "$service" == chat || "$service" == image ]] && command -v nvidia-smi >/dev/null && ! can_compile; then
+    [[ "$(id -u)" == 0 ]] || fail "A C compiler and Python's headers are missing, and only root can install them."
+    packages+=(build-essential python3-dev)
+  fi
+  if ((${#packages[@]})); then
+    act apt-get update --quiet
+    act apt-get install --yes --quiet --no-install-recommends "${packages[@]}"
+  fi
+  if [[ "$service" != chat ]]; then
+    act python3 compose/install.py "$service"
+    return
+  fi
+  act python3 compose/install.py chat vllm
+  if ! command -v nvidia-smi >/dev/null; then
+    act python3 compose/install.py small-model
+    act .venv-small-model/bin/python -m compose.small_model "$DATA_DIR/models"
   fi
 }
 
@@ -141,7 +157,7 @@ if [[ -z "${DATA_DIR:-}" ]]; then
 fi
 export DATA_DIR HOST="${HOST:-0.0.0.0}" PORT="${PORT:-$port}" STOP_SECONDS="${STOP_SECONDS:-60}"
 export STOP_DELAY_SECONDS="${STOP_DELAY_SECONDS:-3}" # what sends requests here learns that it goes before it goes
-python="${POD_PYTHON:-.venv/bin/python}"
+python="${POD_PYTHON:-.venv-$service/bin/python}"
 log="$DATA_DIR/logs/$service.log"
 pid_file="$DATA_DIR/run/$service.pid"
 

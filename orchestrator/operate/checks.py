@@ -29,7 +29,7 @@ DISK_LEAST, DISK_GOOD = 2 * GIB, 10 * GIB  # the small models and both environme
 MEMORY_GOOD = 6 * GIB
 SHM_GOOD = GIB
 FILES_GOOD = 4096
-DRIVER_GOOD = 570  # the first that runs CUDA 12.8
+CUDA_13_DRIVER, CUDA_12_DRIVER = 580, 525
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total,memory.free", "--format=csv,noheader,nounits")
 
 
@@ -46,7 +46,7 @@ class Finding:
 def check_machine(data_dir: Path, environment: Mapping[str, str]) -> Iterator[Finding]:
     """Everything that can be seen without the studio itself."""
     yield python(sys.version_info[:3])
-    yield packages(ROOT / "constraints.txt")
+    yield packages(lock_here())
     yield engine(ROOT / ".venv-vllm" / "bin" / "python", environment.get("LLM_URL"))
     yield from (port(name, environment.get(name) or str(default)) for name, default in PORTS.items())
     yield data_folder(data_dir)
@@ -64,12 +64,19 @@ def python(version: tuple[int, ...]) -> Finding:
     return Finding("python", "ok", f"Python {shown}.")
 
 
-def packages(constraints: Path) -> Finding:
+def lock_here() -> Path:
+    """The lock that this environment was installed from, as its stamp says; else the tests'."""
+    stamp = Path(sys.prefix, ".soundstage-installed")
+    name = stamp.read_text("utf-8").split()[0] if stamp.is_file() and stamp.stat().st_size else "tests"
+    return ROOT / "locks" / f"{name}.txt"
+
+
+def packages(lock: Path) -> Finding:
     """What is installed, against what is pinned; what is not installed here may belong to another service."""
-    if not constraints.exists():
-        return Finding("packages", "ok", "No constraints.txt here, so versions were not compared.")
+    if not lock.exists():
+        return Finding("packages", "ok", "There is no lock here, so versions were not compared.")
     other = []
-    for line in constraints.read_text("utf-8").splitlines():
+    for line in lock.read_text("utf-8").splitlines():
         name, _, wanted = line.partition(";")[0].strip().partition("==")
         try:
             found = importlib.metadata.version(name)
@@ -183,8 +190,13 @@ def judge_gpus(told: str) -> Iterator[Finding]:
     """From nvidia-smi's lines: name, driver, MiB in all, MiB free."""
     for name, driver, total, free in csv.reader(told.splitlines(), skipinitialspace=True):
         says = f"{name}, driver {driver}, {free} of {total} MiB free."
-        if int(driver.partition(".")[0]) < DRIVER_GOOD:
-            yield Finding("gpu", "warn", says, f"Driver {DRIVER_GOOD} or later is wanted (CUDA 12.8).")
+        major = int(driver.partition(".")[0])
+        if major < CUDA_12_DRIVER:
+            todo = f"Renew the driver: CUDA 12 wants {CUDA_12_DRIVER} or later, CUDA 13 {CUDA_13_DRIVER} or later."
+            yield Finding("gpu", "fail", says, todo)
+        elif major < CUDA_13_DRIVER:
+            todo = f"Renew the driver to {CUDA_13_DRIVER} or later for CUDA 13 and the newest vLLM."
+            yield Finding("gpu", "warn", f"{says} CUDA 12 is installed for it.", todo)
         else:
             yield Finding("gpu", "ok", says)
 

@@ -20,7 +20,7 @@ from tests.image.processes import free_port
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "compose"
 FOLDERS = {
-    "orchestrator": {"core", "prompts", "orchestrator"},
+    "orchestrator": {"core", "placement", "prompts", "orchestrator"},
     "chat": {"core", "llm"},
     "image": {"core", "image"},
     "selfie": {"core", "vision"},
@@ -143,7 +143,7 @@ def test_a_dockerfile_passes_the_linter(service: str) -> None:
 def test_an_image_holds_its_folder_and_core_is_pinned_and_not_root(service: str) -> None:
     text = dockerfile(service)
     copied = {words[1].split("/")[0] for line in text.splitlines() if (words := line.split())[:1] == ["COPY"]}
-    copied -= {"pyproject.toml", "--from=small-model"}
+    copied -= {"locks", "--from=small-model"}
     assert copied - {"compose"} == FOLDERS[service], "compose/ is for a stage that is thrown away"
     bases = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
     assert all(re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+|worker", base) for base in bases)

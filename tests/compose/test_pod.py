@@ -36,7 +36,8 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(service: str, tmp_pa
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
     assert said[-1].endswith(f"{service} keep")
-    assert any("compose/install.py app" in line for line in said)
+    installs = [line for line in said if "compose/install.py" in line]
+    assert installs[0].split()[3:] == ([service] if service != "chat" else ["chat", "vllm"])
     assert any("vllm" in line for line in said) == (service == "chat")
     assert not (tmp_path / "data").exists()
 

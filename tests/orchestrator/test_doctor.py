@@ -50,11 +50,13 @@ def test_a_figure_is_judged_and_what_is_wrong_has_a_cure(finding: Finding, state
 
 
 def test_gpus_are_judged_by_their_driver() -> None:
-    told = "NVIDIA H100 80GB HBM3, 575.57.08, 81559, 80994\nTesla T4, 470.82.01, 15109, 15000\n"
+    told = "NVIDIA H100 80GB HBM3, 580.65.06, 81559, 80994\nNVIDIA A40, 550.54.14, 46068, 45000\n"
+    told += "Tesla T4, 470.82.01, 15109, 15000\n"
     found = list(checks.judge_gpus(told))
-    assert [finding.state for finding in found] == ["ok", "warn"]
+    assert [finding.state for finding in found] == ["ok", "warn", "fail"]
     assert "80994 of 81559 MiB free" in found[0].says
-    assert "570" in found[1].todo
+    assert "580" in found[1].todo
+    assert "525" in found[2].todo
 
 
 def test_a_port_that_another_program_has_is_a_failure() -> None:
@@ -67,9 +69,9 @@ def test_a_port_that_another_program_has_is_a_failure() -> None:
 
 
 def test_other_versions_than_pinned_are_told(tmp_path: Path) -> None:
-    constraints = tmp_path / "constraints.txt"
-    constraints.write_text("pytest==0.0.1\nnot-installed-anywhere==1.0\n")
-    found = checks.packages(constraints)
+    lock = tmp_path / "lock.txt"
+    lock.write_text("pytest==0.0.1\nnot-installed-anywhere==1.0\n")
+    found = checks.packages(lock)
     assert found.state == "warn"
     assert "pytest" in found.says
     assert "not-installed" not in found.says
