@@ -19,6 +19,14 @@ def parse(kind: type[Body], body: bytes, error: type[InvalidRequest] = InvalidRe
         raise from_validation(exc.errors(), error) from exc
 
 
+def parse_object(kind: type[Body], value: Mapping[str, Any], error: type[InvalidRequest] = InvalidRequest) -> Body:
+    """As parse, for JSON that was read already."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as exc:
+        raise from_validation(exc.errors(include_input=False), error) from exc
+
+
 def parse_strings(kind: type[Body], fields: Mapping[str, Any]) -> Body:
     """As parse, for a form, whose values are all text."""
     try:

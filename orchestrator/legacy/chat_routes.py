@@ -10,10 +10,11 @@ from pydantic import BaseModel
 
 from core import pure
 from core.errors import Unprocessable
+from core.parsing import parse_object
 from orchestrator.access.dependencies import metered, needs
 from orchestrator.access.keys import Key, Keys
 from orchestrator.access.quotas import Quotas
-from orchestrator.legacy.envelope import json_object, parse, respond
+from orchestrator.legacy.envelope import json_object, respond
 from orchestrator.legacy.older_chat import CONVERSATION, ChatRequest, OlderChat
 from orchestrator.recipes.messages import MessageRunner
 from orchestrator.runs.caller import Caller, caller_of
@@ -62,7 +63,7 @@ def router(keys: Keys, quotas: Quotas, pure_route: PureRoute, older: OlderChat) 
         if "message" not in given:
             raise Unprocessable("Send `message`, or `messages` in the pure form.", param="message", code="missing")
         job = older.unrestricted if caller.route.endswith("unrestricted") else older.plain
-        return await older.answer(parse(ChatRequest, given), caller, job)
+        return await older.answer(parse_object(ChatRequest, given, Unprocessable), caller, job)
 
     @api.post("/chat")
     @api.post("/chat/unrestricted")

@@ -1,20 +1,17 @@
 """What the older endpoints share: the body's two forms, and errors with the fields that their callers look for."""
 
 from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from core.errors import SoundstageError, Unprocessable, internal
 from core.http.disconnect import until_disconnect
 from core.json import text as json_text
 from core.pure import legacy_body
-from core.service import from_validation
 from orchestrator.operate import outage
-
-T = TypeVar("T", bound=BaseModel)
 
 
 def json_object(body: bytes) -> dict[str, Any]:
@@ -23,14 +20,6 @@ def json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Unprocessable("The body must be a JSON object.", code="invalid_body")
     return found
-
-
-def parse(kind: type[T], body: dict[str, Any]) -> T:
-    """Raises Unprocessable, which names the field."""
-    try:
-        return kind.model_validate(body)
-    except ValidationError as exc:
-        raise from_validation(exc.errors(), Unprocessable) from exc
 
 
 async def respond(request: Request, work: Awaitable[BaseModel], **legacy: Any) -> Response:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.errors import Unprocessable
+from core.parsing import parse_object
 from orchestrator.legacy.enhance import job_types
 from orchestrator.legacy.enhance.service import EnhanceService
-from orchestrator.legacy.envelope import parse
 from orchestrator.legacy.older_chat import ChatRequest, OlderChat
 from orchestrator.legacy.queue_job import Job
 from orchestrator.runs.caller import Caller
@@ -28,7 +28,7 @@ class JobHandler:
                 raise Unprocessable(
                     f"job_type: {kind.name} takes a prompt, not a message.", param="job_type", code="no_conversation"
                 )
-            asked = parse(ChatRequest, job.payload)
+            asked = parse_object(ChatRequest, job.payload, Unprocessable)
             return (await self.chat.answer(asked, caller, kind, once=job.id)).model_dump()
         body = {**job.payload, "job_type": job.job_type}
         return (await self.enhancement.enhance(body, caller)).model_dump(exclude_none=True)

@@ -3,14 +3,13 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from core.errors import InvalidRequest
 from core.http.disconnect import ClientDisconnected
 from core.http.form import Field, Form, read_form
-from core.service import from_validation
+from core.parsing import body_schema, parse_strings
 from orchestrator.access.dependencies import check_pictures, metered, needs
 from orchestrator.access.keys import Key, Keys
 from orchestrator.access.quotas import Quotas
@@ -24,23 +23,17 @@ from orchestrator.runs.caller import caller_of
 LARGE = frozenset({profile.PATH})  # paths whose bodies hold a picture
 OPTION_BYTES = 4096
 OPTIONS = profile.Options.model_fields
-BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image", "consent"],
-                    "properties": {
-                        "image": {"type": "string", "format": "binary", "description": "The selfie."},
-                        **profile.Options.model_json_schema()["properties"],
-                    },
-                }
-            }
+BODY = body_schema(
+    {
+        "type": "object",
+        "required": ["image", "consent"],
+        "properties": {
+            "image": {"type": "string", "format": "binary", "description": "The selfie."},
+            **profile.Options.model_json_schema()["properties"],
         },
-    }
-}
+    },
+    "multipart/form-data",
+)
 
 
 def router(
@@ -97,8 +90,6 @@ def _options(form: Form) -> profile.Options:
     """Raises InvalidRequest with the field's name."""
     try:
         texts = {name: value.decode() for name, value in form.items()}
-        return profile.Options.model_validate_strings(texts)
     except UnicodeDecodeError as exc:
         raise InvalidRequest("A field is not UTF-8.", code="invalid_value") from exc
-    except ValidationError as exc:
-        raise from_validation(exc.errors()) from exc
+    return parse_strings(profile.Options, texts)

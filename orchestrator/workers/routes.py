@@ -2,15 +2,15 @@
 URL, sees them all, and drains them."""
 
 import time
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends
-from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel
 
 from core.db.changes import Writer
 from core.errors import Forbidden
+from core.parsing import body_schema, parse_object
 from core.paths import unescaped
-from core.service import from_validation
 from core.wire.workers import Announcement, Lease
 from orchestrator.access.dependencies import needs
 from orchestrator.access.keys import Key, Keys
@@ -18,7 +18,8 @@ from orchestrator.workers.registered import PREFIX, EngineRegistration, Register
 from orchestrator.workers.registry import WorkerPool
 
 WorkerId = Annotated[str, AfterValidator(unescaped)]  # an id may hold slashes
-W = TypeVar("W", bound=BaseModel)
+
+_BODY = body_schema({"anyOf": [Announcement.model_json_schema(), EngineRegistration.model_json_schema()]})
 
 
 class Registered(BaseModel):
@@ -40,13 +41,13 @@ def router(keys: Keys, workers: WorkerPool, engines: RegisteredEngines) -> APIRo
 
     operators_key = Annotated[Key, Depends(operator)]
 
-    @api.post("", openapi_extra=_two_bodies())
+    @api.post("", openapi_extra=_BODY)
     async def register(body: Annotated[dict[str, Any], Body()], key: operators_key) -> Lease | Registered:
         """With a worker key: register, or renew the lease that this key holds; the whole announcement replaces what was
         known under its id. With an admin key: use a server by its URL; the same name again replaces what was known."""
         if "worker" in key.scopes:
-            return await workers.register(_parsed(Announcement, body), key.id)
-        server = _parsed(EngineRegistration, body)
+            return await workers.register(parse_object(Announcement, body), key.id)
+        server = parse_object(EngineRegistration, body)
         await engines.register(server, Writer(key.id))
         return Registered(id=server.worker_id, url=str(server.url))
 
@@ -90,15 +91,3 @@ def router(keys: Keys, workers: WorkerPool, engines: RegisteredEngines) -> APIRo
         return {"id": worker_id, "deleted": True}
 
     return api
-
-
-def _parsed(kind: type[W], body: dict[str, Any]) -> W:
-    try:
-        return kind.model_validate(body)
-    except ValidationError as exc:
-        raise from_validation(exc.errors(include_input=False)) from exc
-
-
-def _two_bodies() -> dict[str, Any]:
-    schemas = [Announcement.model_json_schema(), EngineRegistration.model_json_schema()]
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": {"anyOf": schemas}}}}}

@@ -7,13 +7,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from core.errors import Unprocessable
+from core.parsing import parse_object
 from core.wire.text import Text
 from orchestrator.legacy.enhance import job_types
 from orchestrator.legacy.enhance.cache import Source
 from orchestrator.legacy.enhance.enhancer import Enhancer, PromptTask, with_tier_of
 from orchestrator.legacy.enhance.job_types import JobType
 from orchestrator.legacy.enhance.phrases import tidy
-from orchestrator.legacy.envelope import parse
 from orchestrator.runs.caller import Caller
 
 OPTIMIZATIONS = {"sdxl": "sdxl_optimizations", "wan": "wan_optimizations"}
@@ -94,7 +94,7 @@ class EnhanceService:
         return PlainAnswer(**_plain(body, made.text, made.source, seconds))
 
     def _task(self, given: dict[str, Any]) -> tuple[EnhanceRequest, PromptTask]:
-        body = parse(EnhanceRequest, given)
+        body = parse_object(EnhanceRequest, given, Unprocessable)
         job = job_types.find(self.kinds, body.job_type)
         if len(body.prompt) > job.max_prompt:
             raise Unprocessable(
