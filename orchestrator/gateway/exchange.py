@@ -38,6 +38,7 @@ from orchestrator.runs.judge import Judge
 from orchestrator.workers.registry import WorkerPool
 
 NO_LIMITS: Mapping[str, Timeouts] = {}
+ONE_REQUEST = Needs()
 LARGE_FORM = 1 << 20  # bytes; reading a larger one would hold up other requests
 
 
@@ -177,7 +178,7 @@ class Gateway:
     def _needs(self, exchange: Exchange) -> Needs:
         """What it takes at most. Raises InvalidRequest."""
         if not exchange.key.limited:
-            return Needs()
+            return ONE_REQUEST
         if exchange.path.draws:
             exchange.call.work.asked = counted(exchange.pictures.count)
             return Needs(images=exchange.call.work.asked)

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import Counter, Histogram
 
@@ -19,16 +19,22 @@ if TYPE_CHECKING:
     from orchestrator.operate.tracing import Span
 
 FIRST = Histogram(
-    *("soundstage_time_to_first_token_seconds", "From asking a worker to a stream's first piece.", ["ability"]),
+    "soundstage_time_to_first_token_seconds",
+    "From asking a worker to a stream's first piece.",
+    ["ability"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
 )
 BETWEEN = Histogram(
-    *("soundstage_inter_token_seconds", "Mean time between the pieces of a stream, once for each stream.", ["ability"]),
+    "soundstage_inter_token_seconds",
+    "Mean time between the pieces of a stream, once for each stream.",
+    ["ability"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
 TOKENS = Counter("soundstage_tokens_total", "Tokens of answers that state their usage.", ["ability", "direction"])
 ESTIMATED = Counter(
-    *("soundstage_tokens_estimated_total", "Tokens of answers whose engine did not say.", ["ability", "direction"]),
+    "soundstage_tokens_estimated_total",
+    "Tokens of answers whose engine did not say.",
+    ["ability", "direction"],
 )
 WORDED = frozenset(("chat", "completions", "responses"))
 """Abilities whose engines work for each token: where they do not say for how many, it is estimated."""
@@ -40,47 +46,14 @@ _LEFT_UNDONE = frozenset((499, 504))
 _EACH_DELTA = b'.delta"'  # how the type of an event of /v1/responses ends; within a text the quote is escaped
 
 
-class _Counts(NamedTuple):
-    """The metrics of one ability: looked up once."""
-
-    first: Any
-    between: Any
-    sent: Any
-    answered: Any
-    sent_estimated: Any
-    answered_estimated: Any
-
-
 @cache
-def _counts(ability: Ability) -> _Counts:
-    return _Counts(
-        FIRST.labels(ability),
-        BETWEEN.labels(ability),
-        TOKENS.labels(ability, "input"),
-        TOKENS.labels(ability, "output"),
-        ESTIMATED.labels(ability, "input"),
-        ESTIMATED.labels(ability, "output"),
-    )
+def _labelled(metric: Any, *labels: str) -> Any:
+    """Looked up once."""
+    return metric.labels(*labels)
 
 
 class AnswerMeter(AnswerFilter):
     """Reads what an answer of a worker took as it passes, and takes out what its caller did not ask for."""
-
-    __slots__ = (
-        "_asked_at",
-        "_deltas",
-        "_events",
-        "_fingerprint",
-        "_pictures",
-        "_pictures_asked",
-        "_reader",
-        "_sent",
-        "_size",
-        "_wanted",
-        "ability",
-        "cuts",
-        "streams",
-    )
 
     def __init__(
         self,
@@ -96,7 +69,7 @@ class AnswerMeter(AnswerFilter):
         was asked for more; `fingerprint`: the engine's, where it is known; `pictures`: how many are to be counted."""
         super().__init__()
         self.ability, self._sent, self._wanted, self.cuts = ability, sent, wanted, cuts
-        self._pictures_asked, self._pictures = pictures, PictureEvents()
+        self._pictures_asked, self._pictures = pictures, PictureEvents() if pictures else None
         self._fingerprint = fingerprint
         self._asked_at = time.monotonic()
         self._events: UsageStream | None = None
@@ -130,7 +103,7 @@ class AnswerMeter(AnswerFilter):
             self._reader.feed(chunk)
             if self.streams:
                 self._deltas += chunk.count(_EACH_DELTA)
-        if self._pictures_asked and self.streams:
+        if self._pictures is not None and self.streams:
             self._pictures.feed(chunk)
         return chunk
 
@@ -142,7 +115,7 @@ class AnswerMeter(AnswerFilter):
         the worker broke, or that tells of an error, those that came."""
         if self.status == UpstreamTimeout.status:
             return self._pictures_asked
-        if not 200 <= self.status < 400:
+        if self._pictures is None or not 200 <= self.status < 400:
             return 0
         cut = self.streams and (broken or self._pictures.failed)
         return self._pictures.completed if cut else self._pictures_asked
@@ -177,14 +150,13 @@ class AnswerMeter(AnswerFilter):
     ) -> Usage | None:
         """Add the answer that has passed, or as much of it as did, to the metrics and to its span; what it took."""
         found = self.usage(error, unseen)
-        counts = _counts(self.ability)
         if found is not None:
-            stated = found.source == "engine"
-            (counts.sent if stated else counts.sent_estimated).inc(found.input)
-            (counts.answered if stated else counts.answered_estimated).inc(found.output)
+            tokens = TOKENS if found.source == "engine" else ESTIMATED
+            _labelled(tokens, self.ability, "input").inc(found.input)
+            _labelled(tokens, self.ability, "output").inc(found.output)
         if self.pieces > 1 and self.streams:
-            counts.first.observe(self.first - self.began)
-            counts.between.observe(max(0.0, self.last - self.first) / (self.pieces - 1))
+            _labelled(FIRST, self.ability).observe(self.first - self.began)
+            _labelled(BETWEEN, self.ability).observe(max(0.0, self.last - self.first) / (self.pieces - 1))
         if span is not None:
             span.ended(self, found, error)
         return found

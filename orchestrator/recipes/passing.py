@@ -2,6 +2,8 @@
 when it begins, and the rest in a last SSE comment, which every SDK skips."""
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import httpx2
 import msgspec
@@ -10,11 +12,35 @@ from starlette.types import Send
 from core.errors import Upstream
 from core.http.relay import error_event
 from core.json.canonical import sha256
+from orchestrator.engines import chat_api
 from orchestrator.engines.answer import AnswerParts, Reader
+from orchestrator.gateway import costs
 from orchestrator.gateway.usage import AnswerMeter
+from orchestrator.gateway.usage_stream import usage_request, with_usage
 from orchestrator.runs.record import Run
 
 PASSED_HEADERS = frozenset({"content-type", "content-encoding"})
+
+
+class Way(NamedTuple):
+    """What an engine is asked, how its answer is read, and whether there is no other way left."""
+
+    fields: Mapping[str, Any]
+    meter: AnswerMeter
+    last: bool = True
+
+
+def ways_to_ask(speech: chat_api.Dialect, messages: Any, request: Mapping[str, Any]) -> list[Way]:
+    """As the caller asked; before that, of a stream, asking for its usage too."""
+    sent = len(msgspec.json.encode(messages))
+    options = request.get("stream_options")
+    answers_wanted = costs.whole(request.get("n")) or 1
+    wanted = usage_request(request.get("stream"), options, answers_wanted) if speech.ability == "chat" else None
+    own = Way(request, AnswerMeter(speech.ability, sent, wanted))
+    if wanted is None or wanted.everything:
+        return [own]
+    fields = {**request, "stream_options": with_usage(options)}
+    return [Way(fields, AnswerMeter(speech.ability, sent, wanted, cuts=True), last=False), own]
 
 
 async def pass_on(

@@ -3,15 +3,14 @@
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import openai
 from starlette.types import Send
 
-from core.errors import Conflict, InvalidRequest
 from core.http.idempotency import REPEATED
-from core.json.canonical import messages_sha256, sha256_of_any, sha256_of_fields
+from core.json.canonical import messages_sha256, sha256_of_fields
 from core.json.text import decoded
 from core.untrusted import storable
 from core.usage import estimated
@@ -20,12 +19,12 @@ from orchestrator.engines import chat_api
 from orchestrator.engines.client import Engines
 from orchestrator.gateway import costs
 from orchestrator.gateway.body import StoredPrompt
-from orchestrator.gateway.usage import ASK_REFUSED, AnswerMeter
-from orchestrator.gateway.usage_stream import usage_request, with_usage
+from orchestrator.gateway.usage import ASK_REFUSED
 from orchestrator.policy import texts
 from orchestrator.policy.floor import Subject, Surface
 from orchestrator.policy.texts import Texts, no_forged_turn
-from orchestrator.recipes.passing import pass_on, proved
+from orchestrator.recipes.fields import check_recorded, recorded, refuse_showing
+from orchestrator.recipes.passing import pass_on, proved, ways_to_ask
 from orchestrator.runs.call import WORKER_HEADER, Call
 from orchestrator.runs.caller import Caller
 from orchestrator.runs.judge import Judge
@@ -34,14 +33,6 @@ from prompts.registry import PRODUCTION, Registry
 from prompts.render import Message, Release
 
 NOBODY = Subject()
-
-
-class _Way(NamedTuple):
-    """What an engine is asked, how its answer is read, and whether there is no other way left."""
-
-    fields: Mapping[str, Any]
-    meter: AnswerMeter
-    last: bool = True
 
 
 class RecipeRunner:
@@ -58,9 +49,9 @@ class RecipeRunner:
         speech = chat_api.of_route(call.caller.route)
         history = speech.history(sent)
         fields = {name: value for name, value in sent.items() if name not in speech.own}
-        _check_recorded(fields)
+        check_recorded(fields)
         if "admin" not in call.caller.key.scopes:
-            _refuse_showing(fields)
+            refuse_showing(fields)
         variables = chat_api.variables(prompt.variables)
         release = await self._resolved(call, prompt.id, prompt.version, variables)
         messages = await self._render(call, release, variables, history, texts.of_body(sent), fields=fields)
@@ -83,7 +74,7 @@ class RecipeRunner:
         caller, run = call.caller, call.run
         speech = chat_api.of_route(caller.route)
         ids_wanted = any(request.get(name) for name in speech.ids)
-        ways = _ways(speech, messages, request)
+        ways = ways_to_ask(speech, messages, request)
         meter = ways[0].meter
         error: BaseException | None = None
         try:
@@ -244,67 +235,3 @@ class RecipeRunner:
 
 def _texts(variables: Mapping[str, Any], history: Sequence[Message]) -> Texts:
     return texts.of(dict(variables), "variables") + texts.of(list(history), "messages")
-
-
-_SHOWING = frozenset(("echo", "prompt_logprobs", "return_prompt_text", "return_token_ids", "enable_response_messages"))
-"""By these an engine repeats the prompt in its answer."""
-
-
-def _refuse_showing(fields: Mapping[str, Any]) -> None:
-    """Raises InvalidRequest for a field that would show a recipe's text."""
-    for name in _SHOWING.intersection(fields):
-        if fields[name] not in (None, False):
-            raise InvalidRequest(
-                f"`{name}` would show the recipe's text, which is for admins' keys alone.",
-                param=name,
-                code="field_refused",
-            )
-
-
-def _check_recorded(fields: Mapping[str, Any]) -> None:
-    """Raises InvalidRequest for a field that the record of the run could not keep."""
-    for name in fields:
-        if "\0" in name:
-            raise InvalidRequest("The name of a field holds a NUL character.", param=name, code="invalid_name")
-    seed = fields.get("seed")
-    if seed is not None and not (type(seed) is int and -(2**63) <= seed < 2**63):
-        raise InvalidRequest("`seed` is a whole number of 64 bits.", param="seed", code="invalid_seed")
-
-
-def recorded(request: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a request as a record keeps them: the release's `own` and plain numbers as they are, of what else
-    the caller sent a hash only."""
-    passing = {name: value for name, value in request.items() if name not in ("stream", "stream_options")}
-    return {
-        name: value
-        if isinstance(value, int | float | None) or own.get(name) == value
-        else {"sha256": sha256_of_any(value)}
-        for name, value in passing.items()
-    }
-
-
-def unrecorded(sampling: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields again that `recorded` made `sampling` of. Raises Conflict where `fields` lack one, or hold another."""
-    found = {}
-    for name, value in sampling.items():
-        if isinstance(value, dict) and set(value) == {"sha256"}:
-            if name not in fields or sha256_of_any(fields[name]) != value["sha256"]:
-                raise Conflict(
-                    f"The run's `{name}` was not kept: send it in `fields`.", param="fields", code="other_fields"
-                )
-            value = fields[name]
-        found[name] = value
-    return found
-
-
-def _ways(speech: chat_api.Dialect, messages: Any, request: Mapping[str, Any]) -> list[_Way]:
-    """As the caller asked; before that, of a stream, asking for its usage too."""
-    sent = len(msgspec.json.encode(messages))
-    options = request.get("stream_options")
-    answers_wanted = costs.whole(request.get("n")) or 1
-    wanted = usage_request(request.get("stream"), options, answers_wanted) if speech.ability == "chat" else None
-    own = _Way(request, AnswerMeter(speech.ability, sent, wanted))
-    if wanted is None or wanted.everything:
-        return [own]
-    fields = {**request, "stream_options": with_usage(options)}
-    return [_Way(fields, AnswerMeter(speech.ability, sent, wanted, cuts=True), last=False), own]

@@ -13,7 +13,8 @@ from core.json.canonical import messages_sha256, sha256_of_fields
 from orchestrator.access.dependencies import needs, one_request
 from orchestrator.access.keys import Key, Keys
 from orchestrator.access.quotas import Quotas
-from orchestrator.recipes.recipe import RecipeRunner, unrecorded
+from orchestrator.recipes.fields import unrecorded
+from orchestrator.recipes.recipe import RecipeRunner
 from orchestrator.runs.caller import caller_of
 from orchestrator.runs.contents import Vault
 from orchestrator.runs.record import Contents, Run, RunLog

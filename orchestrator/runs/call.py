@@ -84,25 +84,26 @@ class Call:
     A call that was neither judged nor refused leaves no record.
     """
 
+    judged = False
+    late = False
+    """The answer was cut because its time was over."""
+    _refused = False
+    _entry: Entry | None = None
+    _most = Needs(0)
+    _requests = 0
+    _status = 0
+    _digest: "hashlib._Hash | None" = None
+    _contents: Contents | None = None
+    _days = 0
+
     def __init__(self, judge: "Judge", caller: Caller, run: Run, quotas: Quotas | None, *, recorded: bool) -> None:
         """`recorded`: not only where it is refused."""
         self.caller = caller
         self.run = run
         self.work = EngineWork()
-        self.judged = False
-        self.late = False
-        """The answer was cut because its time was over."""
         self.recorded = recorded
         self._judge = judge
         self._quotas = quotas
-        self._refused = False
-        self._entry: Entry | None = None
-        self._most = Needs(0)
-        self._requests = 0
-        self._status = 0
-        self._digest: hashlib._Hash | None = None
-        self._contents: Contents | None = None
-        self._days = 0
 
     async def __aenter__(self) -> Self:
         return self
