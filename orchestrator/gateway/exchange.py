@@ -45,11 +45,13 @@ LARGE_FORM = 1 << 20  # bytes; reading a larger one would hold up other requests
 class Exchange:
     """One relayed request: what is known of it so far. What is recorded and paid of it is its call's."""
 
+    key: Key
     caller: Caller
     call: Call
     body: Body
     fields: Peek
     """What is read of the body."""
+    model: str | None
     pictures: PicturesAsked
     """What is to be drawn, on a path that draws."""
 
@@ -57,14 +59,6 @@ class Exchange:
         self.scope = scope
         self.path = PATHS[scope["path"]]
         self._send = send
-
-    @property
-    def key(self) -> Key:
-        return self.caller.key
-
-    @property
-    def model(self) -> str | None:
-        return self.fields.model
 
     @cached_property
     def answers(self) -> tuple[int, int]:
@@ -75,8 +69,8 @@ class Exchange:
         """A piece of the answer, on to the caller."""
         if message["type"] == "http.response.start":
             message["headers"] = self.call.marked(message["status"], message["headers"])
-        else:
-            self.call.passes(message["body"])
+        elif (digest := self.call.digest) is not None:
+            digest.update(message["body"])
         await self._send(message)
 
 
@@ -128,7 +122,7 @@ class Gateway:
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The whole story of a request. However it ends, its call settles it where the inner block is left."""
         exchange = Exchange(scope, send)
-        exchange.caller = await self._authorised(exchange)
+        await self._authorise(exchange)
         sent = await read_body(receive, self._relay.timeouts.body)
         with until_disconnect(receive):
             async with self._judge.call(exchange.caller, recorded=exchange.path.surface is not None) as exchange.call:
@@ -145,14 +139,13 @@ class Gateway:
                     return
                 await self._asker.ask(exchange)
 
-    async def _authorised(self, exchange: Exchange) -> Caller:
+    async def _authorise(self, exchange: Exchange) -> None:
         """Raises Unauthenticated, Forbidden, InvalidRequest."""
         scope = exchange.scope
-        key = await self._keys.caller(scope)
-        key.require(exchange.path.scope)
-        caller = caller_of(scope, key)
+        exchange.key = await self._keys.caller(scope)
+        exchange.key.require(exchange.path.scope)
+        exchange.caller = caller_of(scope, exchange.key)
         refuse_other_codings(scope["headers"])
-        return caller
 
     # -- read -----------------------------------------------------------------------------------------------------
 
@@ -163,7 +156,7 @@ class Gateway:
             body, fields.model = await aside(body.heavy, body.with_text, "model", meant), meant
         if exchange.path.draws:
             exchange.pictures = await aside(body.heavy, body.pictures)  # what a worker would refuse it need not see
-        exchange.body, exchange.fields = body, fields
+        exchange.body, exchange.fields, exchange.model = body, fields, fields.model
 
     async def _body(self, exchange: Exchange, sent: bytes) -> tuple[Body, Peek]:
         if not exchange.path.form:

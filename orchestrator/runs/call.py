@@ -46,6 +46,7 @@ OUR_HEADERS = frozenset(
 PROOFS = Counter("soundstage_proofs_total", "Messages hashes compared with the worker's.", ["outcome"])
 REFUSALS = Counter("soundstage_refusals_total", "Requests refused by policy.", ["category"])
 CLIENT_GONE, OK = 499, 200
+NOBODY_WAITS = asyncio.CancelledError, ClientDisconnected, UpstreamTimeout
 _proofs = cache(PROOFS.labels)
 
 
@@ -92,7 +93,8 @@ class Call:
     _most = Needs(0)
     _requests = 0
     _status = 0
-    _digest: "hashlib._Hash | None" = None
+    digest: "hashlib._Hash | None" = None
+    """Of a judged answer that is passed on: its pieces are added to it."""
     _contents: Contents | None = None
     _days = 0
 
@@ -111,7 +113,19 @@ class Call:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._settle(error)
+        """However the call ended: what it took is paid, and its run is recorded."""
+        run = self.run
+        gone = self.late or isinstance(error, NOBODY_WAITS)
+        if gone and run.worker is not None and run.usage_source is None and self._most.tokens:
+            run.took(Usage(self._most.tokens // BYTES_PER_TOKEN, source="estimate"))  # nobody knows: a quarter of it
+        if self._entry is not None:
+            tokens = 0 if self.work.asked or self.work.paid else run.tokens
+            self._entry.leave(Needs(self._requests, tokens, self.work.pictures(gone=gone)))
+        if self._refused or (self.recorded and self.judged):
+            run.status = self._status or _status(error)
+            run.milliseconds = (time.perf_counter() - run.began) * 1000
+            run.answer_sha256 = self.digest.hexdigest() if self.digest is not None else run.answer_sha256
+            self._judge.runs.add(run, self._contents, self._days)
 
     # -- may it be made? ------------------------------------------------------------------------------------------
 
@@ -197,14 +211,9 @@ class Call:
         limits."""
         self._status = status
         if self.judged:
-            self._digest = hashlib.sha256()
+            self.digest = hashlib.sha256()
             headers = [pair for pair in headers if pair[0] not in OUR_HEADERS] + self._judge.headers(self.run)
         return headers if self._entry is None else headers + self._entry.headers()
-
-    def passes(self, piece: bytes) -> None:
-        """A piece of such an answer."""
-        if self._digest is not None:
-            self._digest.update(piece)
 
     async def keep(self, contents: Contents) -> None:
         """What the run is about, where its tenant keeps that."""
@@ -212,25 +221,10 @@ class Call:
         if standing.store_contents:
             self._contents, self._days = contents, standing.contents_days
 
-    def _settle(self, error: BaseException | None) -> None:
-        """However the call ended: what it took is paid, and its run is recorded."""
-        run = self.run
-        gone = self.late or isinstance(error, asyncio.CancelledError | ClientDisconnected | UpstreamTimeout)
-        if gone and run.worker is not None and run.usage_source is None and self._most.tokens:
-            run.took(Usage(self._most.tokens // BYTES_PER_TOKEN, source="estimate"))  # nobody knows: a quarter of it
-        if self._entry is not None:
-            tokens = 0 if self.work.asked or self.work.paid else run.tokens
-            self._entry.leave(Needs(self._requests, tokens, self.work.pictures(gone=gone)))
-        if self._refused or (self.recorded and self.judged):
-            run.status = self._status or _status(error)
-            run.milliseconds = (time.perf_counter() - run.began) * 1000
-            run.answer_sha256 = self._digest.hexdigest() if self._digest is not None else run.answer_sha256
-            self._judge.runs.add(run, self._contents, self._days)
-
 
 def _status(error: BaseException | None) -> int:
     if error is None:
         return OK
     if isinstance(error, SoundstageError):
         return error.status
-    return CLIENT_GONE if isinstance(error, asyncio.CancelledError | ClientDisconnected) else SoundstageError.status
+    return CLIENT_GONE if isinstance(error, NOBODY_WAITS) else SoundstageError.status
