@@ -6,7 +6,7 @@ from core.part import Part
 from orchestrator.access.part import Access
 from orchestrator.engines.client import Engines
 from orchestrator.operate.part import Operate
-from orchestrator.recipes import replay, routes
+from orchestrator.recipes import label_routes, replay, routes
 from orchestrator.recipes.messages import MessageRunner
 from orchestrator.recipes.recipe import RecipeRunner
 from orchestrator.runs.part import Runs
@@ -26,7 +26,8 @@ def build(operate: Operate, access: Access, engines: Engines, registry: Registry
         runner=runner,
         messages=MessageRunner(engines, runs.judge),
         routers=[
-            routes.router(keys, pool, registry, engines),
+            routes.router(keys, pool),
+            label_routes.router(keys, pool, registry, engines),
             replay.router(keys, access.quotas, pool, runs.log, runs.vault, registry, runner),
         ],
     )

@@ -16,6 +16,7 @@ from orchestrator.access.dependencies import needs
 from orchestrator.access.keys import Key, Keys
 from orchestrator.workers.registered import PREFIX, EngineRegistration, RegisteredEngines
 from orchestrator.workers.registry import WorkerPool
+from orchestrator.workers.worker import Worker
 
 WorkerId = Annotated[str, AfterValidator(unescaped)]  # an id may hold slashes
 
@@ -54,19 +55,7 @@ def router(keys: Keys, workers: WorkerPool, engines: RegisteredEngines) -> APIRo
     @api.get("")
     async def listed(_: operators_key) -> dict[str, Any]:
         """Live workers and what each is doing for this orchestrator."""
-        now = time.monotonic()
-        data = [
-            {
-                **worker.announcement.model_dump(mode="json"),
-                "outstanding": worker.outstanding,
-                "mean_seconds": round(worker.service.mean, 3),
-                "breaker": worker.breaker.state(now),
-                "probed_ready": worker.probed,
-                "drained": worker.drained,
-            }
-            for worker in workers.live()
-        ]
-        return {"object": "list", "data": data}
+        return {"object": "list", "data": [_entry(worker) for worker in workers.live()]}
 
     @api.put("/{worker_id:path}/drain")
     async def drain(worker_id: WorkerId, key: admin_key) -> dict[str, Any]:
@@ -91,3 +80,14 @@ def router(keys: Keys, workers: WorkerPool, engines: RegisteredEngines) -> APIRo
         return {"id": worker_id, "deleted": True}
 
     return api
+
+
+def _entry(worker: Worker) -> dict[str, Any]:
+    return {
+        **worker.announcement.model_dump(mode="json"),
+        "outstanding": worker.outstanding,
+        "mean_seconds": round(worker.service.mean, 3),
+        "breaker": worker.breaker.state(time.monotonic()),
+        "probed_ready": worker.probed,
+        "drained": worker.drained,
+    }
