@@ -19,7 +19,7 @@ from image.events import Cancelled, Finished
 from image.generation import Generation
 
 CALLED_OFF_SECONDS, MOST_CALLED_OFF = 10.0, 1000
-REPEATS = Counter("soundstage_image_repeats_total", "KeyedCalls that were asked before under their key.", ["found"])
+REPEATS = Counter("soundstage_image_repeats_total", "Calls that were asked before under their key.", ["found"])
 KEPT = Gauge("soundstage_image_repeats_bytes", "Pixels kept of calls that may be asked for again.")
 
 Draw = Callable[[], AbstractAsyncContextManager[list[Generation]]]

@@ -17,16 +17,24 @@ from core.errors import InvalidRequest
 from core.service import from_validation
 
 MAX_VALUE = 80  # characters
-_PRIVATE_WORDS = """
-    race races racial ethnic ethnicity ethnicities nationality national origin ancestry heritage descent tribe caste
-    skin complexion religion religious faith health healthy ill illness sick disease disorder disability disabled
-    handicap medical diagnosis symptom symptoms pregnant pregnancy obese obesity overweight underweight bmi acne rash
-    syndrome autism autistic blind deaf injury injured addiction sexual sexuality politics political asian african
-    caucasian hispanic latino latina latinx arab arabic jewish muslim christian hindu buddhist sikh chinese japanese
-    korean indian mexican european slavic nordic scandinavian turkish persian negro gypsy roma aboriginal indigenous
-    mestizo mulatto biracial multiracial
-"""
-_PRIVATE = frozenset(_PRIVATE_WORDS.split())
+_PRIVATE_WORDS = (
+    """
+    race races racial ethnic ethnicity ethnicities nationality national origin ancestry heritage descent tribe
+    caste skin complexion religion religious faith health healthy ill illness sick disease disorder disability
+    disabled handicap medical
+    """,
+    """
+    diagnosis symptom symptoms pregnant pregnancy obese obesity overweight underweight bmi acne rash syndrome
+    autism autistic blind deaf injury injured addiction sexual sexuality politics political asian african
+    caucasian hispanic latino latina
+    """,
+    """
+    latinx arab arabic jewish muslim christian hindu buddhist sikh chinese japanese korean indian mexican
+    european slavic nordic scandinavian turkish persian negro gypsy roma aboriginal indigenous mestizo mulatto
+    biracial multiracial
+    """,
+)
+_PRIVATE = frozenset(word for words in _PRIVATE_WORDS for word in words.split())
 _COLOUR_OF_PEOPLE = re.compile(
     r"\b(?:black|white|brown|yellow|dark|light|fair|pale|tan|tanned|olive)[\s_-]+"
     r"(?:skinned|man|men|woman|women|person|people|male|female|guy|lady|boy|girl|child)\b"
