@@ -86,6 +86,28 @@ async def test_death_by_signal_is_128_and_its_number(command: Make, tmp_path: Pa
     assert await soon(child.wait()) == 128 + sent
 
 
+async def test_a_signal_is_passed_on_as_it_came_and_so_is_a_second_one(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "here, got = pathlib.Path(sys.argv[1]), []\n"
+        "def note(number, _):\n"
+        "    got.append(number)\n"
+        "    (here / f'{len(got)}-{number}').touch()\n"
+        "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, note)\n"
+        "(here / 'ready').touch()\n"
+        "while len(got) < 2: time.sleep(0.01)\n"
+        "sys.exit(7)\n"
+    )
+    argv = (sys.executable, "-I", "-S", "-c", code, str(tmp_path))
+    child = await Child.start(Command("signals", argv, None, grace=600))
+    await eventually((tmp_path / "ready").exists, "the start")
+    child.signal(signal.SIGINT)
+    await eventually((tmp_path / f"1-{signal.SIGINT:d}").exists, "the first signal")
+    child.signal(signal.SIGTERM)
+    assert await soon(child.wait()) == 7
+    assert (tmp_path / f"2-{signal.SIGTERM:d}").exists()
+
+
 async def test_a_command_that_does_not_exist_ends_with_an_error(tmp_path: Path) -> None:
     log = tmp_path / "log"
     child = await Child.start(Command("missing", ("no-such-program-anywhere",), log))
