@@ -1,7 +1,8 @@
 """What a second process costs, and how evenly connections spread: `python -m bench.processes [ROUNDS]`.
 
 An orchestrator with PROCESSES=1 and one with PROCESSES=2 in front of one stand-in engine, asked in turn over 64 kept
-connections. CPU is that of all their processes, database, parent and leashes with them.
+connections, many short samples each: whatever else the machine does is then in both. CPU is that of all their
+processes, parent and leashes with them; the database's own is not in it.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from bench.harness import Program, Studio, chat_worker, free_port, machine, pyth
 from bench.load import LoadGenerator, Order, load_generator
 from bench.traffic import MODEL
 
-CONNECTIONS, SECONDS = 64, 3.0
+CONNECTIONS, SECONDS = 64, 1.0
 
 
 async def main(rounds: int) -> None:
@@ -61,4 +62,4 @@ def _connections(process: "psutil.Process", port: int) -> int:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 3))
+    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 12))
