@@ -13,6 +13,7 @@ from core.db.connection import CONNECT_SECONDS, STATEMENT_SECONDS, Connection, p
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
+MIN_SIZE = 1
 WAIT_SECONDS = 5.0
 MAX_WAITING = 256
 RECONNECT_SECONDS = 10.0
@@ -43,13 +44,20 @@ def make_pool(
         kwargs=options,
         configure=configure,
         reconnect_timeout=RECONNECT_SECONDS,
-        min_size=1,
+        min_size=MIN_SIZE,
         max_size=size,
         timeout=wait_seconds,
         max_waiting=MAX_WAITING,
+        reconnect_failed=_begin_again,
         open=False,
         check=_check,
     )
+
+
+async def _begin_again(pool: AsyncConnectionPool[Any]) -> None:
+    """Try on: who gave up waiting still counts as waiting until there is a connection, so nobody may ask any more."""
+    await pool.resize(0, pool.max_size)
+    await pool.resize(MIN_SIZE, pool.max_size)  # growing from less makes a connection
 
 
 @asynccontextmanager
