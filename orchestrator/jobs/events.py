@@ -90,13 +90,7 @@ class EventWriter:
     async def _batch(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Keep what waits longest, in one statement: one commit for all runs that did something meanwhile."""
         batch = sorted(itertools.islice(self._waiting, BATCH), key=lambda one: one[0].job)
-        numbers: Sequence[int | SoundstageError | None]
-        try:
-            numbers = await self._insert(connection, [event for event, _ in batch])
-        except Exception as exc:
-            if not is_refusal(exc):
-                raise
-            numbers = [await self._insert_alone(connection, event) for event, _ in batch]
+        numbers = await self._insert(connection, [event for event, _ in batch])
         for _ in batch:
             self._waiting.popleft()
         for (event, future), number in zip(batch, numbers, strict=True):
@@ -112,22 +106,20 @@ class EventWriter:
         async with self._written:
             self._written.notify_all()
 
-    async def _insert(self, connection: psycopg.AsyncConnection[Any], events: list[NewEvent]) -> list[int | None]:
-        rows = Json([event.sealed(self._seal) for event in events])
-        row = await (await connection.execute("select keep_events(%s::json) as numbers", (rows,))).fetchone()
-        assert row is not None
-        return list(row["numbers"])
-
-    async def _insert_alone(
-        self, connection: psycopg.AsyncConnection[Any], event: NewEvent
-    ) -> int | SoundstageError | None:
-        """Its number, or what its run is told where the database refuses it: its neighbours are kept all the same."""
+    async def _insert(
+        self, connection: psycopg.AsyncConnection[Any], events: Sequence[NewEvent]
+    ) -> list[int | SoundstageError | None]:
+        """Their numbers; where the database refuses one, its run is told so and its neighbours are kept."""
         try:
-            return (await self._insert(connection, [event]))[0]
+            rows = Json([event.sealed(self._seal) for event in events])
+            (row,) = await (await connection.execute("select keep_events(%s::json) as numbers", (rows,))).fetchall()
+            return list(row["numbers"])
         except Exception as exc:
             if not is_refusal(exc):
                 raise
+            if len(events) > 1:
+                return [(await self._insert(connection, [event]))[0] for event in events]
             REFUSED.inc()
-            what = {"job": event.job, "event": event.name, "reason": str(exc)[:300]}
+            what = {"job": events[0].job, "event": events[0].name, "reason": str(exc)[:300]}
             log.error("an event was refused by the database", extra=what)
-            return internal()
+            return [internal()]

@@ -6,7 +6,7 @@ by what the tenant has at work already, so that places are shared evenly, and ta
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, LiteralString
+from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
@@ -61,31 +61,23 @@ _WAITING = """
 select pipeline, pool, count(*) as jobs, extract(epoch from now() - min(created_at))::float8 as oldest
   from jobs where state = 'queued' group by pipeline, pool
 """
-_REQUEUE: LiteralString = """
-with requeued as (update jobs set state = 'queued', executor = null where state = 'running' and {} returning pool)
+_REQUEUE = """
+with requeued as (
+    update jobs set state = 'queued', executor = null
+     where state = 'running' and executor = %(executor)s and version = %(version)s and id <> all(%(but)s)
+       and coalesce(started_at, created_at) <= clock_timestamp() - make_interval(secs => %(seconds)s)
+    returning pool)
 select count(*) as jobs, pg_notify('soundstage_jobs', 'queued ' || pool) from requeued group by pool
 """
-_DEAD = _REQUEUE.format("executor = %(executor)s and version = %(version)s")
-_FORGOTTEN = _REQUEUE.format(
-    "executor = %(executor)s and id <> all(%(here)s) and started_at < now() - make_interval(secs => %(seconds)s)"
-)
 
 
-async def requeue_dead(connection: AsyncConnection[DictRow], executor: str) -> int:
-    """Put back what this executor has at work; how many there were. What it still does is kept until another claims
-    it."""
-    return await _requeued(connection, _DEAD, {"executor": executor, "version": VERSION})
-
-
-async def requeue_forgotten(
-    connection: AsyncConnection[DictRow], executor: str, here: Sequence[str], seconds: float
+async def requeue(
+    connection: AsyncConnection[DictRow], executor: str, *, but: Sequence[str] = (), seconds: float = 0.0
 ) -> int:
-    """Put back what this executor should have at work since so long and has not: an answer of the database was lost."""
-    return await _requeued(connection, _FORGOTTEN, {"executor": executor, "here": list(here), "seconds": seconds})
-
-
-async def _requeued(connection: AsyncConnection[DictRow], query: LiteralString, given: Mapping[str, Any]) -> int:
-    return sum(row["jobs"] for row in await (await connection.execute(query, given)).fetchall())
+    """Put back what this executor has at work since so long, but for these; how many there were. What it still does is
+    kept until another claims it."""
+    given = {"executor": executor, "version": VERSION, "but": list(but), "seconds": seconds}
+    return sum(row["jobs"] for row in await (await connection.execute(_REQUEUE, given)).fetchall())
 
 
 class JobQueue:
@@ -136,4 +128,4 @@ class JobQueue:
     async def give_back(self, executor: str) -> None:
         """Put back what this executor had at work: it stops."""
         async with self._database.connection() as connection:
-            await requeue_dead(connection, executor)
+            await requeue(connection, executor)

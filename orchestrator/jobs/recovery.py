@@ -26,7 +26,7 @@ from core.errors import Unavailable
 from orchestrator.jobs.executor import Executor
 from orchestrator.jobs.locks import lock_key
 from orchestrator.jobs.older import OlderQueue
-from orchestrator.jobs.queue import requeue_dead, requeue_forgotten
+from orchestrator.jobs.queue import requeue
 from orchestrator.jobs.values import VERSION, End
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ Connection = psycopg.AsyncConnection[dict[str, Any]]
 
 LOOK_SECONDS = 1.0
 GRACE_SECONDS = 5.0
-FORGOTTEN_SECONDS = 15.0
+FORGOTTEN_SECONDS = 15.0  # at work here by its row, and not: an answer of the database was lost
 # A machine that loses its power closes no connection: the server finds out by these, and frees the lock.
 KEEPALIVE = "set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 2; set tcp_keepalives_count = 3"
 
@@ -109,7 +109,7 @@ class Recovery:
                     await self._release(connection, kind, name)
         async with self._executor.claiming:
             here = self._executor.here()
-            await requeue_forgotten(connection, self._executor.id, here, FORGOTTEN_SECONDS)
+            await requeue(connection, self._executor.id, but=here, seconds=FORGOTTEN_SECONDS)
 
     async def _is_free(self, connection: Connection, kind: str, name: str) -> bool:
         """Whether nobody has held it for the time of grace. Then it is held until `_release`."""
@@ -128,7 +128,7 @@ class Recovery:
 
     async def _requeue(self, connection: Connection, executor: str) -> None:
         runs = await self._older.withdraw(connection, executor=executor)
-        runs += await requeue_dead(connection, executor)
+        runs += await requeue(connection, executor)
         REAPED.inc()
         log.warning("runs of a dead orchestrator are queued again", extra={"executor": executor, "runs": runs})
 
