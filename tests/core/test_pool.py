@@ -1,6 +1,7 @@
 """The pool gives out connections that live, without asking the server before each statement."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -10,7 +11,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from core.db.connection import STATEMENT_SECONDS, Connection
 from core.db.pool import Pool, open_pool, patiently
-from tests.fakes.wait import soon
+from tests.fakes.cable import cable
+from tests.fakes.wait import LIMIT_SECONDS, soon
 
 
 async def one(pool: Pool) -> int:
@@ -82,3 +84,31 @@ async def asleep(connection: psycopg.AsyncConnection[Any]) -> None:
     assert isinstance(connection, Connection)
     connection.statement_seconds = 0.3
     await connection.execute("select pg_sleep(600)")
+
+
+async def test_it_is_well_again_after_an_outage_in_which_too_many_asked(
+    postgres_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gave up still counts as waiting, so nobody may ask: the pool must try on by itself."""
+    monkeypatch.setattr("core.db.pool.MAX_WAITING", 3)
+    monkeypatch.setattr("core.db.pool.RECONNECT_SECONDS", 0.2)
+    gone = Exception()
+
+    async with cable(postgres_dsn, tmp_path) as line, open_pool(line.dsn, size=1, wait_seconds=0.2) as pool:
+
+        async def asks() -> object:
+            try:
+                return await one(pool)
+            except psycopg.OperationalError:
+                return gone
+
+        assert await asks() is not gone
+        line.cut()
+        while not pool.get_stats().get("requests_errors"):
+            await asks()
+        assert [await asks() for _ in range(6)] == [gone] * 6
+        await asyncio.sleep(1)  # longer than it tries to connect
+        await line.mend()
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while await asks() is gone:  # noqa: ASYNC110 - it has no event to wait for
+                await asyncio.sleep(0.1)
