@@ -54,8 +54,11 @@ def main(grace: float, log: str, log_bytes: int, command: list[str]) -> int:
     _end_group(group, child, grace, told or signal.SIGTERM)
     if reader:
         reader.join(LAST_LINES_SECONDS)
-    code = child.poll()
-    return 143 if code is None else 128 - code if code < 0 else code
+    try:  # a process whose first thread has ended is a zombie before it can be waited for
+        code = child.wait(LAST_LINES_SECONDS)
+    except subprocess.TimeoutExpired:
+        return 143
+    return 128 - code if code < 0 else code
 
 
 def _parent_gone(wait: float) -> bool:
