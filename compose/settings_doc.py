@@ -11,7 +11,8 @@ from llm.settings import ChatWorkerSettings
 from orchestrator.settings import OrchestratorSettings
 from vision.settings import VisionSettings
 
-FILE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
+ROOT = Path(__file__).resolve().parent.parent
+FILE = ROOT / "docs" / "settings.md"
 
 SERVICES: dict[str, type[Settings]] = {
     "Orchestrator": OrchestratorSettings,
@@ -75,7 +76,7 @@ def _shown(default: object) -> str:
     if default is None or default == () or isinstance(default, SecretStr):
         return ""
     if isinstance(default, Path) and default.is_absolute():
-        return f"{default.parent.name}/{default.name}"
+        return default.relative_to(ROOT).as_posix() if default.is_relative_to(ROOT) else default.name
     return ",".join(default) if isinstance(default, tuple) else str(default)
 
 

@@ -1,4 +1,5 @@
-"""The image worker's HTTP surface: parse → submit → wait → encode. What it is sent is what it runs."""
+"""The image worker's HTTP surface, wired: its routes parse, submit and encode (image/routes). What it is sent is what it
+runs."""
 
 import time
 from collections.abc import Callable, Mapping

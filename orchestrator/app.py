@@ -1,7 +1,7 @@
 """The orchestrator as one ASGI application. Start here: what there is, and how it is wired.
 
-Each room gives one `Part` (core/part.py): its routes, its background tasks, what is open while it serves. A request
-enters the shell (core/service.py); the relay's paths go to gateway/exchange.py, the rest to FastAPI's routes.
+Rooms give a `Part` each (core/part.py): its routes, its background tasks, what is open while it serves. A request
+enters the shell (core/http/shell.py); the relay's paths go to gateway/exchange.py, the rest to FastAPI's routes.
 """
 
 import contextlib

@@ -69,7 +69,7 @@ def metered(
 ) -> Callable[[Request], AsyncIterator[Key]]:
     """The same for a route that works: it counts as one request against the limits of the key and its tenant, unless it
     is `repeated`: what was asked for before is read again, and no limit stands in the way. Tokens and pictures are
-    taken where an engine is asked (Judge.within_limits, pictures_within_limits)."""
+    taken where an engine is asked (runs/call.py)."""
 
     async def caller(request: Request) -> AsyncIterator[Key]:
         key = await needs(keys, scope)(request)

@@ -1,4 +1,4 @@
 """The relayed request: bytes in, bytes out, judged and metered as they pass.
 
-Start at `exchange`. Others use `body`, `costs`, `usage` and `selfies`.
+Start at `exchange`. Others use `body`, `costs`, `usage`, `usage_stream` and `selfies`.
 """
