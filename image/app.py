@@ -1,5 +1,5 @@
-"""The image worker's HTTP surface, wired: its routes parse, submit and encode (image/routes). What it is sent is what it
-runs."""
+"""The image worker's HTTP surface, wired: its routes (image/routes) parse, submit and encode. What it is sent is what
+it runs."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,4 +1,5 @@
 """What is allowed: a pure decision over texts, the floor in code, the lists of the operator.
 
-Others use `decide`, `texts`, `guard.Guard`, `store.Policies` and the floor's names; nothing here knows of HTTP but the routes.
+Others use `decide`, `texts`, `guard.Guard`, `store.Policies` and the floor's names; of HTTP only the
+routes know.
 """
