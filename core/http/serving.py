@@ -87,10 +87,13 @@ class Server(uvicorn.Server):
 
 def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """A listening socket. A port that is taken ends the process with a sentence, not a traceback. `shared`: others
-    listen on the port too; this one does not yet."""
+    listen on the port too; this one does not yet. What is left of the connections of a process before is no hindrance,
+    as long as that one said so too."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         sock.bind((host, port))
     except OSError as exc:

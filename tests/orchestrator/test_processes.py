@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections import Counter
@@ -20,6 +21,8 @@ import pytest
 
 from core import metrics
 from core.http.exposition import Family, Place, merged
+from core.http.processes import reserved
+from core.http.serving import bind
 from orchestrator.settings import OrchestratorSettings
 from tests.fakes.client import RawClient, connected, request
 from tests.fakes.program import program
@@ -215,6 +218,18 @@ async def test_none_outlives_the_parent(migrated_dsn: str, tmp_path: Path, numbe
 async def test_one_that_cannot_start_ends_all_with_its_status(tmp_path: Path) -> None:
     async with studio(f"postgresql://127.0.0.1:{free_port()}/none", tmp_path) as here:
         assert await soon(here.process.wait()) not in (0, None)
+
+
+def test_a_port_whose_last_connections_linger_is_taken_again_at_once() -> None:
+    """Who closes a connection first keeps its end for a minute: a studio that is started again does not wait for it."""
+    host, port = "127.0.0.1", free_port()
+    with reserved(host, port), bind(host, port, shared=True) as listening:
+        listening.listen()
+        with socket.create_connection((host, port)) as client:
+            listening.accept()[0].close()
+            assert client.recv(1) == b""
+    with reserved(host, port) as again:
+        assert again == port
 
 
 def test_the_parts_of_all_processes_are_what_is_set(tmp_path: Path) -> None:
