@@ -18,6 +18,7 @@ from core.errors import Unavailable
 from orchestrator.access.keys import Key
 from orchestrator.access.limits import Limits, Measure, Needs, Quota, RateLimited, TooManyAtOnce
 from orchestrator.access.slots import Slots
+from orchestrator.access.to_its_end import to_its_end
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,9 @@ class _QuotaShare:
     used: int = 0  # by everyone, as far as it is known here
     exhausted: bool = False  # the database has no more
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def give_back(self, amount: int) -> None:
+        self.left += amount
 
 
 class Quotas:
@@ -68,10 +72,17 @@ class Quotas:
 
     async def take(self, owner: str, whose: str, quota: Quota, amount: int) -> _QuotaShare:
         """So much of a quota. Raises RateLimited, Unavailable."""
+        held = self._held.get((owner, quota))
+        if held is not None and held.until > time.monotonic() and held.left >= amount:
+            held.left -= amount
+            return held
+        # What the database gives out meanwhile is held here, whoever has left.
+        return await to_its_end(self._take_more(owner, whose, quota, amount), lambda held: held.give_back(amount))
+
+    async def _take_more(self, owner: str, whose: str, quota: Quota, amount: int) -> _QuotaShare:
         held = self._held.setdefault((owner, quota), _QuotaShare())
-        if held.until <= time.monotonic() or held.left < amount:
-            async with held.lock:
-                await self._more(held, owner, quota, amount)
+        async with held.lock:
+            await self._more(held, owner, quota, amount)
         if held.left < amount:
             left = max(0, quota.most - held.used + held.left)
             raise RateLimited(quota, whose, left, held.until - time.monotonic())

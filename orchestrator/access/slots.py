@@ -17,6 +17,7 @@ from core.db.errors import DATABASE_AWAY
 from core.db.pool import Pool
 from core.errors import Unavailable
 from core.repeat import every
+from orchestrator.access.to_its_end import to_its_end
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,11 @@ class _Share:
     def has_room(self, now: float) -> bool:
         return self.running < min(self.held, self.most) and self.until > now
 
+    def take(self) -> bool:
+        self.running += 1
+        self.peak = max(self.peak, self.running)
+        return True
+
 
 class Slots:
     """The places of all owners, as far as this orchestrator needs them. One for each process."""
@@ -58,17 +64,23 @@ class Slots:
     async def enter(self, owner: str, most: int) -> bool:
         """Take a place; False where all are taken. Raises Unavailable where it must ask and nobody answers."""
         share = self._shares.get(owner)
-        if share is None:
-            share = self._shares[owner] = _Share(most)
+        if share is not None:
+            share.most = most
+            if share.has_room(time.monotonic()):
+                return share.take()
+
+        def left(entered: bool) -> None:
+            if entered:
+                self.leave(owner)
+
+        return await to_its_end(self._enter_more(owner, most), left)
+
+    async def _enter_more(self, owner: str, most: int) -> bool:
+        share = self._shares.setdefault(owner, _Share(most))
         share.most = most
-        if not share.has_room(time.monotonic()):
-            async with share.lock:
-                await self._more(owner, share)
-        if not share.has_room(time.monotonic()):
-            return False
-        share.running += 1
-        share.peak = max(share.peak, share.running)
-        return True
+        async with share.lock:
+            await self._more(owner, share)
+        return share.has_room(time.monotonic()) and share.take()
 
     def leave(self, owner: str) -> None:
         self._shares[owner].running -= 1

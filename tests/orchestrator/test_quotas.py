@@ -71,6 +71,31 @@ async def test_a_late_answer_of_the_database_is_no_new_period(pool: Pool) -> Non
     assert sum([await entered(quotas, key, Needs(tokens=15)) for _ in range(100)]) == 2, "30 came back, 10 were left"
 
 
+class AnsweredQuotas(Quotas):
+    """Where the database has answered, nobody hears it before `heard` is set."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool)
+        self.answered, self.heard = asyncio.Event(), asyncio.Event()
+
+    async def _ask(self, owner: str, quota: Quota, wanted: int) -> dict[str, Any]:
+        row = await super()._ask(owner, quota, wanted)
+        self.answered.set()
+        await self.heard.wait()
+        return row
+
+
+async def test_what_was_taken_for_one_who_left_meanwhile_is_given_to_others(pool: Pool) -> None:
+    quotas, key = AnsweredQuotas(pool), key_of(budget_tokens=1000, budget_days=DAYS)
+    leaving = asyncio.create_task(quotas.enter(key, Needs(tokens=20)))
+    await quotas.answered.wait()
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    quotas.heard.set()
+    assert sum([await entered(quotas, key, Needs(tokens=20)) for _ in range(60)]) == 50
+
+
 async def test_what_was_not_needed_comes_back_and_what_was_lacking_is_owed(pool: Pool) -> None:
     quotas, key = Quotas(pool), key_of(budget_tokens=100, budget_days=DAYS)
     first = await quotas.enter(key, Needs(tokens=100))

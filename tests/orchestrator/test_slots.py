@@ -55,6 +55,36 @@ async def test_what_one_does_not_need_the_other_gets(pool: Pool) -> None:
     assert [await other.enter("k", 4) for _ in range(4)] == [True] * 3 + [False]
 
 
+class AnsweredSlots(Slots):
+    """Where the database has answered, nobody hears it before `heard` is set."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool)
+        self.answered, self.heard = asyncio.Event(), asyncio.Event()
+
+    async def _ask(self, wanted: list[tuple[str, int, int]]) -> dict[str, int]:
+        granted = await super()._ask(wanted)
+        self.answered.set()
+        await self.heard.wait()
+        return granted
+
+
+async def test_a_place_for_one_who_left_meanwhile_comes_back(pool: Pool) -> None:
+    slots = AnsweredSlots(pool)
+    leaving = asyncio.create_task(slots.enter("k", 1))
+    await slots.answered.wait()
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    slots.heard.set()
+
+    async def another_enters() -> bool:
+        await slots.trim()
+        return await Slots(pool).enter("k", 1)
+
+    await answers(another_enters, "a free place")
+
+
 async def test_what_a_dead_one_held_is_free_when_its_lease_is_over(pool: Pool) -> None:
     dead = Slots(pool, lease=0.05)
     assert await dead.enter("k", 1)
