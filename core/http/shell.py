@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core import metrics
@@ -118,7 +119,7 @@ class Shell:
                 raise Overloaded("Too many requests are being answered.", code="too_many_requests", retry_after=1)
             refuse_contradiction(scope["headers"])
             await self._answer(scope, receive, reply, length)
-        except ClientDisconnected:
+        except (ClientDisconnected, ClientDisconnect):  # the second: within its body
             status = CLIENT_CLOSED_REQUEST
         except SoundstageError as exc:
             await _fail(scope, reply, status, exc)

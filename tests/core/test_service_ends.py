@@ -6,6 +6,7 @@ import json
 import pytest
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.errors import Overloaded, Unavailable
@@ -48,8 +49,12 @@ async def left_midway(scope: Scope, receive: Receive, send: Send) -> None:
     raise ClientDisconnected
 
 
+async def left_within_its_body(scope: Scope, receive: Receive, send: Send) -> None:
+    raise ClientDisconnect
+
+
 HANDLERS = {"/fine": fine, "/refused": refused, "/away": away, "/bug": bug, "/breaks": breaks}
-HANDLERS |= {"/left": left, "/left_midway": left_midway}
+HANDLERS |= {"/left": left, "/left_midway": left_midway, "/left_within": left_within_its_body}
 OUTCOMES = {
     "/fine": "finished",
     "/refused": "finished",
@@ -58,6 +63,7 @@ OUTCOMES = {
     "/breaks": "failed",
     "/left": "cancelled",
     "/left_midway": "cancelled",
+    "/left_within": "cancelled",
 }
 
 
