@@ -138,7 +138,9 @@ class PipelineCalls:
         return End(row["state"], row["answer"], row["error"])
 
     async def stream(self, http: Request, row: Mapping[str, Any], after: int) -> Response:
-        """A run's events after that number, as server-sent events up to the last one."""
+        """A run's events after that number, as server-sent events up to the last one; of one that is not there yet:
+        those that come from now on."""
+        after = min(after, row["events"])
         if row["way"] == "stream" and row["ended_at"] is None:
             await self.jobs.count_follower(row["id"], 1)
         return self._events(http, row, after)

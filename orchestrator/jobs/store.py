@@ -77,6 +77,8 @@ class JobStore:
         """
         async with self._pool.connection() as connection:
             if await _count(connection, _OF_TENANT, request.caller.key.tenant, self._queue_max) >= self._queue_max:
+                if request.idempotency_key and (first := await self._first(connection, request)) is not None:
+                    return NewJob(first, False)
                 message = f"There are {self._queue_max} jobs of yours that have not ended."
                 raise Overloaded(message, code="jobs_full", retry_after=FULL_SECONDS)
             if await _count(connection, _OF_POOL, request.pool, places) >= places:

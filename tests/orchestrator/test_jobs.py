@@ -15,7 +15,7 @@ from orchestrator.jobs.store import JobStore
 from orchestrator.jobs.values import End
 from orchestrator.operate.seal import Seal, contents_key
 from tests.fakes.client import RawClient, connected, request
-from tests.fakes.studio import ChatWorker, Studio
+from tests.fakes.studio import ChatWorker, Studio, studio_over
 from tests.fakes.wait import answers, eventually, soon
 from tests.fakes.workers import ImageWorker
 
@@ -97,6 +97,17 @@ async def test_events_are_numbered_and_can_be_taken_up_again(studio: Studio, wor
         page = (await studio.get(f"/v1/jobs/{job_id}/events?starting_after={after}")).json()
         assert [(e["sequence_number"], e["type"]) for e in page["data"]] == [(n, name) for n, name, _ in told[after:]]
         assert (page["has_more"], page["last"], page["state"]) == (False, len(told), "completed")
+
+
+async def test_a_number_that_is_not_there_yet_is_followed_from_now_on(studio: Studio, workers: Workers) -> None:
+    _, image = workers
+    image.held.clear()
+    job_id = (await studio.post(PATH, {**ASKED, "background": True})).json()["id"]
+    headers = {"authorization": f"Bearer {studio.key}", "accept": "text/event-stream", "last-event-id": "999"}
+    async with studio.http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as answer:
+        image.held.set()
+        told = events_of((await soon(answer.aread())).decode())
+    assert told[-1][1] == "pipeline.completed"
 
 
 async def test_the_last_event_that_was_seen_goes_before_the_address(studio: Studio, workers: Workers) -> None:
@@ -421,3 +432,13 @@ async def test_a_trace_and_a_priority_stay_with_a_job(studio: Studio, workers: W
         assert (await ended(studio, answer.headers["x-job-id"]))["priority"] == 7
         assert {sent["traceparent"] for sent in image.headers} == {trace}
         assert {sent["headers"]["traceparent"] for sent in await chat.received()} == {trace}
+
+
+async def test_a_full_queue_hides_no_run_that_was_asked_for_before(durable_dsn: str, tmp_path: Path) -> None:
+    async with studio_over(durable_dsn, tmp_path, durable_jobs=True, jobs_queue_max=1) as studio:
+        first = await studio.post(PATH, {**ASKED, "background": True}, headers={"idempotency-key": "one"})
+        again = await studio.post(PATH, {**ASKED, "background": True}, headers={"idempotency-key": "one"})
+        assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
+        other = await studio.post(PATH, {**ASKED, "seed": 8, "background": True}, headers={"idempotency-key": "one"})
+        assert other.json()["error"]["code"] == "idempotency_key_reused"
+        assert (await studio.post(PATH, {**ASKED, "background": True})).json()["error"]["code"] == "jobs_full"
