@@ -66,7 +66,7 @@ def main(wanted: list[str]) -> None:
 def world() -> str:
     """cpu, cu12 or cu13: what this machine's driver can run. Ends where it can run neither."""
     chosen = os.environ.get("ACCELERATOR")
-    if chosen is not None:
+    if chosen:
         if chosen not in WORLDS:
             sys.exit(f"ACCELERATOR={chosen} is none of {', '.join(WORLDS)}.")
         return chosen

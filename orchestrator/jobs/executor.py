@@ -140,6 +140,7 @@ class Executor:
         """Taken for dead, this process may claim its own run anew: the older attempt finds that it is lost."""
         run = self._runs[claim.id] = _Run(claim.way)
         run.task = asyncio.create_task(self._carry_out(claim, run), name=claim.id)
+        run.task.add_done_callback(lambda _: self._over(claim.id, run))  # one cancelled before it began, too
 
     # -- what runs here -------------------------------------------------------------------------------------------
 
@@ -194,14 +195,19 @@ class Executor:
         except LostError:
             log.info("a run was ended, or resumed elsewhere", extra={"job": claim.id})
         finally:
-            if self._runs.get(claim.id) is run:
-                del self._runs[claim.id]
-            self._memory.pop(claim.id, None)
-            self.followers.over(claim.id)
-            future = self._waits.get(claim.id)
-            if future is not None and not future.done():
-                future.set_result(how)
+            self._over(claim.id, run, how)
         RUNS.labels(claim.pipeline, claim.way, how.state if how else "cancelled").observe(time.perf_counter() - began)
+
+    def _over(self, job_id: str, run: _Run, how: End | None = None) -> None:
+        """It is not at work here any more: whoever waits for it is told."""
+        if self._runs.get(job_id) is not run:
+            return
+        del self._runs[job_id]
+        self._memory.pop(job_id, None)
+        self.followers.over(job_id)
+        future = self._waits.get(job_id)
+        if future is not None and not future.done():
+            future.set_result(how)
 
     async def _end(self, flow: DurableFlow, result: End) -> End:
         """How it ended, as it is kept: as failed, where the database refuses what it came to. Raises LostError."""

@@ -46,7 +46,7 @@ def run(given: argparse.Namespace) -> int:
     """The exit status: 0; 1 where a model has no place; 2 where what is asked for cannot be understood."""
     try:
         found = _plan(given)
-    except (CardError, PlanError, SizesError, OSError, subprocess.SubprocessError) as exc:
+    except (CardError, PlanError, SizesError, OSError, UnicodeDecodeError, subprocess.SubprocessError) as exc:
         sys.stderr.write(f"{exc}\n")
         return 2
     shown = json.dumps(as_json(found), indent=2) if given.json else "\n".join(table(found))
@@ -60,12 +60,15 @@ def _plan(given: argparse.Namespace) -> Plan:
     else:
         with open(given.sizes, encoding="utf-8") as file:
             sizes = read(file.read())
+    wanted = wishes(given.models, given.pin, sizes)
+    if not wanted:
+        raise PlanError("--models names none.")
     cards = [card for one in given.gpu for card in cards_of(one)] if given.gpu else cards_here()
     if not cards:
         raise CardError("There is no NVIDIA card here that nvidia-smi finds: name one by --gpu.")
     if len(cards) > 8:
         raise CardError(f"A plan is for 1 to 8 cards, not {len(cards)}.")
-    return plan(cards, wishes(given.models, given.pin, sizes))
+    return plan(cards, wanted)
 
 
 def wishes(models: str, pins: Sequence[str], sizes: dict[str, Model]) -> list[Wish]:

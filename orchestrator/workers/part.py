@@ -51,6 +51,7 @@ def build(settings: OrchestratorSettings, operate: Operate, access: Access) -> W
         relay=relay,
         routers=[model_routes.router(access.keys, pool), routes.router(access.keys, pool, registered)],
         resources=[relay],
+        first=[pool.read_leases],
         ready=ready,
         watchers={"leases of workers": pool.poll, "probes": prober.run},
     )

@@ -170,12 +170,12 @@ class WorkerPool:
 
     async def _poll(self) -> None:
         try:
-            await self._read_leases()
+            await self.read_leases()
         finally:
             self._forget()
             gauges.show(self.live(), self.pools.depth())
 
-    async def _read_leases(self) -> None:
+    async def read_leases(self) -> None:
         """The database's word counts, but for what was heard here while it was being asked."""
         asked, before = time.monotonic(), self._drains
         rows, drained = await self._leases.read()

@@ -221,3 +221,10 @@ def test_the_command_prints_the_plan_of_any_machine() -> None:
     refused = subprocess.run((*command, "--models", "chess"), capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "There is no model chess" in refused.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--models", ","), ("--sizes", sys.executable), ("--sizes", "/nowhere")])
+def test_what_cannot_be_understood_is_one_sentence(arguments: tuple[str, ...]) -> None:
+    command = (sys.executable, "-m", "orchestrator", "plan", "--gpu", "24GB", *arguments)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
