@@ -6,6 +6,7 @@ whatever else the machine does. Each body is sent ROUNDS times, of which the lea
 """
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from bench.harness import Program, free_port, python, running
 from core.db.embedded import embedded_postgres
+from core.http.serving import YOUNG_OBJECTS
 from core.json.size import MAX_VALUES
 from tests.fakes.studio import studio_over
 
@@ -116,6 +118,9 @@ async def measure(size: int) -> None:
             limited = await studio.post("/v1/keys", {"name": "limited", "scopes": ["chat"], "limits": limits})
             key = limited.json()["secret"]
             print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, bodies of {size >> 20} MiB at most")
+            gc.collect()  # as a service does when it has started (core/http/serving.py)
+            gc.freeze()
+            gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
             for what, path, body in bodies(size):
                 longest, status = await held(studio.port, key, path, body)
                 print(f"{what:24}{len(body) / 2**20:7.2f} MiB{longest:9.1f} ms{status:6}", flush=True)
